@@ -1,0 +1,228 @@
+"""Orbax checkpoints: model, training state, data position and label names, by one manager a stage.
+
+    <workdir>/checkpoints/<stage>/labels.json          label names and what the stage needs to build its model
+    <workdir>/checkpoints/<stage>/<step>/model         parameters, batch statistics, EMA
+    <workdir>/checkpoints/<stage>/<step>/training      optimizer, step, metric sums
+    <workdir>/checkpoints/<stage>/<step>/meta          JSON: data position, best metric so far
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from sacjax import config as config_lib
+from sacjax import objectives
+from sacjax.errors import UserError
+from sacjax.optimizer import name_of
+from sacjax.preprocess import make_preprocess
+
+MODEL = ("params", "extra", "ema")  # fields of a train state that inference needs
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    """Returns a tree as {name: leaf}, with '.' for '/' so that names are valid in any store."""
+    return {name_of(path).replace("/", "."): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def _unflat(like: Any, flat: dict[str, Any]) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in _flat(like)])
+
+
+def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns (model part, training part) of a train state as name → field."""
+    fields = state._asdict()
+    return {k: fields[k] for k in MODEL}, {k: v for k, v in fields.items() if k not in MODEL}
+
+
+class Checkpoints:
+    """Saves and restores the train states of one stage; keeps the last few and the best."""
+
+    def __init__(self, workdir: Path, stage: str, keep: int = 2, mode: str = "max", asynchronous: bool = True):
+        self.folder = Path(workdir).absolute() / "checkpoints" / stage
+        policies = ocp.checkpoint_managers
+        self.manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy([
+                    policies.LatestN(keep),
+                    policies.BestN(
+                        get_metric_fn=lambda metrics: metrics["best"],
+                        reverse=mode == "min",
+                        n=1,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]),
+                best_fn=lambda metrics: metrics["best"],
+                best_mode=mode,
+                enable_async_checkpointing=asynchronous,
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """Returns the step of the last complete checkpoint, or None."""
+        return self.manager.latest_step()
+
+    def best(self) -> int | None:
+        """Returns the step of the checkpoint with the best metric, or None where none has one."""
+        return self.manager.best_step()
+
+    def save(self, step: int, state: Any, meta: dict[str, Any], metric: float | None) -> None:
+        """Begins to save; returns when the state is copied. A step that is already saved is left alone."""
+        if step in self.manager.all_steps():
+            return
+        model, training = _split(state)
+        self.manager.save(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardSave(_flat(model)),
+                training=ocp.args.StandardSave(_flat(training)),
+                meta=ocp.args.JsonSave(meta),
+            ),
+            metrics=None if metric is None else {"best": float(metric)},
+        )
+
+    def restore(self, state: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """Returns (state, meta) of a step (default: the last), placed as `state` is.
+
+        Raises:
+          UserError: the checkpoint holds another model.
+        """
+        step = self.latest() if step is None else step
+        parts = _split(state)
+        flat = [_flat(part) for part in parts]
+        abstract = [jax.tree.map(ocp.utils.to_shape_dtype_struct, part) for part in flat]
+        _check_same(abstract[0], self._stored(step), self.folder)
+        restored = self.manager.restore(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardRestore(abstract[0]),
+                training=ocp.args.StandardRestore(abstract[1]),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
+        fields = _unflat(parts[0], restored["model"]) | _unflat(parts[1], restored["training"])
+        return type(state)(**fields), restored["meta"]
+
+    def _stored(self, step: int | None) -> dict[str, Any]:
+        handler = ocp.StandardCheckpointHandler()
+        metadata = handler.metadata(self.folder / str(step) / "model")
+        tree = getattr(metadata, "item_metadata", metadata)
+        return dict(getattr(tree, "tree", tree))
+
+    def close(self) -> None:
+        """Waits for saves under way."""
+        self.manager.wait_until_finished()
+        self.manager.close()
+
+
+def _check_same(wanted: dict[str, Any], stored: dict[str, Any], folder: Path) -> None:
+    """Raises UserError for the first parameter that differs in name or shape."""
+    for name in sorted(set(wanted) ^ set(stored)):
+        where = "the config's model" if name in wanted else "the checkpoint"
+        raise UserError(f"{folder}: the checkpoint is of another model: '{name}' is only in {where}")
+    for name, leaf in wanted.items():
+        if tuple(stored[name].shape) != tuple(leaf.shape):
+            raise UserError(
+                f"{folder}: the checkpoint is of another model: '{name}' has shape {tuple(stored[name].shape)}, "
+                f"the config's model {tuple(leaf.shape)}"
+            )
+
+
+def take_encoder(fresh: Any, trained: Any, where: str) -> Any:
+    """Returns `fresh` with every variable under `encoder` taken from `trained`.
+
+    Raises:
+      UserError: an encoder variable of `fresh` that `trained` lacks, or has in another shape.
+    """
+    flat, source = _flat(fresh), _flat(trained)
+    encoder = {name: leaf for name, leaf in flat.items() if name.startswith("encoder.")}
+    _check_same(encoder, {name: leaf for name, leaf in source.items() if name.startswith("encoder.")}, Path(where))
+    return _unflat(fresh, flat | {name: source[name] for name in encoder})
+
+
+def write_labels(workdir: Path, stage: str, class_names: tuple[str, ...]) -> None:
+    """Writes the label names beside a stage's checkpoints."""
+    folder = Path(workdir) / "checkpoints" / stage
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "labels.json").write_text(json.dumps({"class_names": list(class_names)}) + "\n")
+
+
+@dataclasses.dataclass
+class Trained:
+    """A trained model, ready to label audio."""
+
+    config: ConfigDict
+    stage: str
+    step: int
+    class_names: tuple[str, ...]
+    apply: Callable[[Any, Any], jax.Array]  # (audio int16 | float32 [B, T], length [B]) -> logits float32 [B, C]
+    probabilities: Callable[[np.ndarray], np.ndarray]  # logits -> probabilities
+    model: nnx.Module
+
+    @property
+    def stage_config(self) -> ConfigDict:
+        """The config of the stage that trained it."""
+        return self.config[self.stage]
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a clip may have several labels."""
+        return self.stage_config.data.multi_label
+
+
+def load_trained(workdir: str | Path, which: str = "best", stage: str | None = None) -> Trained:
+    """Loads the model of a workdir's last finished stage (or of `stage`), at its `best` or `last` checkpoint.
+
+    Raises:
+      UserError: no workdir, no checkpoint in it, or one of another model than its config's.
+    """
+    workdir = Path(workdir)
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir}: not a workdir of sacjax (there is no config.json in it)")
+    config = config_lib.from_json((workdir / "config.json").read_text())
+    done = [s for s in config.stages if (workdir / "checkpoints" / s / "labels.json").is_file()]
+    if not done or (stage and stage not in done):
+        raise UserError(f"{workdir}: there is no checkpoint{f' of stage {stage}' if stage else ''} in it")
+    stage = stage or done[-1]
+    labels = json.loads((workdir / "checkpoints" / stage / "labels.json").read_text())["class_names"]
+    objective = objectives.build(config[stage], tuple(labels), np.ones(len(labels)))
+    checkpoints = Checkpoints(workdir, stage, mode=config[stage].eval.best_mode, asynchronous=False)
+    step = checkpoints.best() if which == "best" else None
+    step = checkpoints.latest() if step is None else step
+    if step is None:
+        raise UserError(f"{workdir}: there is no complete checkpoint of stage {stage} in it")
+    model = objective.build(nnx.Rngs(0))
+    model.eval()
+    graphdef, params, extra = nnx.split(model, nnx.Param, ...)
+    template = {"params": nnx.as_pure(params), "extra": nnx.as_pure(extra)}
+    template["ema"] = template["params"] if config[stage].optimizer.ema_decay else None
+    wanted = {k: ocp.utils.to_shape_dtype_struct(jnp.asarray(v)) for k, v in _flat(template).items()}
+    _check_same(wanted, checkpoints._stored(step), checkpoints.folder)
+    restored = checkpoints.manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(wanted)))
+    checkpoints.close()
+    fields = _unflat(template, restored["model"])
+    model = nnx.merge(graphdef, fields["ema"] or fields["params"], fields["extra"])
+    preprocess = make_preprocess(config[stage], len(labels))
+
+    # The parameters are arguments, not constants, so that compiling stays quick.
+    graphdef, variables = nnx.split(model)
+
+    @jax.jit
+    def logits(variables: Any, audio: jax.Array, length: jax.Array) -> jax.Array:
+        rows = jnp.zeros(audio.shape[0], jnp.int32)
+        batch = {"audio": audio, "length": length, "label": rows - 1, "mask": rows + 1.0, "index": rows}
+        return objective.predict(nnx.merge(graphdef, variables), preprocess(batch))
+
+    return Trained(
+        config, stage, step, tuple(labels), lambda audio, length: logits(variables, audio, length),
+        objective.probabilities, model,
+    )  # fmt: skip

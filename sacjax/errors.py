@@ -1,0 +1,26 @@
+"""Mistakes of the user, told in one line."""
+
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake that its user can mend; the message is one line that names the key or file and what to do."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns `; did you mean 'x'?` for the closest of `known`, else the list of them; for the end of a message."""
+    known = sorted(known)
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Runs a command's `main` and exits: 0 or what it returns, 2 with one line on stderr for a `UserError`."""
+    try:
+        code = main()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(code or 0)

@@ -1,0 +1,317 @@
+"""Runs the stages of a config in a workdir, one after the other, and writes what came of them."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from sacjax import checkpoint, evaluate, objectives, report, sharding
+from sacjax import config as config_lib
+from sacjax.data import pipeline, sources, splits
+from sacjax.data.bad_files import BadFiles
+from sacjax.data.recordings import Recordings
+from sacjax.errors import UserError
+from sacjax.train import Program, TrainState, fit, make_program, total_steps
+
+Results = dict[str, dict[str, float]]
+
+
+def run(config: ConfigDict, workdir: str | Path) -> Results:
+    """Trains and evaluates every stage; the same call again resumes, and returns at once when all is done.
+
+    Returns:
+      {stage: {'part/metric': value}}, as written to `<workdir>/results.json`.
+
+    Raises:
+      UserError: a bad config or data set, a workdir that cannot be written or holds another experiment.
+    """
+    workdir = Path(workdir)
+    mesh = sharding.make_mesh(config.mesh)
+    _check_workdir(config, workdir)
+    results = read_results(workdir)
+    todo = [name for name in config.stages if name not in results]
+    if not todo:
+        print(f"{workdir}: already finished; results.json holds its results")
+        return results
+    # All stages are checked before the first one compiles.
+    prepared = {name: Stage.prepare(name, config, mesh, workdir) for name in todo}
+    if jax.process_index() == 0:
+        _write(workdir / "config.json", config_lib.to_json(config))
+    for stage in prepared.values():
+        results[stage.name] = stage.run(results)
+    return results
+
+
+class Stage:
+    """One stage: its data, its objective and its program."""
+
+    def __init__(self, name: str, config: ConfigDict, mesh: Mesh, workdir: Path, recordings: Recordings, parts: dict):
+        self.name, self.config, self.mesh, self.workdir = name, config, mesh, workdir
+        self.stage, self.recordings, self.parts = config[name], recordings, parts
+        counts = splits.class_counts(recordings, parts["train"])
+        self.objective = objectives.build(self.stage, recordings.class_names, counts)
+
+    @classmethod
+    def prepare(cls, name: str, config: ConfigDict, mesh: Mesh, workdir: Path) -> "Stage":
+        """Loads and splits the data and checks what can be checked without compiling. Raises UserError."""
+        stage = config[name]
+        for key in ("train", "eval"):
+            sharding.check_batch(f"{name}.{key}.batch_size", stage[key].batch_size, mesh)
+        micro = stage.train.batch_size // stage.optimizer.accumulation
+        sharding.check_batch(f"{name}.train.batch_size / optimizer.accumulation", micro, mesh)
+        recordings = sources.load(stage.data)
+        parts = splits.split(recordings, stage.data)
+        if not len(parts["train"]):
+            raise UserError(f"config.{name}.data: the training part is empty; see data.fold, data.holdout")
+        if objectives.OBJECTIVES[stage.objective.name].needs_labels and len(recordings.class_names) < 2:
+            raise UserError(
+                f"config.{name}.data: {len(recordings.class_names)} class found; a classifier needs two or more"
+            )
+        return cls(name, config, mesh, workdir, recordings, parts)
+
+    def run(self, earlier: Results) -> dict[str, float]:
+        """Trains, evaluates and reports; returns {'part/metric': value}."""
+        first = jax.process_index() == 0
+        if first:
+            sizes = ", ".join(f"{len(index)} {part}" for part, index in self.parts.items())
+            print(f"{self.name}: {len(self.recordings)} clips ({sizes}), {len(self.recordings.class_names)} classes")
+            checkpoint.write_labels(self.workdir, self.name, self.recordings.class_names)
+        steps, _ = total_steps(self.stage.train, len(self.parts["train"]))
+        program = make_program(
+            self.objective, self.stage, self.mesh, steps, self.config.seed, start_from(self.stage, self.workdir)
+        )
+
+        def validate(state: TrainState) -> dict[str, float]:
+            return self.scores(program, state, "validation", intervals=False)[0]
+
+        state, checkpoints = fit(
+            self.name, self.stage, self.config, program, self.recordings, self.parts["train"], validate,
+            self.mesh, self.workdir,
+        )  # fmt: skip
+        if self.stage.eval.checkpoint == "best" and checkpoints.best() is not None:
+            state, _ = checkpoints.restore(state, checkpoints.best())
+        checkpoints.close()
+        results: dict[str, float] = {}
+        table: list[dict] = []
+        for part in self.stage.eval.splits:
+            scores, rows = self.scores(program, state, part, intervals=True)
+            results |= scores
+            table += rows
+        if first:
+            self.finish(earlier | {self.name: results}, table)
+        return results
+
+    def scores(
+        self, program: Program, state: TrainState, part: str, intervals: bool
+    ) -> tuple[dict[str, float], list[dict]]:
+        """Evaluates a part: ({'part/metric': value}, a row of the predictions table a clip)."""
+        indices = self.parts[part]
+        if not len(indices):
+            return {}, []
+        logits, seen = predict(
+            lambda batch: program.predict(state, batch), self.recordings, indices, self.stage, self.mesh, self.workdir
+        )
+        return score_part(
+            part, self.objective.probabilities(logits), seen, self.recordings, indices, self.stage, self.config.seed,
+            intervals,
+        )  # fmt: skip
+
+    def finish(self, results: Results, table: list[dict]) -> None:
+        """Writes predictions, report and, last, results: a stage with results is done."""
+        last = [row for row in table if row["split"] == self.stage.eval.splits[-1]]
+        evaluate.write_predictions(self.workdir / "predictions.csv", table, self.recordings.class_names)
+        report.write(self.workdir, self.name, self.config, results, last, self.recordings)
+        _write(self.workdir / "results.json", json.dumps(results, indent=1, sort_keys=True) + "\n")
+        print_scores(self.name, results[self.name], self.stage)
+
+
+def predict(
+    apply: Callable[[dict], Any],
+    recordings: Recordings,
+    indices: np.ndarray,
+    stage: ConfigDict,
+    mesh: Mesh,
+    workdir: Path,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (logits [N, C] averaged over windows, seen [N] bool) for all N recordings; only `indices` are read."""
+    bad = BadFiles(workdir, recordings, stage.data.max_bad_fraction)
+    batches = pipeline.eval_batches(
+        recordings, indices, stage.data, stage.eval.batch_size, stage.eval.overlap,
+        jax.process_index(), jax.process_count(),
+    )  # fmt: skip
+
+    def on_devices(batch: dict) -> Any:
+        bad.note(batch)
+        return apply(sharding.put_batch(batch, mesh))
+
+    logits, seen = evaluate.predict(on_devices, batches, len(recordings), len(recordings.class_names))
+    bad.flush()
+    return logits, seen
+
+
+def score_part(
+    part: str,
+    probabilities: np.ndarray,
+    seen: np.ndarray,
+    recordings: Recordings,
+    indices: np.ndarray,
+    stage: ConfigDict,
+    seed: int,
+    intervals: bool = True,
+) -> tuple[dict[str, float], list[dict]]:
+    """Returns ({'part/metric': value}, prediction rows) of the labelled, decodable clips of a part."""
+    labels = pipeline.label_array(recordings, stage.data.multi_label)
+    known = labels.any(-1) if stage.data.multi_label else labels >= 0
+    counted = np.asarray([i for i in indices if seen[i] and known[i]], int)
+    scores = {}
+    if len(counted):
+        scores = evaluate.scores(
+            probabilities[counted], labels[counted], recordings.class_names, top_k=stage.eval.top_k, seed=seed,
+            bootstrap=1000 if intervals else 0,
+        )  # fmt: skip
+    rows = [
+        {
+            "file": recordings.names[i],
+            "split": part,
+            "label": "|".join(recordings.labels[i]),
+            "probabilities": probabilities[i],
+            "index": int(i),
+        }
+        for i in indices
+        if seen[i]
+    ]
+    return {f"{part}/{name}": value for name, value in scores.items()}, rows
+
+
+def evaluate_workdirs(
+    workdirs: list[str], overrides: list[str], split: str, which: str = "best", output: str | None = None
+) -> dict[str, float]:
+    """Evaluates trained workdirs, several as an ensemble (mean probabilities), and writes scores and predictions.
+
+    Args:
+      overrides: `--config.<stage>.data.…=…` strings, to read another data set with the same labels.
+      split: train, validation, test, or all.
+      which: the best or the last checkpoint.
+      output: folder for `scores.json` and `predictions.csv`; default `<first workdir>/eval/<split>`.
+
+    Raises:
+      UserError: an unknown split or label, an empty part, or workdirs with different labels.
+    """
+    models = [checkpoint.load_trained(workdir, which) for workdir in workdirs]
+    folder = Path(output) if output else Path(workdirs[0]) / "eval" / split
+    folder.mkdir(parents=True, exist_ok=True)
+    names = models[0].class_names
+    total, seen, first = None, None, None
+    for workdir, trained in zip(workdirs, models, strict=True):
+        if trained.class_names != names:
+            raise UserError(f"{workdir}: its labels differ from those of {workdirs[0]}; an ensemble needs the same")
+        stage = config_lib.override(trained.config, overrides)[trained.stage]
+        recordings = sources.load(stage.data).with_classes(names)
+        parts = splits.split(recordings, stage.data)
+        parts["all"] = np.arange(len(recordings))
+        if split not in parts:
+            raise UserError(f"--split is '{split}'; choose one of {', '.join(parts)}")
+        if not len(parts[split]):
+            raise UserError(f"--split {split}: that part of the data set is empty; try --split all")
+        mesh = sharding.make_mesh(trained.config.mesh)
+        logits, ok = predict(
+            lambda batch, model=trained: model.apply(batch["audio"], batch["length"]),
+            recordings, parts[split], stage, mesh, folder,
+        )  # fmt: skip
+        probabilities = trained.probabilities(logits)
+        if first is None:
+            total, seen, first = probabilities, ok, (recordings, parts[split], stage)
+        elif recordings.names != first[0].names or not np.array_equal(parts[split], first[1]):
+            raise UserError(f"{workdir}: its {split} part differs from that of {workdirs[0]}; an ensemble needs the same clips")
+        else:
+            total, seen = total + probabilities, seen & ok
+    recordings, indices, stage = first
+    scores, table = score_part(
+        split, total / len(models), seen, recordings, indices, stage, models[0].config.seed
+    )
+    evaluate.write_predictions(folder / "predictions.csv", table, names)
+    _write(folder / "scores.json", json.dumps(scores, indent=1, sort_keys=True) + "\n")
+    for name, value in scores.items():
+        if "/f1/" not in name and "/precision/" not in name and "/recall/" not in name:
+            print(f"{name:40s} {value:.4f}")
+    print(f"written to {folder}")
+    return scores
+
+
+def start_from(stage: ConfigDict, workdir: Path) -> Callable | None:
+    """Returns a function that puts the encoder of `stage.init_from` (a workdir, or an earlier stage) into fresh parameters."""
+    if not stage.init_from:
+        return None
+    earlier = (workdir / "checkpoints" / stage.init_from / "labels.json").is_file()
+    trained = (
+        checkpoint.load_trained(workdir, "last", stage.init_from)
+        if earlier
+        else checkpoint.load_trained(stage.init_from, "best")
+    )
+    _, params, extra = nnx.split(trained.model, nnx.Param, ...)
+    source = {"params": nnx.as_pure(params), "extra": nnx.as_pure(extra)}
+
+    def start(params: Any, extra: Any) -> tuple[Any, Any]:
+        return (
+            checkpoint.take_encoder(params, source["params"], stage.init_from),
+            checkpoint.take_encoder(extra, source["extra"], stage.init_from),
+        )
+
+    return start
+
+
+def print_scores(name: str, scores: dict[str, float], stage: ConfigDict) -> None:
+    """Prints a stage's main figures."""
+    for part in stage.eval.splits:
+        if f"{part}/accuracy" in scores:
+            low, high = scores.get(f"{part}/accuracy_low"), scores.get(f"{part}/accuracy_high")
+            interval = f" (95 % interval {100 * low:.1f} to {100 * high:.1f})" if low is not None else ""
+            print(
+                f"{name}: {part} accuracy {100 * scores[f'{part}/accuracy']:.2f} %{interval}, "
+                f"macro F1 {100 * scores[f'{part}/macro_f1']:.2f} %"
+            )
+
+
+def read_results(workdir: Path) -> Results:
+    """Returns the results of the stages that are done."""
+    path = Path(workdir) / "results.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _check_workdir(config: ConfigDict, workdir: Path) -> None:
+    """Raises UserError where the workdir cannot be written or holds another experiment."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".writable.{os.getpid()}.{time.time_ns()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--workdir {workdir}: cannot be written: {error.strerror}; choose another folder") from error
+    path = workdir / "config.json"
+    if path.is_file() and path.read_text() != config_lib.to_json(config):
+        old, new = json.loads(path.read_text()), json.loads(config_lib.to_json(config))
+        raise UserError(f"--workdir {workdir} holds a different experiment: {_difference(old, new)}; choose another folder")
+
+
+def _difference(old: Any, new: Any, path: str = "config") -> str:
+    """Returns the first key in which two configs differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(set(old) | set(new)):
+            if old.get(key) != new.get(key) or (key in old) != (key in new):
+                return _difference(old.get(key), new.get(key), f"{path}.{key}")
+    return f"{path} is {json.dumps(old)} there and {json.dumps(new)} here"
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)

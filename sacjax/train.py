@@ -1,0 +1,254 @@
+"""State, step and loop: the only train loop. It knows objectives, not models."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from sacjax import metrics
+from sacjax.checkpoint import Checkpoints
+from sacjax.data import pipeline
+from sacjax.data.bad_files import BadFiles
+from sacjax.errors import UserError
+from sacjax.optimizer import make_optimizer, make_schedule, update_ema
+from sacjax.preprocess import make_preprocess
+from sacjax.sharding import over_batch, put_batch, replicated
+
+
+class TrainState(NamedTuple):
+    """All that a step changes. `sums` adds up metrics since the last log line, so that a resumed run logs the same."""
+
+    step: Any  # int32 [], updates done
+    params: Any
+    extra: Any  # variables that are not trained, such as batch statistics
+    opt_state: Any
+    ema: Any  # None where it is off
+    sums: Any  # {metric: (sum, count)}
+
+
+class Program(NamedTuple):
+    """What a stage compiles: pure functions over arrays."""
+
+    init: Callable[[], TrainState]
+    step: Callable[[TrainState, dict], TrainState]  # donates the state
+    predict: Callable[[TrainState, dict], jax.Array]  # logits, by the EMA where it is on
+    graphdef: Any  # of the model in evaluation mode
+
+
+def make_program(
+    objective: Any, stage: ConfigDict, mesh: Mesh, steps: int, seed: int, start_from: Callable | None = None
+) -> Program:
+    """Returns the compiled functions of a stage.
+
+    Args:
+      objective: see `sacjax.objectives`.
+      steps: updates in all, for the schedule.
+      seed: of parameters, dropout and augmentation.
+      start_from: (params, extra) -> (params, extra), applied to the fresh ones.
+    """
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    preprocess = make_preprocess(stage, objective.num_classes)
+    accumulation = stage.optimizer.accumulation
+
+    def build() -> nnx.Module:
+        return objective.build(nnx.Rngs(init_key))
+
+    model = nnx.eval_shape(build)
+    model.eval()
+    eval_graphdef = nnx.graphdef(model)
+    model.train()
+    graphdef, shapes, _ = nnx.split(model, nnx.Param, ...)
+    optimizer = make_optimizer(stage.optimizer, steps, nnx.as_pure(shapes))
+
+    def micro_loss(params: Any, extra: Any, batch: dict, key: jax.Array) -> tuple[Any, Any]:
+        model = nnx.merge(graphdef, params, extra, copy=True)
+        (total, count), sums = objective.loss(model, batch, nnx.Rngs(dropout=key))
+        _, _, extra = nnx.split(model, nnx.Param, ...)
+        return total, (count, sums, nnx.as_pure(extra))
+
+    def gradients(params: Any, extra: Any, batch: dict, key: jax.Array) -> tuple[Any, Any, Any, Any]:
+        """Sums gradients and counts over micro-batches and divides once, so that unequal counts weigh right."""
+
+        def micro(carry: tuple, xs: tuple) -> tuple[tuple, None]:
+            grads, count, sums, extra = carry
+            part, k = xs
+            grad_fn = jax.grad(micro_loss, has_aux=True)
+            new, (n, s, extra) = grad_fn(params, extra, part, jax.random.fold_in(key, k))
+            return (metrics.add(grads, new), count + n, metrics.add(sums, s), extra), None
+
+        # Row i goes to micro-batch i mod k: each device's rows stay on it.
+        parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(micro_loss, params, extra, first, key)[1]
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        carry = (jax.tree.map(jnp.zeros_like, params), zeros[0], zeros[1], extra)
+        if accumulation == 1:
+            carry, _ = micro(carry, (first, 0))
+        else:
+            carry, _ = jax.lax.scan(micro, carry, (parts, jnp.arange(accumulation)))
+        grads, count, sums, extra = carry
+        return jax.tree.map(lambda g: g / jnp.where(count > 0, count, 1), grads), count, sums, extra
+
+    def step(state: TrainState, batch: dict) -> TrainState:
+        key = jax.random.fold_in(step_key, state.step)
+        augment_key, dropout_key = jax.random.split(key)
+        batch = preprocess(batch, augment_key)
+        grads, _, sums, extra = gradients(state.params, state.extra, batch, dropout_key)
+        sums = sums | {"gradient_norm": (optax.tree.norm(grads), jnp.ones([]))}
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = stage.optimizer.ema_decay
+        ema = update_ema(state.ema, params, decay, state.step) if decay else None
+        return TrainState(state.step + 1, params, extra, opt_state, ema, metrics.add(state.sums, sums))
+
+    def init() -> TrainState:
+        _, params, extra = nnx.split(build(), nnx.Param, ...)
+        params, extra = nnx.as_pure(params), nnx.as_pure(extra)
+        if start_from:
+            params, extra = start_from(params, extra)
+        size = stage.train.batch_size
+        audio = jnp.zeros([size, round(stage.data.seconds * stage.data.sample_rate)], jnp.int16)
+        rows = jnp.zeros([size], jnp.int32)
+        label = jnp.zeros([size, objective.num_classes]) if stage.data.multi_label else rows
+        batch = dict(audio=audio, length=rows, label=label, mask=rows * 1.0, index=rows)
+        shapes = jax.eval_shape(lambda b: gradients(params, extra, preprocess(b, init_key), init_key)[2], batch)
+        sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        sums["gradient_norm"] = (jnp.zeros([]), jnp.zeros([]))
+        ema = jax.tree.map(jnp.copy, params) if stage.optimizer.ema_decay else None
+        return TrainState(jnp.zeros([], jnp.int32), params, extra, optimizer.init(params), ema, sums)
+
+    def predict(state: TrainState, batch: dict) -> jax.Array:
+        model = nnx.merge(eval_graphdef, state.params if state.ema is None else state.ema, state.extra, copy=True)
+        return objective.predict(model, preprocess(batch))
+
+    whole, rows = replicated(mesh), over_batch(mesh)
+    return Program(
+        init=jax.jit(init, out_shardings=whole),
+        step=jax.jit(step, in_shardings=(whole, rows), out_shardings=whole, donate_argnums=0),
+        predict=jax.jit(predict, in_shardings=(whole, rows), out_shardings=rows),
+        graphdef=eval_graphdef,
+    )
+
+
+def total_steps(train: ConfigDict, examples: int) -> tuple[int, int]:
+    """Returns (updates in all, updates an epoch) for so many training examples; an epoch has at least one update."""
+    epoch = max(examples // train.batch_size, 1)
+    return (train.steps or max(round(train.epochs * examples / train.batch_size), 1)), epoch
+
+
+def fit(
+    name: str,
+    stage: ConfigDict,
+    config: ConfigDict,
+    program: Program,
+    recordings: Any,
+    indices: np.ndarray,
+    validate: Callable[[TrainState], dict[str, float]],
+    mesh: Mesh,
+    workdir: Path,
+) -> tuple[TrainState, Checkpoints]:
+    """Trains one stage to its end, from its last checkpoint where there is one.
+
+    Args:
+      name: the stage's, for folders and log lines.
+      indices: the training examples, places in `recordings`.
+      validate: state -> validation metrics; called at each evaluation.
+
+    Returns:
+      (the last state, the stage's checkpoints, still open).
+
+    Raises:
+      UserError: too many undecodable files, or a loss that is not finite.
+    """
+    steps, epoch = total_steps(stage.train, len(indices))
+    schedule = make_schedule(stage.optimizer, steps)
+    evaluate_every = stage.train.evaluate_every or epoch
+    first = jax.process_index() == 0
+    checkpoints = Checkpoints(
+        workdir, name, config.checkpoint.keep, stage.eval.best_mode, config.checkpoint.asynchronous
+    )
+    state = program.init()
+    batches = iter(
+        pipeline.train_batches(
+            recordings, indices, stage.data, stage.train.batch_size, config.seed,
+            jax.process_index(), jax.process_count(), labels=objective_labels(stage),
+        )
+    )  # fmt: skip
+    meta: dict[str, Any] = {"best": None, "best_step": 0, "since_best": 0, "stopped": False}
+    if checkpoints.latest() is not None:
+        state, meta = checkpoints.restore(state)
+        batches.set_state(json.loads(meta["data"]))
+    start = int(state.step)
+    log = metrics.Log(workdir, name, start, config.tensorboard) if first else None
+    bad = BadFiles(workdir, recordings, stage.data.max_bad_fraction)
+    progress = metrics.Progress(name, start, steps, stage.train.batch_size, stage.data.seconds, first)
+
+    def save(step: int, metric: float | None = None) -> None:
+        bad.flush()
+        checkpoints.save(step, state, meta | {"data": json.dumps(batches.get_state())}, metric)
+
+    step = start
+    while step < steps and not meta["stopped"]:
+        batch = progress.wait(batches)
+        bad.note(batch)
+        state = program.step(state, put_batch(batch, mesh))
+        step += 1
+        progress.tick()
+        last = step == steps
+        if step % stage.train.log_every == 0 or last:
+            values = {f"train/{key}": value for key, value in metrics.means(state.sums).items()}
+            if not np.isfinite(values.get("train/loss", 0.0)):
+                raise UserError(f"the loss is {values['train/loss']} at step {step}: lower optimizer.learning_rate")
+            state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
+            values |= {"learning_rate": float(schedule(step - 1)), "epoch": step / epoch} | progress.rates()
+            progress.show(values)
+            if log:
+                log.write(step, values)
+            progress.reset()
+        if step % evaluate_every == 0 or last:
+            values = validate(state)
+            progress.show(values)
+            if log and values:
+                log.write(step, values)
+            metric = _best(meta, values, stage.eval, step)
+            patience = stage.train.early_stopping
+            meta["stopped"] = bool(patience and meta["since_best"] >= patience)
+            if not config.checkpoint.every or last or meta["stopped"] or meta["best_step"] == step:
+                save(step, metric)
+            progress.reset()
+        if config.checkpoint.every and step % config.checkpoint.every == 0:
+            save(step)
+    progress.close()
+    bad.flush()
+    if log:
+        log.close()
+    checkpoints.manager.wait_until_finished()
+    return state, checkpoints
+
+
+def objective_labels(stage: ConfigDict) -> bool:
+    """Whether a stage's objective reads labels."""
+    from sacjax.objectives import OBJECTIVES
+
+    return OBJECTIVES[stage.objective.name].needs_labels
+
+
+def _best(meta: dict[str, Any], values: dict[str, float], evaluation: ConfigDict, step: int) -> float | None:
+    """Notes in `meta` whether this evaluation is the best so far; returns its value of the metric `eval.best`."""
+    value = values.get(evaluation.best)
+    if value is None or not np.isfinite(value):
+        return None
+    better = meta["best"] is None or (value > meta["best"] if evaluation.best_mode == "max" else value < meta["best"])
+    if better:
+        meta.update(best=value, best_step=step, since_best=0)
+    else:
+        meta["since_best"] += 1
+    return value
