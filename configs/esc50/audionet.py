@@ -1,0 +1,45 @@
+"""A raw-wave CNN (the AudioNet family) on ESC-50, or ESC-10, from scratch.
+
+    python -m sacjax.main --config configs/esc50/audionet.py:esc10,fold=1 --workdir runs/esc10/audionet/fold1_seed0
+    python launch/benchmarks/kfold.py --config configs/esc50/audionet.py:esc10 --output runs/esc10/audionet
+
+Arguments: `esc10` for the ten-class subset, `fold=k` the test fold, `no_mixup`; `article` trains the source article's recipe as
+it stands instead: the four-convolution network on whole clips, no augmentation, Adam at 1e-5, 20 epochs.
+"""
+
+import os
+
+from sacjax import config as config_lib
+
+
+def get_config(arg=""):
+    arg = config_lib.parse_arg(arg, esc10=False, fold=1, no_mixup=False, article=False)
+    c = config_lib.default()
+    s = c.supervised
+    subset = "esc10" if arg.esc10 else "esc50"
+    s.data.source, s.data.name = "tfds", f"esc50/{subset}"
+    folder = os.path.join(config_lib.data_root(), subset)
+    s.data.path = folder if os.path.isdir(folder) else ""
+    s.data.fold = arg.fold
+    s.data.validation_fraction = 0.0  # every training clip trains; the last step is the one reported
+    s.data.sample_rate, s.data.cache = 16000, True
+    s.model.name = "audionet"
+    s.train.batch_size = 32
+    s.train.evaluate_every = 10**6  # there is no validation part to look at
+    s.eval.batch_size = 80
+    if arg.article:
+        s.data.seconds = 5.0
+        s.model.encoder = dict(variant="audionet")
+        s.optimizer.learning_rate, s.optimizer.schedule, s.optimizer.warmup_fraction = 1e-5, "constant", 0.0
+        s.optimizer.weight_decay = 0.0
+        s.train.epochs = 20
+        return c
+    s.data.seconds, s.eval.overlap = 2.0, 0.75
+    s.model.encoder = dict(variant="m11", width=0.5)
+    s.model.pooling = "mean_max"
+    s.augment.waveform = (dict(name="gain", low_db=-6.0, high_db=6.0), dict(name="polarity", probability=0.5))
+    if not arg.no_mixup:
+        s.augment.waveform += (dict(name="mixup", alpha=1.0),)
+    s.optimizer.learning_rate, s.optimizer.weight_decay = 2e-3, 0.05
+    s.train.epochs = 150
+    return c

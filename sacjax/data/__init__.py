@@ -1,0 +1,1 @@
+"""Sources, decoding, splits and pipelines: everything before the accelerator."""

@@ -1,0 +1,51 @@
+"""What every source gives: a table of recordings, each opened on demand."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from sacjax.errors import UserError
+
+
+class Clip(Protocol):
+    """One open recording."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        ...
+
+    @property
+    def num_samples(self) -> int:
+        """Samples per channel, as far as the header tells."""
+        ...
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """Returns float32 [n, channels], n <= count, from sample `start` of the clip's own rate."""
+        ...
+
+
+@dataclasses.dataclass
+class Recordings:
+    """A random-access set of recordings; all columns have one entry a recording."""
+
+    names: list[str]  # unique and stable: the file name relative to the source's root, or the record's id
+    labels: list[tuple[str, ...]]  # one name each, several for multi-label, () where unknown
+    class_names: tuple[str, ...]
+    open: Callable[[int], Clip]  # may raise anything for a bad file; picklable
+    folds: list[int] | None = None  # official cross-validation folds
+    splits: list[str] | None = None  # official 'train' | 'validation' | 'test'
+    groups: list[str] | None = None  # what must not cross a split: source recording, speaker
+    paths: list[str] | None = None  # absolute paths where the clips are files of their own
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def with_classes(self, class_names: Sequence[str]) -> "Recordings":
+        """Returns the same recordings with a given label order. Raises UserError for a label that is not in it."""
+        unknown = sorted(set(self.class_names) - set(class_names))
+        if unknown:
+            raise UserError(f"the data set has labels that the model does not know: {', '.join(unknown[:5])}")
+        return dataclasses.replace(self, class_names=tuple(class_names))

@@ -1,0 +1,6 @@
+"""TFDS builders of our own, by the name that `data.name` gives them."""
+
+from sacjax.data.tfds_builders.esc50 import Esc50
+from sacjax.data.tfds_builders.fsdd import Fsdd
+
+BUILDERS = {"esc50": Esc50, "fsdd": Fsdd}

@@ -1,0 +1,65 @@
+"""Saving, keeping, restoring, and refusing what does not fit."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sacjax.checkpoint import Checkpoints, load_trained, take_encoder
+from sacjax.errors import UserError
+from sacjax.train import TrainState
+
+
+def state(step, width=3):
+    params = {"encoder": {"conv": {"kernel": jnp.full([2, width], float(step))}}, "head": {"bias": jnp.zeros([width])}}
+    return TrainState(jnp.asarray(step), params, {}, (jnp.ones([]),), None, {"loss": (jnp.ones([]), jnp.ones([]))})
+
+
+def test_keeps_the_last_and_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "supervised", keep=2)
+    for step, accuracy in ((1, 0.5), (2, 0.9), (3, 0.7), (4, 0.6), (5, None)):
+        checkpoints.save(step, state(step), {"note": step}, accuracy)
+    checkpoints.manager.wait_until_finished()
+    assert sorted(checkpoints.manager.all_steps()) == [2, 4, 5]
+    assert checkpoints.best() == 2 and checkpoints.latest() == 5
+    restored, meta = checkpoints.restore(state(0))
+    assert int(restored.step) == 5 and meta == {"note": 5}
+    np.testing.assert_array_equal(restored.params["encoder"]["conv"]["kernel"], 5.0)
+    assert int(checkpoints.restore(state(0), 2)[0].step) == 2
+    checkpoints.close()
+
+
+def test_lowest_is_best_where_asked(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "supervised", keep=1, mode="min")
+    for step, value in ((1, 0.5), (2, 0.2), (3, 0.7)):
+        checkpoints.save(step, state(step), {}, value)
+    checkpoints.manager.wait_until_finished()
+    assert checkpoints.best() == 2 and sorted(checkpoints.manager.all_steps()) == [2, 3]
+    checkpoints.close()
+
+
+def test_another_model_is_refused_by_name(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "supervised")
+    checkpoints.save(1, state(1), {}, None)
+    checkpoints.manager.wait_until_finished()
+    with pytest.raises(UserError, match=r"another model: 'params.encoder.conv.kernel' has shape \(2, 3\).*\(2, 4\)"):
+        checkpoints.restore(state(0, width=4))
+    other = state(0)
+    other.params["encoder"]["extra"] = jnp.zeros([1])
+    with pytest.raises(UserError, match="'params.encoder.extra' is only in the config's model"):
+        checkpoints.restore(other)
+    checkpoints.close()
+
+
+def test_encoder_is_taken_and_head_left():
+    fresh, trained = state(1).params, state(7).params
+    trained["head"]["bias"] = trained["head"]["bias"] + 9
+    taken = take_encoder(fresh, trained, "there")
+    np.testing.assert_array_equal(taken["encoder"]["conv"]["kernel"], 7.0)
+    np.testing.assert_array_equal(taken["head"]["bias"], 0.0)
+    with pytest.raises(UserError, match="there: the checkpoint is of another model"):
+        take_encoder(fresh, state(7, width=5).params, "there")
+
+
+def test_folders_that_are_no_workdir(tmp_path):
+    with pytest.raises(UserError, match="not a workdir of sacjax"):
+        load_trained(tmp_path)
