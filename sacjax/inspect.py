@@ -142,7 +142,9 @@ def report(recordings: Recordings, summary: Summary) -> str:
     seconds = np.array([f.seconds for f in good]) if good else np.zeros(1)
     sizes = collections.Counter(summary.parts)
     lines = [f"{len(recordings)} recordings, {seconds.sum() / 60:.1f} min, {len(recordings.class_names)} classes"]
-    lines.append("splits: " + ", ".join(f"{part} {sizes[part]}" for part in PARTS) + f", unused {sizes['']}" * bool(sizes[""]))
+    lines.append(
+        "splits: " + ", ".join(f"{part} {sizes[part]}" for part in PARTS) + f", unused {sizes['']}" * bool(sizes[""])
+    )
     lines += [f"there are no splits: {summary.split_error}"] if summary.split_error else []
     unlabelled = sum(not labels for labels in recordings.labels)
     lines += [f"without a label: {unlabelled}"] if unlabelled else []
@@ -150,7 +152,10 @@ def report(recordings: Recordings, summary: Summary) -> str:
         folds = sorted(collections.Counter(recordings.folds).items())
         lines.append("official folds: " + ", ".join(f"{k}: {n}" for k, n in folds))
     if recordings.splits is not None:
-        lines.append("official splits: " + ", ".join(f"{k} {n}" for k, n in sorted(collections.Counter(recordings.splits).items())))
+        lines.append(
+            "official splits: "
+            + ", ".join(f"{k} {n}" for k, n in sorted(collections.Counter(recordings.splits).items()))
+        )
     if recordings.groups is not None:
         lines.append(f"groups: {len(set(recordings.groups))}")
     counts = class_counts(recordings, summary.parts)
@@ -185,7 +190,10 @@ def report(recordings: Recordings, summary: Summary) -> str:
         ("duplicates with different labels", summary.relabelled),
     ):
         lines.append(f"{what}: {len(groups)}")
-        lines += ["  " + " = ".join(f"{recordings.names[i]} [{summary.parts[i] or 'unused'}]" for i in g[:4]) for g in groups[:5]]
+        lines += [
+            "  " + " = ".join(f"{recordings.names[i]} [{summary.parts[i] or 'unused'}]" for i in g[:4])
+            for g in groups[:5]
+        ]
     for what, leaks in summary.leaking.items():
         lines.append(f"groups that leak across {what}: {len(leaks)}")
         lines += [f"  {group}: {', '.join(places)}" for group, places in list(leaks.items())[:5]]
@@ -222,7 +230,9 @@ def plot(folder: Path, recordings: Recordings, summary: Summary) -> list[Path]:
         axes, left = figure.subplots(), np.zeros(len(names), int)
         for part, counts in class_counts(recordings, summary.parts).items():
             if counts.any():
-                axes.barh(range(len(names)), counts, left=left, color=COLOURS.get(part, "#999999"), label=part or "unused")
+                axes.barh(
+                    range(len(names)), counts, left=left, color=COLOURS.get(part, "#999999"), label=part or "unused"
+                )
                 left = left + counts
         axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names], fontsize=8)
         axes.invert_yaxis()
@@ -247,7 +257,9 @@ def plot(folder: Path, recordings: Recordings, summary: Summary) -> list[Path]:
     axes.legend()
     save(figure, "durations.png")
     figure = Figure(figsize=(7, 3), layout="constrained")
-    for axes, key, label in zip(figure.subplots(1, 2), ("sample_rate", "channels"), ("sample rate (Hz)", "channels"), strict=True):
+    for axes, key, label in zip(
+        figure.subplots(1, 2), ("sample_rate", "channels"), ("sample rate (Hz)", "channels"), strict=True
+    ):
         found = sorted(collections.Counter(getattr(f, key) for f, _ in good).items())
         axes.bar([str(value) for value, _ in found], [count for _, count in found], color=COLOURS["train"])
         axes.set(xlabel=label, ylabel="recordings")
@@ -282,7 +294,9 @@ def plot_augmentations(
     names: list[str] = []
     for i in rng.permutation(indices):
         try:
-            crops.append(decode.read_crop(recordings.open(int(i)), data.sample_rate, data.seconds, data.crop, data.pad, rng))
+            crops.append(
+                decode.read_crop(recordings.open(int(i)), data.sample_rate, data.seconds, data.crop, data.pad, rng)
+            )
             names.append(recordings.names[int(i)])
         except Exception:
             continue
@@ -321,7 +335,11 @@ def plot_augmentations(
                     title = f"before: {names[c]}"[-60:]
                     if r % 2:  # a clip that others were mixed into shows their shares
                         shares = np.asarray(mixed[c])
-                        title = "after, labels " + " ".join(f"{s:.2f}" for s in shares) if (shares > 0.005).sum() > 1 else "after"
+                        title = (
+                            "after, labels " + " ".join(f"{s:.2f}" for s in shares)
+                            if (shares > 0.005).sum() > 1
+                            else "after"
+                        )
                     axes.set_title(title.replace("$", r"\$"), fontsize=8)
             path = folder / f"augment_{kind}_{place}_{spec['name']}.png"
             figure.savefig(path, dpi=80)
@@ -331,7 +349,9 @@ def plot_augmentations(
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; see the module's docstring."""
-    parser = argparse.ArgumentParser("sacjax.inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "sacjax.inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_source_flags(parser)
     parser.add_argument("--output", default="", metavar="DIR", help="folder for pictures and problems.csv")
     parser.add_argument("--augment", action="store_true", help="draw each augmentation of the config before and after")

@@ -200,7 +200,9 @@ def _run(job: Job, workers: int) -> None:
                 for future in done:
                     future.result()
         except BrokenProcessPool as error:
-            raise UserError("a worker process was killed (out of memory?): use fewer --workers and run again") from error
+            raise UserError(
+                "a worker process was killed (out of memory?): use fewer --workers and run again"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -268,7 +270,9 @@ def prepare(
                     f"--output {folder} holds another data set, other options, or an older state of the files: delete it or name another"
                 )
         elif any(folder.iterdir()):
-            raise UserError(f"--output {folder} is not empty and was not written by sacjax.prepare: name another folder")
+            raise UserError(
+                f"--output {folder} is not empty and was not written by sacjax.prepare: name another folder"
+            )
         for left in folder.glob("*.partial"):
             left.unlink()
         _write_json(plan, {"fingerprint": fingerprint})
@@ -291,8 +295,15 @@ def _finish(job: Job) -> dict[str, Any]:
         csv.writer(file).writerows([["file", "reason"], *skipped])
     os.replace(partial, job.folder / "skipped.csv")
     if not kept:
-        raise UserError(f"none of the {len(job.recordings)} recordings could be decoded: see {job.folder / 'skipped.csv'}")
-    meta: dict[str, Any] = {"version": 1, "block": BLOCK, "class_names": list(job.recordings.class_names), "shards": job.shards}
+        raise UserError(
+            f"none of the {len(job.recordings)} recordings could be decoded: see {job.folder / 'skipped.csv'}"
+        )
+    meta: dict[str, Any] = {
+        "version": 1,
+        "block": BLOCK,
+        "class_names": list(job.recordings.class_names),
+        "shards": job.shards,
+    }
     meta |= {"recordings": kept, "skipped": len(skipped), "seconds": round(seconds, 3)}
     _write_json(job.folder / METADATA, meta)
     return meta
@@ -325,7 +336,9 @@ def stage_from_flags(args: argparse.Namespace, unknown: list[str]) -> ConfigDict
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; see the module's docstring."""
-    parser = argparse.ArgumentParser("sacjax.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "sacjax.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_source_flags(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for shards and metadata")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")

@@ -53,7 +53,11 @@ def test_facts_of_a_clip():
     stereo = np.stack([0.5 * np.sin(2 * np.pi * 100 * t), np.zeros(RATE)], axis=1)
     facts = inspect.clip_facts(recordings_of([Clip(stereo, RATE)]), 0)
     assert (facts.sample_rate, facts.channels, facts.seconds, facts.error) == (RATE, 2, 1.0, "")
-    assert facts.peak == pytest.approx(0.5, abs=1e-3) and facts.rms == pytest.approx(0.5 / 2, abs=1e-3) and facts.clipped == 0
+    assert (
+        facts.peak == pytest.approx(0.5, abs=1e-3)
+        and facts.rms == pytest.approx(0.5 / 2, abs=1e-3)
+        and facts.clipped == 0
+    )
 
 
 def test_clipping_is_a_run_at_full_scale():
@@ -144,9 +148,17 @@ def test_command_line(tmp_path):
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "13 recordings" in done.stdout and "unreadable: 1" in done.stdout and "cat/bad.wav" in done.stdout
-    assert {p.name for p in out.iterdir()} == {"classes.png", "durations.png", "formats.png", "levels.png", "problems.csv"}
+    assert {p.name for p in out.iterdir()} == {
+        "classes.png",
+        "durations.png",
+        "formats.png",
+        "levels.png",
+        "problems.csv",
+    }
     assert all(p.read_bytes()[:4] == b"\x89PNG" for p in out.glob("*.png"))
-    done = subprocess.run([*command[:4], str(tmp_path / "nowhere")], cwd=REPO, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*command[:4], str(tmp_path / "nowhere")], cwd=REPO, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "nowhere" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 

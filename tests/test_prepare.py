@@ -110,7 +110,15 @@ def test_long_recordings_are_read_and_written_in_blocks(tmp_path, monkeypatch):
             return records[k]
 
     got.records = Counting()
-    for start, count, touched in [(0, 5300, 6), (999, 2, 2), (1000, 1000, 1), (5299, 9, 1), (5300, 1, 0), (5600, 1, 0), (2500, 1000, 2)]:
+    for start, count, touched in [
+        (0, 5300, 6),
+        (999, 2, 2),
+        (1000, 1000, 1),
+        (5299, 9, 1),
+        (5300, 1, 0),
+        (5600, 1, 0),
+        (2500, 1000, 2),
+    ]:
         reads.clear()
         np.testing.assert_array_equal(got.read(start, count), samples[start : start + count])
         assert len(reads) == touched, (start, count)
@@ -262,5 +270,7 @@ def test_command_mistakes(tmp_path):
     with pytest.raises(UserError, match="unknown argument '--x'"):
         prepare.main(["--folder", str(tmp_path), "--output", str(tmp_path / "out"), "--x"])
     with pytest.raises(UserError, match="--per-shard is -1"):
-        prepare.main(["--folder", str(make_folder(tmp_path / "in")), "--output", str(tmp_path / "out"), "--per-shard", "-1"])
+        prepare.main(
+            ["--folder", str(make_folder(tmp_path / "in")), "--output", str(tmp_path / "out"), "--per-shard", "-1"]
+        )
     assert not (tmp_path / "out").exists()

@@ -79,7 +79,10 @@ def load_array_record(data_config: ConfigDict) -> Recordings:
             if shard["records"]:
                 shards.append(f"{os.path.abspath(path)}[0:{shard['records']}]")
             rows += shard["recordings"]
-            table += [[total + row["first"], *(row[k] for k in ("sample_rate", "samples", "channels"))] for row in shard["recordings"]]
+            table += [
+                [total + row["first"], *(row[k] for k in ("sample_rate", "samples", "channels"))]
+                for row in shard["recordings"]
+            ]
             total += shard["records"]
         block = int(meta["block"])
     except (OSError, ValueError, KeyError, TypeError) as error:

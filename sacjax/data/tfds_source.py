@@ -43,7 +43,13 @@ class OpenTfds:
     """Opens record i of a prepared TFDS data set; pickles as the folder's path."""
 
     def __init__(self, folder: str, splits: list[str], sizes: list[int], feature: str, sample_rate: int, scale: float):
-        self.folder, self.splits, self.feature, self.sample_rate, self.scale = folder, splits, feature, sample_rate, scale
+        self.folder, self.splits, self.feature, self.sample_rate, self.scale = (
+            folder,
+            splits,
+            feature,
+            sample_rate,
+            scale,
+        )
         self.stops = np.cumsum(sizes)
         self.sources: list | None = None
         self.reader: Any = None
@@ -77,9 +83,9 @@ class OpenTfds:
 def load_tfds(data_config: ConfigDict) -> Recordings:
     """Returns the recordings of a TFDS data set.
 
-    `data.name` is one of ours (`esc50/esc50`, `esc50/esc10`, `fsdd/official`, `fsdd/loso`), prepared here on first use from the published layout in
-    `data.path` or else from the published archive, or any other that is prepared as ArrayRecord in `data.data_dir`. The audio
-    feature and the label are found by their types; without a label the recordings are unlabelled.
+    `data.name` is one of ours (`esc50/esc50`, `esc50/esc10`, `fsdd/official`, `fsdd/loso`), prepared here on first use from
+    the published layout in `data.path` or else from the published archive, or any other that is prepared as ArrayRecord in
+    `data.data_dir`. The audio feature and the label are found by their types; without a label the recordings are unlabelled.
 
     Raises:
       UserError: an unknown or unprepared data set, no audio feature, several labels, a failed download.
@@ -99,12 +105,21 @@ def load_tfds(data_config: ConfigDict) -> Recordings:
         except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
             raise UserError(f"data.name {name}: {folder} cannot be read: {error}") from error
     opener = OpenTfds(
-        folder, table["splits"], table["sizes"], table["feature"], table["sample_rate"] or data_config.sample_rate, table["scale"]
+        os.path.abspath(folder),
+        table["splits"],
+        table["sizes"],
+        table["feature"],
+        table["sample_rate"] or data_config.sample_rate,
+        table["scale"],
     )
-    names = table["names"] or [f"{s}/{k:07d}" for s, n in zip(table["splits"], table["sizes"], strict=True) for k in range(n)]
+    names = table["names"] or [
+        f"{s}/{k:07d}" for s, n in zip(table["splits"], table["sizes"], strict=True) for k in range(n)
+    ]
     splits, groups = _official(name, table["splits"], table["sizes"]), table["groups"]
     if splits and groups and len(set(zip(groups, splits, strict=True))) > len(set(groups)):
-        logging.getLogger(__name__).warning("%s: groups are not used, because its official splits share some of them", name)
+        logging.getLogger(__name__).warning(
+            "%s: groups are not used, because its official splits share some of them", name
+        )
         groups = None
     return Recordings(
         names=names,
@@ -136,7 +151,9 @@ def _prepare(builder_class: Any, base: str, config: str, data_config: ConfigDict
         raise UserError(f"data.data_dir: {root} cannot be written: {error}") from error
 
 
-def _prepare_locked(builder_class: Any, folder: Path, root: Path, config: str, data_config: ConfigDict) -> tuple[str, dict]:
+def _prepare_locked(
+    builder_class: Any, folder: Path, root: Path, config: str, data_config: ConfigDict
+) -> tuple[str, dict]:
     # TFDS prepares in a folder `incomplete…` and renames it at the end: what has the right name was once finished.
     for attempt in (1, 2):
         try:
@@ -214,7 +231,9 @@ def _index(builder: Any) -> dict:
         if table["stamp"] == stamp:
             return table
     if not str(files[0] if files else "").count(".array_record"):
-        raise UserError(f"{builder.data_dir}: prepare it with file_format='array_record' ({info.file_format} has no random access)")
+        raise UserError(
+            f"{builder.data_dir}: prepare it with file_format='array_record' ({info.file_format} has no random access)"
+        )
     table = _scan(builder, splits) | {"stamp": stamp}
     with contextlib.suppress(OSError):  # a data set that others share may be read-only
         partial = path.with_name(f"{INDEX}.{os.getpid()}")

@@ -170,7 +170,11 @@ def test_mistakes(tmp_path):
     build(tmp_path, {"x": np.int64}, lambda i: {"x": i}, name="silent")
     with pytest.raises(UserError, match="silent: no feature of it is audio; it has x"):
         load_tfds(data_config(tmp_path, "silent"))
-    two = {"audio": pcm16(8000), "a": tfds.features.ClassLabel(num_classes=2), "b": tfds.features.ClassLabel(num_classes=2)}
+    two = {
+        "audio": pcm16(8000),
+        "a": tfds.features.ClassLabel(num_classes=2),
+        "b": tfds.features.ClassLabel(num_classes=2),
+    }
     build(tmp_path, two, lambda i: {"audio": np.zeros(3, np.int16), "a": 0, "b": 1}, name="two")
     with pytest.raises(UserError, match="two: it has several labels .a, b."):
         load_tfds(data_config(tmp_path, "two"))

@@ -250,12 +250,16 @@ def test_other_rates_and_channels_become_the_data_sets_own(tmp_path):
     recordings = load_tfds(data_config(tmp_path, "fsdd", write_folder(tmp_path / "fsdd", files)))
     audio = recordings.open(recordings.names.index("3_theo_7.wav")).read(0, 9000)
     assert audio.shape == (8000, 1)
-    np.testing.assert_allclose(audio[500:-500, 0], np.sin(np.arange(8000) / 8000 * 2 * np.pi * 440)[500:-500] * 0.5, atol=2e-3)
+    np.testing.assert_allclose(
+        audio[500:-500, 0], np.sin(np.arange(8000) / 8000 * 2 * np.pi * 440)[500:-500] * 0.5, atol=2e-3
+    )
 
 
 @pytest.mark.skipif(not (ROOT / "esc10").is_dir(), reason=f"no {ROOT}/esc10: set SACJAX_DATA")
 def test_real_esc10_table(monkeypatch, tmp_path):
-    monkeypatch.setattr(esc50.Esc50, "_decode", lambda self, name, data: np.zeros(8, np.int16))  # the table, not the audio
+    monkeypatch.setattr(
+        esc50.Esc50, "_decode", lambda self, name, data: np.zeros(8, np.int16)
+    )  # the table, not the audio
     recordings = load_tfds(data_config(tmp_path, "esc50/esc10", ROOT / "esc10"))
     assert len(recordings) == 400 and len(recordings.class_names) == 10
     assert np.bincount(recordings.folds).tolist() == [0, 80, 80, 80, 80, 80]

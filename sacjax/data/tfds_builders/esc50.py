@@ -58,7 +58,9 @@ class Esc50(PublishedBuilder):
         rows = list(csv.DictReader(io.StringIO(table)))
         missing = {"filename", "fold", "target", "category", "esc10", "src_file"} - set(rows[0] if rows else ())
         if missing:
-            raise UserError(f"{layout.root}/meta/esc50.csv: no rows, or the columns {', '.join(sorted(missing))} are missing")
+            raise UserError(
+                f"{layout.root}/meta/esc50.csv: no rows, or the columns {', '.join(sorted(missing))} are missing"
+            )
         if self.builder_config.name == "esc10":
             rows = [row for row in rows if row["esc10"] == "True"]
             if not rows:
@@ -71,12 +73,17 @@ class Esc50(PublishedBuilder):
                     f"{layout.root}/meta/esc50.csv: {row['filename']}: target {row['target']} is not '{row['category']}' in ESC-50"
                 )
             if not row["fold"].isdigit():
-                raise UserError(f"{layout.root}/meta/esc50.csv: {row['filename']}: fold '{row['fold']}' is not a number")
+                raise UserError(
+                    f"{layout.root}/meta/esc50.csv: {row['filename']}: fold '{row['fold']}' is not a number"
+                )
             name = row["filename"]
-            yield name, {
-                "audio": self._decode(name, layout.read(f"audio/{name}")),
-                "audio/filename": name,
-                "label": row["category"],
-                "fold": int(row["fold"]),
-                "src_file": row["src_file"],
-            }
+            yield (
+                name,
+                {
+                    "audio": self._decode(name, layout.read(f"audio/{name}")),
+                    "audio/filename": name,
+                    "label": row["category"],
+                    "fold": int(row["fold"]),
+                    "src_file": row["src_file"],
+                },
+            )

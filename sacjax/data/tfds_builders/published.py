@@ -102,7 +102,9 @@ class Layout:
 def fingerprint(root: str | Path, folders: tuple[str, ...]) -> str:
     """Returns 12 hex digits that change when a file of a local data set is added, removed or changed."""
     root = Path(root)
-    files = [root] if root.is_file() else [p for f in folders if (root / f).is_dir() for p in sorted((root / f).iterdir())]
+    files = (
+        [root] if root.is_file() else [p for f in folders if (root / f).is_dir() for p in sorted((root / f).iterdir())]
+    )
     digest = hashlib.sha256(os.fsencode(os.path.abspath(root)))
     for path in files:
         stat = path.stat()
