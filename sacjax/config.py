@@ -260,12 +260,15 @@ def _override(config: ConfigDict, text: str) -> None:
         node[path[-1]] = value
         return
     if path[-1] not in node:
-        if not any(parent.endswith(name) for name in OPEN):
+        if not parent.endswith(OPEN):
             raise UserError(f"--{key}: unknown key{nearest(path[-1], node)}")
         with node.unlocked():
             node[path[-1]] = value
         return
     old = node[path[-1]]
+    if isinstance(old, ConfigDict) and isinstance(value, dict) and ".".join(path).endswith(OPEN):
+        node[path[-1]] = value
+        return
     if isinstance(old, ConfigDict):
         raise UserError(f"--{key} is a group of keys: {', '.join(old)}")
     if isinstance(old, str) and not isinstance(value, str):

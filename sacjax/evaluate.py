@@ -1,0 +1,142 @@
+"""Metrics of predictions, predictions of batches, and the table of predictions."""
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from sklearn import metrics as sk
+
+
+def scores(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    top_k: int = 5,
+    seed: int = 0,
+    bootstrap: int = 1000,
+) -> dict[str, float]:
+    """Returns the metrics of N predictions, counted by scikit-learn.
+
+    Single-label: accuracy (with `accuracy_low` and `accuracy_high`, its 95 % bootstrap interval over clips), balanced_accuracy,
+    top_{k}_accuracy, macro_precision, macro_recall, macro_f1, precision/, recall/ and f1/<class>, roc_auc (one-vs-rest,
+    macro), mean_average_precision (macro), expected_calibration_error, loss. Multi-label: the same, where accuracy
+    is the share of right decisions at 0.5 and top-k and balanced accuracy are left out. Classes without a true example are
+    left out of macro averages and have no entry of their own.
+
+    Args:
+      probabilities: float [N, C].
+      labels: int [N], or {0, 1} [N, C] for multi-label.
+      class_names: C names.
+      top_k: k of the top-k accuracy; left out where C <= k.
+      seed: of the bootstrap.
+      bootstrap: samples of the interval; 0 leaves it out.
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    multi = labels.ndim == 2
+    truth = np.asarray(labels, int) if multi else np.eye(len(class_names), dtype=int)[labels]
+    decided = (probabilities >= 0.5).astype(int) if multi else np.eye(len(class_names), dtype=int)[probabilities.argmax(1)]
+    present = np.flatnonzero(truth.any(0))
+    result: dict[str, float] = {}
+    correct = (decided == truth).mean(1) if multi else (decided == truth).all(1).astype(float)
+    result["accuracy"] = float(correct.mean())
+    if bootstrap:
+        rng = np.random.default_rng(seed)
+        draws = correct[rng.integers(0, len(correct), (bootstrap, len(correct)))].mean(1)
+        result["accuracy_low"], result["accuracy_high"] = map(float, np.percentile(draws, [2.5, 97.5]))
+    precision, recall, f1, _ = sk.precision_recall_fscore_support(truth, decided, labels=present, zero_division=0)
+    for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
+        result[f"macro_{name}"] = float(np.mean(values)) if len(present) else 0.0
+        for k, value in zip(present, values, strict=True):
+            result[f"{name}/{class_names[k]}"] = float(value)
+    if not multi:
+        result["balanced_accuracy"] = result["macro_recall"]
+        if len(class_names) > top_k:
+            best = np.argsort(-probabilities, 1, kind="stable")[:, :top_k]
+            result[f"top_{top_k}_accuracy"] = float((best == np.asarray(labels)[:, None]).any(1).mean())
+    split = [k for k in present if not truth[:, k].all()]  # both sides are needed for a curve
+    if split:
+        result["roc_auc"] = float(sk.roc_auc_score(truth[:, split], probabilities[:, split], average="macro"))
+    if len(present):
+        result["mean_average_precision"] = float(
+            sk.average_precision_score(truth[:, present], probabilities[:, present], average="macro")
+        )
+    result["expected_calibration_error"] = calibration_error(probabilities, truth, multi)
+    result["loss"] = cross_entropy(probabilities, truth, multi)
+    return result
+
+
+def calibration_error(probabilities: np.ndarray, truth: np.ndarray, multi: bool, bins: int = 15) -> float:
+    """Returns the expected calibration error (Guo et al. 2017) over equal bins of confidence.
+
+    Of the top class; for multi-label of every decision, with the confidence of the side taken.
+    """
+    if multi:
+        confidence = np.maximum(probabilities, 1 - probabilities).ravel()
+        correct = ((probabilities >= 0.5) == (truth > 0)).ravel()
+    else:
+        confidence = probabilities.max(1)
+        correct = truth[np.arange(len(truth)), probabilities.argmax(1)] > 0
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    error = 0.0
+    for k in np.unique(place):
+        inside = place == k
+        error += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
+    return float(error)
+
+
+def cross_entropy(probabilities: np.ndarray, truth: np.ndarray, multi: bool) -> float:
+    """Returns the mean negative log likelihood (multi-label: over all decisions)."""
+    p = np.clip(probabilities, 1e-12, 1.0)
+    if multi:
+        return float(-(truth * np.log(p) + (1 - truth) * np.log(np.clip(1 - probabilities, 1e-12, 1.0))).mean())
+    return float(-np.log(p[truth > 0]).mean())
+
+
+def predict(
+    apply: Callable[[dict], Any], batches: Iterable[dict], num_examples: int, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (logits [N, C] averaged over each clip's windows, seen [N] bool), on every host alike.
+
+    Args:
+      apply: host batch -> logits [rows of the global batch, C].
+      batches: this host's batches, as `pipeline.eval_batches` makes them; every host has as many.
+      num_examples, num_classes: N and C.
+    """
+    total, count = np.zeros([num_examples, num_classes]), np.zeros(num_examples, int)
+    for batch in batches:
+        logits = apply(batch)
+        index, mask = np.asarray(batch["index"]), np.asarray(batch["mask"])
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            logits = multihost_utils.process_allgather(logits, tiled=True)
+            index = multihost_utils.process_allgather(index, tiled=True)
+            mask = multihost_utils.process_allgather(mask, tiled=True)
+        keep = mask > 0
+        np.add.at(total, index[keep], np.asarray(logits, np.float64)[keep])
+        np.add.at(count, index[keep], 1)
+    return total / np.maximum(count, 1)[:, None], count > 0
+
+
+def write_predictions(path: str | Path, rows: list[dict], class_names: Sequence[str]) -> None:
+    """Writes a csv with file, split, label, prediction, and a column of probabilities for each class.
+
+    Args:
+      rows: dicts with `file`, `split`, `label`, `probabilities` [C].
+    """
+    path = Path(path)
+    partial = path.with_suffix(".partial")
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "split", "label", "prediction", *class_names])
+        for row in rows:
+            p = row["probabilities"]
+            writer.writerow([
+                row["file"], row["split"], row["label"], class_names[int(np.argmax(p))], *(f"{value:.6g}" for value in p),
+            ])  # fmt: skip
+    os.replace(partial, path)

@@ -1,0 +1,82 @@
+"""What a run leaves for people: pictures under `plots/` and one self-contained `report.html`."""
+
+import os
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from sklearn.metrics import confusion_matrix
+
+from sacjax import config as config_lib
+from sacjax.data import decode
+from sacjax.data.recordings import Recordings
+from sacjax.report import html, plots
+
+
+def write(
+    workdir: str | Path, stage: str, config: ConfigDict, results: dict[str, dict[str, float]], rows: list[dict], recordings: Recordings
+) -> None:
+    """Writes `plots/*.png` and `report.html` for the stage that ended last.
+
+    Args:
+      results: {stage: {'part/metric': value}}.
+      rows: predictions of one part, as `evaluate.write_predictions` takes them, with `index`, the place in `recordings`.
+      recordings: where the clips of the mistakes are read from.
+    """
+    workdir, sub, names = Path(workdir), config[stage], recordings.class_names
+    folder = workdir / "plots"
+    folder.mkdir(exist_ok=True)
+    sections = [(f"Results of {name}", _figures(scores)) for name, scores in results.items() if scores]
+    if not sub.data.multi_label and (known := [row for row in rows if row["label"]]):
+        place = {name: k for k, name in enumerate(names)}
+        truth, guess = [place[row["label"]] for row in known], [int(np.argmax(row["probabilities"])) for row in known]
+        matrix = plots.png(plots.confusion_matrix(confusion_matrix(truth, guess, labels=range(len(names))), names))
+        (folder / "confusion_matrix.png").write_bytes(matrix)
+        sections.append((f"Confusion matrix ({known[0]['split']})", html.picture(matrix, "confusion matrix")))
+    curves = plots.png(plots.training_curves(plots.read_metrics(workdir, stage)))
+    (folder / "training_curves.png").write_bytes(curves)
+    sections.append(("Training", html.picture(curves, "training curves")))
+    cards = [_card(row, k, recordings, sub, folder) for k, row in enumerate(mistakes(rows, names, sub.eval.mistakes))]
+    if cards:
+        sections.append(("Most confident mistakes", f'<div class="cards">{"".join(cards)}</div>'))
+    sections.append(("Config", f"<pre>{escape(config_lib.to_json(config))}</pre>"))
+    partial = workdir / "report.partial"
+    partial.write_text(html.page(f"sacjax: {workdir.name}", sections), encoding="utf-8")
+    os.replace(partial, workdir / "report.html")
+
+
+def mistakes(rows: list[dict], class_names: tuple[str, ...], most: int) -> list[dict]:
+    """Returns the wrong predictions with the highest probability of the wrong class, first those most sure."""
+    wrong = []
+    for row in rows:
+        p, true = row["probabilities"], set(row["label"].split("|")) - {""}
+        k = int(np.argmax(p))
+        if true and class_names[k] not in true:
+            wrong.append(row | {"prediction": class_names[k], "confidence": float(p[k])})
+    return sorted(wrong, key=lambda row: (-row["confidence"], row["file"]))[:most]
+
+
+def _figures(scores: dict[str, float]) -> str:
+    """Returns a table of a stage's scores, and one of those of each class."""
+    parts = list(dict.fromkeys(name.split("/")[0] for name in scores))
+    whole = list(dict.fromkeys(name.split("/", 1)[1] for name in scores if name.count("/") == 1))
+    text = html.table(["", *parts], [[name, *(scores.get(f"{part}/{name}", "") for part in parts)] for name in whole])
+    classes = list(dict.fromkeys(name.split("/", 2)[2] for name in scores if name.count("/") >= 2))
+    if classes:
+        kinds = ("precision", "recall", "f1")
+        rows = [[name, *(scores.get(f"{parts[-1]}/{kind}/{name}", "") for kind in kinds)] for name in classes]
+        text += f"<h3>Each class ({escape(parts[-1])})</h3>" + html.table(["class", *kinds], rows)
+    return text
+
+
+def _card(row: dict, k: int, recordings: Recordings, stage: ConfigDict, folder: Path) -> str:
+    rate: Any = stage.data.sample_rate
+    clip = recordings.open(row["index"])
+    seconds = min(max(stage.data.seconds, 5.0), clip.num_samples / clip.sample_rate)
+    samples = decode.read(clip, rate, 0.0, seconds)
+    image = plots.png(plots.spectrogram(samples, rate))
+    (folder / f"mistake_{k + 1:02d}.png").write_bytes(image)
+    lines = [f"true: {row['label']}", f"predicted: {row['prediction']} ({100 * row['confidence']:.1f} %)"]
+    return html.card(row["file"], lines, image, html.wav(samples, rate))

@@ -1,0 +1,89 @@
+"""Pictures of a run, as matplotlib figures without pyplot's global state."""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def png(figure: Figure) -> bytes:
+    """Returns a figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def data_url(content: bytes, kind: str) -> str:
+    """Returns bytes as a data URL of a media type."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Draws counts [C, C], true classes down and predicted ones across, shaded by the share of each true class."""
+    count = len(class_names)
+    size = min(max(0.42 * count + 2.2, 4.0), 16.0)
+    figure = Figure(figsize=(size, size * 0.9), layout="constrained")
+    axes = figure.subplots()
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    font = 8 if count <= 20 else 5
+    axes.set_xticks(range(count), class_names, rotation=90, fontsize=font)
+    axes.set_yticks(range(count), class_names, fontsize=font)
+    axes.set(xlabel="predicted", ylabel="true")
+    if count <= 30:
+        for i, j in zip(*np.nonzero(matrix), strict=True):
+            axes.text(j, i, int(matrix[i, j]), ha="center", va="center", fontsize=font, color="white" if share[i, j] > 0.5 else "black")
+    return figure
+
+
+def read_metrics(workdir: str | Path, stage: str) -> dict[str, tuple[list[int], list[float]]]:
+    """Returns {metric: (steps, values)} of a stage from `metrics.jsonl`."""
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    path = Path(workdir) / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        row = json.loads(line)
+        if row.pop("stage") == stage:
+            step = row.pop("step")
+            for name, value in row.items():
+                if value is not None:
+                    steps, values = curves.setdefault(name, ([], []))
+                    steps.append(step)
+                    values.append(value)
+    return curves
+
+
+def training_curves(curves: dict[str, tuple[list[int], list[float]]]) -> Figure:
+    """Draws loss, accuracy, learning rate and gradient norm over steps."""
+    panels = {
+        "loss": ("train/loss", "validation/loss"),
+        "accuracy": ("train/accuracy", "validation/accuracy"),
+        "learning rate": ("learning_rate",),
+        "gradient norm": ("train/gradient_norm",),
+    }
+    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+        for name in names:
+            if name in curves:
+                axes.plot(*curves[name], label=name.split("/")[0], marker="." if len(curves[name][0]) < 40 else None)
+        axes.set(title=title, xlabel="step")
+        axes.grid(alpha=0.3)
+        if len(names) > 1:
+            axes.legend()
+    return figure
+
+
+def spectrogram(samples: np.ndarray, sample_rate: int) -> Figure:
+    """Draws the log mel spectrogram of mono samples float32 [n]."""
+    from sacjax.frontend import log_mel_spectrogram
+
+    n_fft = 512 if sample_rate < 16000 else 1024
+    level = np.asarray(log_mel_spectrogram(samples[None], sample_rate, n_fft=n_fft, hop_length=n_fft // 4, n_mels=64, ref="max"))
+    figure = Figure(figsize=(4, 2), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(level[0].T, origin="lower", aspect="auto", cmap="magma", extent=(0, len(samples) / sample_rate, 0, 64))
+    axes.set(xlabel="seconds", ylabel="mel bin")
+    return figure
