@@ -1,5 +1,6 @@
 """Mistakes of the user, told in one line."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -20,6 +21,10 @@ def run(main: Callable[[], int | None]) -> None:
     """Runs a command's `main` and exits: 0 or what it returns, 2 with one line on stderr for a `UserError`."""
     try:
         code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

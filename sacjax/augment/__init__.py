@@ -1,104 +1,129 @@
-"""Augmentation on the accelerator: a config lists `dict(name=…, probability=…, **options)`, applied in order.
+"""Augmentation on the accelerator, listed in a config in order: `dict(name='gain', probability=0.5, low_db=-6.0)`.
 
-Everything is drawn from one key an example, folded from (seed, step, row), so that the same example in the same step is
-augmented alike on any number of devices.
+Every entry has a `name`, a `probability` (default 1, drawn for each example) and that augmentation's options; see `waveform`,
+`spectrogram` and, for both kinds, `mixing`. What happens to an example follows from its key alone (and, where examples are mixed, from
+the others' keys), so that it does not depend on how many devices share the batch.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
-from sacjax.augment import mixing, spectrogram, waveform
+from sacjax.augment import mixing, sounds, spectrogram, waveform
 from sacjax.errors import UserError, nearest
 
-PAIRS = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}
-SINGLE: dict[str, dict[str, Any]] = {
-    "waveform": {
-        f.__name__: f
-        for f in (waveform.gain, waveform.polarity, waveform.shift, waveform.noise, waveform.noise_folder,
-                  waveform.speed, waveform.pitch, waveform.reverb)
-    },
+Kind = Literal["waveform", "spectrogram"]
+MIXING: dict[str, Callable] = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}
+CLIP: dict[str, dict[str, Callable]] = {
+    "waveform": {f.__name__: f for f in (
+        waveform.gain, waveform.polarity, waveform.shift, waveform.noise, waveform.reverb, waveform.speed, waveform.pitch)},
     "spectrogram": {f.__name__: f for f in (spectrogram.frequency_mask, spectrogram.time_mask, spectrogram.time_warp)},
 }  # fmt: skip
-PAIRED: dict[str, dict[str, Any]] = {"waveform": PAIRS | {"between_class": mixing.between_class}, "spectrogram": PAIRS}
-
-__all__ = ["apply", "check"]
-
-
-def check(specs: Sequence[Mapping[str, Any]], kind: str) -> None:
-    """Raises UserError for an unknown augmentation or option (the nearest known one is named) or a wrong type.
-
-    Args:
-      specs: the config's list for `kind`, 'waveform' or 'spectrogram'.
-    """
-    known = SINGLE[kind] | PAIRED[kind]
-    for spec in specs:
-        if not isinstance(spec, Mapping) or "name" not in spec:
-            raise UserError(f"augment.{kind}: each entry reads dict(name=…, probability=…); this one is {spec!r}")
-        name = spec["name"]
-        if name not in known:
-            raise UserError(f"augment.{kind}: there is no '{name}'{nearest(name, known)}")
-        parameters = inspect.signature(known[name]).parameters.values()
-        options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "sample_rate"}
-        options["probability"] = 1.0
-        for option, value in spec.items():
-            if option == "name":
-                continue
-            if option not in options:
-                raise UserError(f"augment.{kind}: {name} has no option '{option}'{nearest(option, options)}")
-            default = options[option]
-            fits = isinstance(value, int | float) if isinstance(default, float) else isinstance(value, type(default))
-            if not fits or isinstance(value, bool) != isinstance(default, bool):
-                raise UserError(f"augment.{kind}: {name}.{option} is {value!r}: expected {type(default).__name__}")
-        if not 0 <= spec.get("probability", 1.0) <= 1:
-            raise UserError(f"augment.{kind}: {name}.probability is {spec['probability']}: it must lie between 0 and 1")
+SHARES = ("max_share", "probability")
+POSITIVE = ("alpha", "low_factor", "low_t60")
 
 
 def apply(
-    specs: Sequence[Mapping[str, Any]],
+    specs: Iterable[Mapping[str, Any]],
     keys: jax.Array,
     x: jax.Array,
     lengths: jax.Array,
     labels: jax.Array,
     mask: jax.Array,
     *,
-    kind: str,
+    kind: Kind,
     sample_rate: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Applies the listed augmentations in order; pure and jit-able.
+    """Applies augmentations in order; pure and jit-able. Returns (x, lengths, labels).
 
     Args:
-      specs: dicts with `name`, `probability` (default 1) and the options of the function of that name.
-      keys: [B] typed keys, one an example.
-      x: float32 [B, T] waveforms, or [B, F, M] spectrograms.
-      lengths: int32 [B], valid samples or frames.
-      labels: float32 [B, C], one-hot, soft or multi-hot.
-      mask: float32 [B], 0 for rows that are padding.
-      kind: 'waveform' or 'spectrogram'.
-      sample_rate: Hz.
-
-    Returns:
-      (x, lengths, labels), shapes as given.
+      specs: what `check` has passed. Probability 0 leaves an example as it is, to the bit.
+      keys: [B] typed keys, one an example, folded from (seed, step, global row). Entry i of `specs` folds i into each.
+      x: [B, T] audio or [B, frames, bands]; its dtype is kept, the work is in float32. What lies beyond a clip's valid length stays.
+      lengths: int [B], valid samples or frames. Only `speed` changes them, and never to more.
+      labels: float32 [B, C], one-hot, soft or multi-hot; mixed by mixup and cut-mix.
+      mask: [B]; rows of 0 are mixed with nobody.
+      sample_rate: Hz, of the audio.
     """
-    for place, spec in enumerate(specs):
-        options = {name: value for name, value in spec.items() if name not in ("name", "probability")}
-        probability, name = spec.get("probability", 1.0), spec["name"]
-        own = jax.vmap(lambda key, place=place: jax.random.fold_in(key, place))(keys)
-        if name in PAIRED[kind]:
-            x, lengths, labels = PAIRED[kind][name](
-                own, x, lengths, labels, mask, sample_rate=sample_rate, probability=probability, **options
-            )
+    dtype, inside = x.dtype, jnp.arange(x.shape[1]) < lengths[:, None]
+    inside = inside.reshape(*inside.shape, *[1] * (x.ndim - 2))
+    original, x = x, jnp.where(inside, x, 0).astype(jnp.float32)
+    for i, spec in enumerate(specs):
+        options = dict(spec)
+        name, probability = options.pop("name"), options.pop("probability", 1.0)
+        if probability <= 0:
             continue
-        function = SINGLE[kind][name]
+        folded = jax.vmap(lambda key, i=i: jax.random.split(jax.random.fold_in(key, i)))(keys)
+        chosen = jax.vmap(lambda key, p=probability: jax.random.bernoulli(key, p))(folded[:, 0])
+        if name in MIXING:
+            active = chosen & (mask > 0)
+            changed, labels = MIXING[name](
+                folded[:, 1], x, lengths, labels, active, mask, sample_rate=sample_rate, **options
+            )  # fmt: skip
+            changed_lengths = lengths
+        else:
+            function = CLIP[kind][name]
+            changed, changed_lengths = jax.vmap(
+                lambda key, x, n, f=function, o=options: f(key, x, n, sample_rate=sample_rate, **o)
+            )(folded[:, 1], x, lengths)
+            changed = jnp.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), changed, x)
+            changed_lengths = jnp.where(chosen, changed_lengths, lengths)
+        valid = jnp.arange(x.shape[1]) < changed_lengths[:, None]
+        x, lengths = jnp.where(valid.reshape(inside.shape), changed, 0), changed_lengths
+    return jnp.where(inside, x.astype(dtype), original), lengths, labels
 
-        def one(key: Any, clip: Any, length: Any, function: Any = function, p: Any = probability, o: Any = options) -> Any:
-            coin, draw = jax.random.split(key)
-            new, new_length = function(draw, clip, length, sample_rate=sample_rate, **o)
-            on = jax.random.uniform(coin) < p
-            return jnp.where(on, new, clip).astype(clip.dtype), jnp.where(on, new_length, length).astype(length.dtype)
 
-        x, lengths = jax.vmap(one)(own, x, lengths)
-    return x, lengths, labels
+def check(specs: Any, kind: Kind) -> None:
+    """Checks a config's list of augmentations before anything compiles.
+
+    Raises:
+      UserError: an unknown name or option (with the nearest known one), a wrong type or value, a folder without sounds.
+    """
+    if not isinstance(specs, list | tuple):
+        raise UserError(f"augment.{kind} is {specs!r}: give a tuple of dict(name=…, probability=…, …)")
+    known = CLIP[kind] | MIXING
+    for i, spec in enumerate(specs):
+        where = f"augment.{kind}.{i}"
+        try:
+            options = dict(spec)
+            name = options.pop("name")
+        except (TypeError, ValueError, KeyError):
+            raise UserError(f"{where} is {spec!r}: give dict(name=…, probability=…, …)") from None
+        if name not in known:
+            raise UserError(f"{where}.name: there is no augmentation '{name}'{nearest(str(name), known)}")
+        parameters = {
+            key: p for key, p in inspect.signature(known[name]).parameters.items() if p.default is not inspect.Parameter.empty
+        }  # fmt: skip
+        parameters["probability"] = inspect.Parameter("probability", inspect.Parameter.KEYWORD_ONLY, default=1.0, annotation=float)
+        for key, value in options.items():
+            if key not in parameters:
+                raise UserError(f"{where}: '{name}' has no option '{key}'{nearest(key, parameters)}")
+            _check_value(f"{where}.{key}", key, value, parameters[key])
+        values = {key: options.get(key, p.default) for key, p in parameters.items()}
+        for key in values:
+            high = key.replace("low_", "high_", 1)
+            if high != key and high in values and values[key] > values[high]:
+                raise UserError(f"{where}: {key} {values[key]} is above {high} {values[high]}")
+        if values.get("folder"):
+            sounds.files(values["folder"])
+        if values.get("between_class") and kind != "waveform":
+            raise UserError(f"{where}.between_class is for waveforms")
+
+
+def _check_value(where: str, key: str, value: Any, parameter: inspect.Parameter) -> None:
+    kind = type(parameter.default)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number if kind is float else type(value) is kind):
+        raise UserError(f"{where} is {value!r}: expected {kind.__name__}, such as {parameter.default!r}")
+    choices = get_args(parameter.annotation)
+    if choices and value not in choices:
+        raise UserError(f"{where} is '{value}'; choose one of {', '.join(choices)}")
+    if kind is int and value < 0:
+        raise UserError(f"{where} is {value}: it must not be negative")
+    if key in SHARES and not 0 <= value <= 1:
+        raise UserError(f"{where} is {value}: it must lie between 0 and 1")
+    if key in POSITIVE and not value > 0:
+        raise UserError(f"{where} is {value}: it must be greater than 0")

@@ -1,6 +1,8 @@
-"""Augmentations of pairs: `f(keys [B], x, lengths, labels [B, C], mask [B], …) -> (x, lengths, labels)`.
+"""Augmentations that mix examples: mixup and cut-mix, of waveforms or spectrograms, with soft labels.
 
-Partners come from the examples' keys alone, so that no layout of devices changes them; rows of mask 0 are nobody's partner.
+Each is a function of the batch: `(keys [B], x [B, T] or [B, F, M], lengths, labels [B, C], active [B] bool, **options) -> (x, labels)`.
+Who mixes with whom follows from the keys alone. Rows that are not active stay, those of mask 0 are nobody's partner.
+A clip is mixed into within its own valid part and keeps its length.
 """
 
 from typing import Any
@@ -8,74 +10,91 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+Batch = tuple[jax.Array, jax.Array]
+
 
 def partners(keys: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns int [B]: a random cycle through the rows with mask 1; the others point at themselves."""
-    draw = jax.vmap(jax.random.uniform)(keys)
-    order = jnp.argsort(jnp.where(mask > 0, draw, 2.0))  # rows of mask 0 come last
-    count = jnp.maximum((mask > 0).sum(), 1)
-    place = jnp.argsort(order)
-    following = order[jnp.where(place < count, (place + 1) % count, place)]
-    return jnp.where(mask > 0, following, jnp.arange(mask.shape[0]))
+    """Returns [B]: for each row of mask 1 another such row, one cycle in random order through all of them."""
+    rank = jnp.where(mask > 0, jax.vmap(jax.random.uniform)(keys), 2)
+    order = jnp.argsort(rank)
+    following = order[(jnp.arange(len(order)) + 1) % jnp.maximum((mask > 0).sum(), 1)]
+    partner = jnp.zeros_like(order).at[order].set(following)
+    return jnp.where(mask > 0, partner, jnp.arange(len(order)))
+
+
+def _draw(keys: jax.Array, alpha: float) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(keys)
+
+
+def _inside(x: jax.Array, lengths: Any) -> jax.Array:
+    inside = jnp.arange(x.shape[1]) < lengths[:, None]
+    return inside.reshape(*inside.shape, *[1] * (x.ndim - 2))
+
+
+def _wide(values: jax.Array, x: jax.Array) -> jax.Array:
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _split(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    both = jax.vmap(jax.random.split)(keys)
+    return both[:, 0], both[:, 1]
 
 
 def mixup(
-    keys: Any, x: Any, lengths: Any, labels: Any, mask: Any, *, sample_rate: int, alpha: float = 0.4,
-    probability: float = 1.0,
-) -> Any:  # fmt: skip
-    """Mixes each example with a partner, λ ~ Beta(α, α): λ x + (1 - λ) y, the labels alike (Zhang et al. 2018).
+    keys: jax.Array,
+    x: jax.Array,
+    lengths: Any,
+    labels: jax.Array,
+    active: jax.Array,
+    mask: jax.Array,
+    *,
+    sample_rate: int,
+    alpha: float = 0.4,
+    between_class: bool = False,
+) -> Batch:
+    """x = share * x + (1 - share) * partner, labels likewise, share from Beta(alpha, alpha) (Zhang et al. 2018).
 
-    The valid length becomes the longer one.
+    Args:
+      between_class: waveforms are weighed so that `share` holds for their loudness (here: their RMS) and the mixture
+        keeps its power (Tokozume et al. 2018); alpha=1 is theirs.
     """
-    other, share = partners(keys, mask), _beta(keys, alpha, alpha, probability)
-    share = jnp.where(other == jnp.arange(len(other)), 1.0, share)
-    wide = share.reshape((-1,) + (1,) * (x.ndim - 1))
-    lengths = jnp.where(share < 1, jnp.maximum(lengths, lengths[other]), lengths)
-    return wide * x + (1 - wide) * x[other], lengths, share[:, None] * labels + (1 - share[:, None]) * labels[other]
-
-
-def between_class(
-    keys: Any, x: Any, lengths: Any, labels: Any, mask: Any, *, sample_rate: int, probability: float = 1.0
-) -> Any:
-    """Mixes each waveform with a partner so that the label's share is the share that is heard (Tokozume et al. 2018).
-
-    With r uniform and g the levels in dB: p = 1 / (1 + 10^((g1 - g2) / 20) (1 - r) / r), sound = (p x + (1 - p) y) / sqrt(p² + (1 - p)²).
-    """
-    other = partners(keys, mask)
-    ratio = jnp.clip(_beta(keys, 1.0, 1.0, probability), 1e-3, 1.0)
-    ratio = jnp.where(other == jnp.arange(len(other)), 1.0, ratio)
-    level = jnp.sqrt((x**2).sum(-1) / jnp.maximum(lengths, 1) + 1e-10)
-    p = 1 / (1 + level / level[other] * (1 - ratio) / ratio)
-    mixed = (p[:, None] * x + (1 - p[:, None]) * x[other]) / jnp.sqrt(p**2 + (1 - p) ** 2)[:, None]
-    lengths = jnp.where(ratio < 1, jnp.maximum(lengths, lengths[other]), lengths)
-    return mixed, lengths, ratio[:, None] * labels + (1 - ratio[:, None]) * labels[other]
+    draw_keys, pair_keys = _split(keys)
+    partner = partners(pair_keys, mask)
+    share = jnp.where(active, _draw(draw_keys, alpha), 1.0)
+    other = jnp.where(_inside(x, lengths[partner]), x[partner], 0)
+    weight, rest = share, 1 - share
+    if between_class:
+        if x.ndim != 2:
+            raise ValueError("mixup: between_class is for waveforms")
+        rms = jnp.sqrt(jnp.where(_inside(x, lengths), x**2, 0).sum(1) / jnp.maximum(lengths, 1)) + 1e-8
+        weight, rest = share * rms[partner], (1 - share) * rms
+        size = jnp.sqrt(weight**2 + rest**2)
+        weight, rest = weight / size, rest / size
+    mixed = jnp.where(_wide(active, x), _wide(weight, x) * x + _wide(rest, x) * other, x)
+    return mixed, share[:, None] * labels + (1 - share)[:, None] * labels[partner]
 
 
 def cutmix(
-    keys: Any, x: Any, lengths: Any, labels: Any, mask: Any, *, sample_rate: int, alpha: float = 1.0,
-    probability: float = 1.0,
-) -> Any:  # fmt: skip
-    """Replaces a span of time by the partner's, λ ~ Beta(α, α) of the valid length kept; labels weigh by what is kept.
+    keys: jax.Array,
+    x: jax.Array,
+    lengths: Any,
+    labels: jax.Array,
+    active: jax.Array,
+    mask: jax.Array,
+    *,
+    sample_rate: int,
+    alpha: float = 1.0,
+) -> Batch:
+    """Replaces a stretch of time by the partner's at the same place; labels by the shares of time (Yun et al. 2019).
 
-    (Yun et al. 2019, in time alone.) The span lies where both are valid.
+    The stretch is 1 - Beta(alpha, alpha) of what both clips have in common.
     """
-    other, share = partners(keys, mask), _beta(keys, alpha, alpha, probability)
-    both = jnp.minimum(lengths, lengths[other])
-    width = jnp.round((1 - share) * both)
-    start = jnp.floor(jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 3)))(keys) * (both - width + 1))
-    at = jnp.arange(x.shape[1])
-    inside = (at >= start[:, None]) & (at < (start + width)[:, None])
-    kept = 1 - width / jnp.maximum(lengths, 1)
-    kept = jnp.where(other == jnp.arange(len(other)), 1.0, kept)
-    x = jnp.where(inside.reshape(inside.shape + (1,) * (x.ndim - 2)), x[other], x)
-    return x, lengths, kept[:, None] * labels + (1 - kept[:, None]) * labels[other]
-
-
-def _beta(keys: jax.Array, a: float, b: float, probability: float) -> jax.Array:
-    """Returns λ [B], one from each key; 1 where the augmentation is not applied."""
-
-    def one(key: jax.Array) -> jax.Array:
-        draw = jax.random.beta(jax.random.fold_in(key, 1), a, b)
-        return jnp.where(jax.random.uniform(jax.random.fold_in(key, 2)) < probability, draw, 1.0)
-
-    return jax.vmap(one)(keys)
+    pair_keys, keys = _split(keys)
+    draw_keys, start_keys = _split(keys)
+    partner = partners(pair_keys, mask)
+    common = jnp.minimum(lengths, lengths[partner])
+    width = jnp.where(active, jnp.round((1 - _draw(draw_keys, alpha)) * common), 0).astype(jnp.int32)
+    start = jax.vmap(lambda key, most: jax.random.randint(key, (), 0, most + 1))(start_keys, common - width)
+    replaced = _inside(x, start + width) & ~_inside(x, start)
+    share = 1 - width / jnp.maximum(lengths, 1)
+    return jnp.where(replaced, x[partner], x), share[:, None] * labels + (1 - share)[:, None] * labels[partner]

@@ -1,57 +1,83 @@
-"""SpecAugment (Park et al. 2019), one example at a time: `f(key, x [F, M], length, *, sample_rate, …) -> (x, length)`."""
+"""Augmentations of spectrograms. Each is a function of one clip: `(key, x [F, M] float32, length, **options) -> (x, length)`.
 
-from typing import Any
+SpecAugment (Park et al. 2019). Vmapped, inside jit, a pure function of the key; `length` is the clip's valid frames and `sacjax.augment.apply`
+throws away whatever is written beyond.
+"""
+
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
+Clip = tuple[jax.Array, Any]
+Fill = Literal["zero", "mean"]
 
-def _fill(x: jax.Array, length: jax.Array, hidden: jax.Array, fill: str) -> jax.Array:
-    """Replaces the hidden cells of the valid frames by zero, or by the mean over the valid frames."""
+
+def _fill(x: jax.Array, length: Any, fill: Fill) -> Any:
+    """What masked cells become: 0, or the mean of the clip's valid frames."""
+    if fill == "zero":
+        return 0.0
     inside = (jnp.arange(x.shape[0]) < length)[:, None]
-    mean = jnp.where(inside, x, 0).sum() / jnp.maximum(length * x.shape[1], 1)
-    return jnp.where(hidden & inside, mean if fill == "mean" else 0.0, x)
+    return jnp.where(inside, x, 0).sum() / jnp.maximum(length * x.shape[1], 1)
 
 
-def _spans(key: Any, count: int, width: Any, size: Any, total: int) -> jax.Array:
-    """Returns [total] bool: `count` spans of 0 to `width` places within the first `size`."""
-    keys = jax.random.split(key)
-    widths = jnp.floor(jax.random.uniform(keys[0], (count, 1)) * (width + 1))
-    starts = jnp.floor(jax.random.uniform(keys[1], (count, 1)) * (jnp.maximum(size - widths, 0) + 1))
-    at = jnp.arange(total)
-    return ((at >= starts) & (at < starts + widths)).any(0)
+def _span(key: jax.Array, width: Any, size: Any, places: int) -> jax.Array:
+    """Returns bool [places], true in a random span of 0 to `width` places (both included) that lies within the first `size`."""
+    width_key, start_key = jax.random.split(key)
+    span = jax.random.randint(width_key, (), 0, width + 1)
+    start = jax.random.randint(start_key, (), 0, size - span + 1)
+    place = jnp.arange(places)
+    return (place >= start) & (place < start + span)
+
+
+def _masks(key: jax.Array, count: int, width: Any, size: Any, places: int) -> jax.Array:
+    return jax.vmap(lambda k: _span(k, width, size, places))(jax.random.split(key, count)).any(0)
 
 
 def frequency_mask(
-    key: Any, x: Any, length: Any, *, sample_rate: int, count: int = 2, width: int = 16, fill: str = "zero"
-) -> Any:
-    """Hides `count` bands of 0 to `width` bins; `fill` is zero or mean."""
-    hidden = _spans(key, count, min(width, x.shape[1]), x.shape[1], x.shape[1])
-    return _fill(x, length, hidden[None, :], fill), length
+    key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, count: int = 2, width: int = 16, fill: Fill = "zero"
+) -> Clip:
+    """Blanks `count` spans of 0 to `width` neighbouring bands; they may overlap."""
+    bands = x.shape[1]
+    masked = _masks(key, count, min(width, bands), bands, bands)
+    return jnp.where(masked, _fill(x, length, fill), x), length
 
 
 def time_mask(
-    key: Any, x: Any, length: Any, *, sample_rate: int, count: int = 2, width: int = 32, max_share: float = 0.5,
-    fill: str = "zero",
-) -> Any:  # fmt: skip
-    """Hides `count` spans of 0 to `width` frames, each at most `max_share` of the valid frames, all within these."""
-    width_now = jnp.minimum(width, jnp.floor(max_share * length))
-    hidden = _spans(key, count, width_now, length, x.shape[0])
-    return _fill(x, length, hidden[:, None], fill), length
+    key: jax.Array,
+    x: jax.Array,
+    length: Any,
+    *,
+    sample_rate: int,
+    count: int = 2,
+    width: int = 32,
+    max_share: float = 1.0,
+    fill: Fill = "zero",
+) -> Clip:
+    """Blanks `count` spans of 0 to `width` frames within the valid ones; they may overlap.
+
+    Args:
+      max_share: of the clip's valid frames: no span is wider.
+    """
+    most = jnp.minimum(width, jnp.floor(max_share * length).astype(jnp.int32))
+    masked = _masks(key, count, most, length, x.shape[0])
+    return jnp.where(masked[:, None], _fill(x, length, fill), x), length
 
 
-def time_warp(key: Any, x: Any, length: Any, *, sample_rate: int, width: int = 16) -> Any:
-    """Moves a random frame by up to ±`width` frames and stretches what lies on its two sides, by linear interpolation."""
-    keys = jax.random.split(key)
-    last = jnp.maximum(length - 1, 1).astype(jnp.float32)
-    reach = jnp.minimum(width, jnp.maximum(length // 2 - 1, 0)).astype(jnp.float32)
-    center = reach + jax.random.uniform(keys[0]) * (last - 2 * reach)
-    target = center + reach * jax.random.uniform(keys[1], minval=-1.0, maxval=1.0) * 0.999
-    at = jnp.arange(x.shape[0], dtype=jnp.float32)
-    left = at * center / jnp.maximum(target, 1e-6)
-    right = center + (at - target) * (last - center) / jnp.maximum(last - target, 1e-6)
-    source = jnp.clip(jnp.where(at <= target, left, right), 0, last)
-    low = jnp.floor(source).astype(jnp.int32)
-    part = (source - low)[:, None]
-    warped = x[low] * (1 - part) + x[jnp.minimum(low + 1, x.shape[0] - 1)] * part
-    return jnp.where((jnp.arange(x.shape[0]) < length)[:, None], warped, x), length
+def time_warp(key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, width: int = 8) -> Clip:
+    """Moves a random frame by up to `width` frames and stretches both sides to fit, by linear interpolation in time.
+
+    The frame lies at least as far from both ends as it may move; in a clip of few frames it moves less.
+    """
+    centre_key, move_key = jax.random.split(key)
+    width = jnp.clip(jnp.minimum(width, (length - 3) // 4), 0)
+    centre = jax.random.randint(centre_key, (), width + 1, jnp.maximum(length - width - 1, width + 2))
+    target = centre + jax.random.randint(move_key, (), -width, width + 1)
+    last = jnp.maximum(length - 1, 1)
+    frame = jnp.arange(x.shape[0], dtype=jnp.float32)
+    after = centre + (frame - target) * (last - centre) / jnp.maximum(last - target, 1)
+    source = jnp.clip(jnp.where(frame < target, frame * centre / jnp.maximum(target, 1), after), 0, jnp.maximum(length - 1, 0))
+    place = jnp.floor(source).astype(jnp.int32)
+    share = (source - place)[:, None]
+    following = jnp.minimum(place + 1, jnp.maximum(length - 1, 0))
+    return (1 - share) * x[place] + share * x[following], length

@@ -1,175 +1,192 @@
-"""Augmentations of a waveform, one example at a time: `f(key, x [T], length, *, sample_rate, …options) -> (x, length)`.
+"""Augmentations of audio. Each is a function of one clip: `(key, x [T] float32, length, *, sample_rate, **options) -> (x, length)`.
 
-All shapes are static; what lies beyond `length` stays zero. `apply` in this package's `__init__` maps them over a batch.
+They are vmapped, run inside jit, and are a pure function of their key. `x` is zero beyond `length`, its valid samples; whatever they write
+beyond is thrown away by `sacjax.augment.apply`. A returned length is never greater than the one given.
 """
 
-import functools
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.fft
 
-from sacjax.errors import UserError
+from sacjax.augment import sounds
+from sacjax.frontend import istft, stft
 
-
-def valid(x: jax.Array, length: jax.Array) -> jax.Array:
-    """Returns x with zeros beyond `length`."""
-    return jnp.where(jnp.arange(x.shape[0]) < length, x, 0)
-
-
-def power(x: jax.Array, length: jax.Array) -> jax.Array:
-    """Returns the mean square of the valid part."""
-    return (valid(x, length) ** 2).sum() / jnp.maximum(length, 1)
+Clip = tuple[jax.Array, Any]
 
 
-def gain(key: Any, x: Any, length: Any, *, sample_rate: int, low_db: float = -6.0, high_db: float = 6.0) -> Any:
-    """Multiplies by a level drawn uniformly in decibels."""
-    return x * 10 ** (jax.random.uniform(key, minval=low_db, maxval=high_db) / 20), length
+def _uniform(key: jax.Array, low: float, high: float) -> jax.Array:
+    return jax.random.uniform(key, minval=low, maxval=high)
 
 
-def polarity(key: Any, x: Any, length: Any, *, sample_rate: int) -> Any:
-    """Turns the sign."""
+def _power(x: jax.Array, length: Any) -> jax.Array:
+    """Mean square of the valid samples."""
+    inside = jnp.arange(x.shape[0]) < length
+    return jnp.where(inside, x**2, 0).sum() / jnp.maximum(length, 1)
+
+
+def gain(key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, low_db: float = -6.0, high_db: float = 6.0) -> Clip:
+    """Changes the level by low_db to high_db decibels."""
+    return x * 10 ** (_uniform(key, low_db, high_db) / 20), length
+
+
+def polarity(key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int) -> Clip:
+    """Flips the sign; set `probability`, as it always does."""
     return -x, length
 
 
 def shift(
-    key: Any, x: Any, length: Any, *, sample_rate: int, max_share: float = 1.0, circular: bool = True
-) -> Any:
-    """Moves by up to ±`max_share` of the valid length; what leaves comes in at the other end, or zeros do."""
-    by = jnp.round(jax.random.uniform(key, minval=-1.0, maxval=1.0) * max_share * length).astype(jnp.int32)
-    size, at = jnp.maximum(length, 1), jnp.arange(x.shape[0])
-    source = at - by
-    moved = x[jnp.where(at < length, jnp.mod(source, size), at)]
-    return moved if circular else jnp.where((source >= 0) & (source < length), moved, 0), length
+    key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, max_share: float = 0.5, circular: bool = True
+) -> Clip:
+    """Moves the sound later or earlier by up to max_share of its length, both alike.
 
-
-def _add_noise(key: Any, x: Any, length: Any, noise: Any, low_snr: float, high_snr: float) -> Any:
-    snr = jax.random.uniform(key, minval=low_snr, maxval=high_snr)
-    level = jnp.sqrt(power(x, length) / jnp.maximum(power(noise, length), 1e-20) * 10 ** (-snr / 10))
-    return valid(x + level * noise, length), length
+    Args:
+      circular: what leaves at one end of the valid part enters at the other; else silence enters.
+    """
+    size = x.shape[0]
+    most = jnp.floor(max_share * length).astype(jnp.int32)
+    step = jax.random.randint(key, (), -most, most + 1)
+    silence = jnp.zeros_like(x)
+    if not circular:  # slices of the clip between silences: contiguous copies, where indexing would be a gather
+        return jax.lax.dynamic_slice(jnp.concatenate([silence, x, silence]), (size - step,), (size,)), length
+    step = step % jnp.maximum(length, 1)
+    late = jax.lax.dynamic_slice(jnp.concatenate([silence, x]), (size - step,), (size,))
+    wrapped = jax.lax.dynamic_slice(jnp.concatenate([x, silence]), (length - step,), (size,))
+    return jnp.where(jnp.arange(size) < step, wrapped, late), length
 
 
 def noise(
-    key: Any, x: Any, length: Any, *, sample_rate: int, low_snr: float = 10.0, high_snr: float = 30.0,
-    low_exponent: float = 0.0, high_exponent: float = 0.0,
-) -> Any:  # fmt: skip
-    """Adds noise at a signal-to-noise ratio in dB, drawn uniformly; its power falls as 1 / f^exponent (0 white, 1 pink, 2 brown)."""
-    keys = jax.random.split(key, 3)
-    sound = jax.random.normal(keys[0], x.shape)
-    if low_exponent or high_exponent:
-        exponent = jax.random.uniform(keys[1], minval=low_exponent, maxval=high_exponent)
-        bins = jnp.maximum(jnp.arange(x.shape[0] // 2 + 1), 1)
-        sound = jnp.fft.irfft(jnp.fft.rfft(sound) * bins ** (-exponent / 2), x.shape[0])
-    return _add_noise(keys[2], x, length, sound, low_snr, high_snr)
+    key: jax.Array,
+    x: jax.Array,
+    length: Any,
+    *,
+    sample_rate: int,
+    low_snr_db: float = 5.0,
+    high_snr_db: float = 30.0,
+    low_exponent: float = 0.0,
+    high_exponent: float = 0.0,
+    folder: str = "",
+) -> Clip:
+    """Adds noise at a signal-to-noise ratio of low_snr_db to high_snr_db, by mean power over the valid part.
 
-
-@functools.lru_cache(maxsize=8)
-def _folder(folder: str, sample_rate: int, seconds: float, most: int = 512) -> np.ndarray:
-    """Returns the first `most` sounds of a folder as float32 [N, samples], repeated or cut to `seconds`."""
-    import soundfile as sf
-
-    from sacjax.data import decode, sources
-
-    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in sources.EXTENSIONS and p.is_file())
-    if not paths:
-        raise UserError(f"augment: there are no sound files in the folder '{folder}'")
-    sounds = []
-    for path in paths[:most]:
-        try:
-            sounds.append(decode.read_window(sources.FileClip(str(path)), sample_rate, 0.0, seconds, "repeat")[0])
-        except (OSError, ValueError, sf.LibsndfileError) as error:
-            raise UserError(f"augment: {path} cannot be read: {error}") from error
-    return np.stack(sounds)
-
-
-def noise_folder(
-    key: Any, x: Any, length: Any, *, sample_rate: int, folder: str = "", low_snr: float = 0.0, high_snr: float = 20.0
-) -> Any:
-    """Adds a recording of a folder, from a random place on, at a signal-to-noise ratio in dB. The folder is kept on the device."""
-    sounds = jnp.asarray(_folder(folder, sample_rate, x.shape[0] / sample_rate))
-    keys = jax.random.split(key, 3)
-    sound = sounds[jax.random.randint(keys[0], (), 0, sounds.shape[0])]
-    sound = jnp.roll(sound, jax.random.randint(keys[1], (), 0, x.shape[0]))
-    return _add_noise(keys[2], x, length, sound, low_snr, high_snr)
-
-
-def speed(key: Any, x: Any, length: Any, *, sample_rate: int, low: float = 0.9, high: float = 1.1) -> Any:
-    """Plays faster or slower (tempo and pitch together) by linear interpolation; the valid length changes with it.
-
-    Faster than 1 is band-limited first, so that nothing folds back. A slower clip is cut to the array's length.
+    Args:
+      low_exponent, high_exponent: the noise's power falls with frequency as f ** -exponent: 0 white, 1 pink, 2 brown, -1 blue.
+      folder: of sound files to take noise from instead, a random stretch each time; read once (up to `sounds.MAX_SECONDS`).
     """
-    rate = jnp.exp(jax.random.uniform(key, minval=np.log(low), maxval=np.log(high)))
-    return _play(x, length, rate)
-
-
-def _play(x: jax.Array, length: jax.Array, rate: jax.Array) -> tuple[jax.Array, jax.Array]:
     size = x.shape[0]
-    spectrum = jnp.fft.rfft(x)
-    keep = jnp.arange(spectrum.shape[0]) <= spectrum.shape[0] / jnp.maximum(rate, 1.0)
-    smooth = jnp.where(rate > 1, jnp.fft.irfft(jnp.where(keep, spectrum, 0), size), x)
-    at = jnp.arange(size) * rate
-    low = jnp.minimum(at.astype(jnp.int32), size - 1)
-    part = at - low
-    out = smooth[low] * (1 - part) + smooth[jnp.minimum(low + 1, size - 1)] * part
-    new = jnp.minimum(jnp.ceil(length / rate).astype(jnp.int32), size)
-    return valid(out, new), new
-
-
-def pitch(
-    key: Any, x: Any, length: Any, *, sample_rate: int, low: float = -2.0, high: float = 2.0, n_fft: int = 1024
-) -> Any:
-    """Moves the pitch by semitones drawn uniformly and keeps the duration: a phase vocoder (Laroche and Dolson 1999), then
-    resampling.
-    """
-    hop = n_fft // 4
-    rate = 2 ** (jax.random.uniform(key, minval=low, maxval=high) / 12)
-    window = jnp.hanning(n_fft + 1)[:-1]
-    size = x.shape[0]
-    padded = jnp.pad(x, (n_fft, 2 * n_fft))
-    count = 1 + int(np.ceil((size + n_fft) / hop))  # frames of the stretched signal that can matter for any rate ≥ 1
-    stretch = max(2 ** (high / 12), 1.0)
-    count = int(np.ceil(count * stretch))
-    # Analysis frames at steps of hop / rate: stretched by `rate`, then played `rate` times as fast.
-    at = jnp.arange(count) * hop / rate + n_fft / 2
-    first = jnp.clip(at.astype(jnp.int32), 0, padded.shape[0] - n_fft - hop)
-    take = lambda start: jax.vmap(lambda s: jax.lax.dynamic_slice(padded, (s,), (n_fft,)))(start)
-    now, before = jnp.fft.rfft(take(first) * window), jnp.fft.rfft(take(jnp.maximum(first - hop, 0)) * window)
-    expected = 2 * jnp.pi * hop * jnp.arange(n_fft // 2 + 1) / n_fft
-    advance = jnp.angle(now) - jnp.angle(before) - expected
-    advance = expected + advance - 2 * jnp.pi * jnp.round(advance / (2 * jnp.pi))
-    phase = jnp.cumsum(advance.at[0].set(jnp.angle(now[0])), 0)
-    frames = jnp.fft.irfft(jnp.abs(now) * jnp.exp(1j * phase), n_fft) * window
-    total = (count + 3) * hop
-    quarters = frames.reshape(count, 4, hop)
-    out = sum(
-        jnp.pad(quarters[:, q].reshape(-1), (q * hop, total - count * hop - q * hop)) for q in range(4)
-    ) / 1.5  # the squared Hann windows at a hop of a quarter add up to 1.5
-    out = out[n_fft // 2 :]
-    played, _ = _play(jnp.pad(out, (0, max(0, size - out.shape[0]))), jnp.asarray(out.shape[0]), rate)
-    return valid(played[:size], length), length
+    snr_key, exponent_key, noise_key = jax.random.split(key, 3)
+    if folder:
+        pool = sounds.pool(folder, sample_rate, size)
+        start = jax.random.randint(noise_key, (), 0, pool.shape[0] - size + 1)
+        added = jax.lax.dynamic_slice(jnp.asarray(pool), (start,), (size,)).astype(jnp.float32)
+    else:
+        added = jax.random.normal(noise_key, (size,))
+        if (low_exponent, high_exponent) != (0, 0):
+            fast = scipy.fft.next_fast_len(size, real=True)
+            frequency = jnp.maximum(jnp.arange(fast // 2 + 1), 1) / fast
+            spectrum = jnp.fft.rfft(added, fast) * frequency ** (-_uniform(exponent_key, low_exponent, high_exponent) / 2)
+            added = jnp.fft.irfft(spectrum.at[0].set(0), fast)[:size]
+    snr = 10 ** (_uniform(snr_key, low_snr_db, high_snr_db) / 10)
+    noise_power = _power(added, length)
+    scale = jnp.where(noise_power > 0, jnp.sqrt(_power(x, length) / snr / jnp.where(noise_power > 0, noise_power, 1)), 0)
+    return x + scale * added, length
 
 
 def reverb(
-    key: Any, x: Any, length: Any, *, sample_rate: int, folder: str = "", low_seconds: float = 0.1,
-    high_seconds: float = 0.8, low_wet: float = 0.1, high_wet: float = 0.5,
-) -> Any:  # fmt: skip
-    """Mixes in a room: an impulse response of `folder`, or exponentially decaying noise (60 dB in a reverberation time drawn uniformly).
+    key: jax.Array,
+    x: jax.Array,
+    length: Any,
+    *,
+    sample_rate: int,
+    low_t60: float = 0.1,
+    high_t60: float = 0.8,
+    low_drr_db: float = 0.0,
+    high_drr_db: float = 15.0,
+    folder: str = "",
+) -> Clip:
+    """Puts the sound in a room; its mean power stays. The tail is cut at the clip's end.
 
-    `wet` is the reverberated share, drawn uniformly; the level of the clip is kept.
+    The impulse response is the direct sound and, after it, white noise that decays exponentially (Polack 1988; Moorer 1979).
+
+    Args:
+      low_t60, high_t60: seconds in which the tail falls by 60 dB.
+      low_drr_db, high_drr_db: energy of the direct sound over that of the tail, decibels.
+      folder: of recorded impulse responses (wav …) to draw from instead; read once, from their highest peak on,
+        `high_t60` seconds of each.
     """
-    keys = jax.random.split(key, 4)
-    size = x.shape[0]
+    size, taps = x.shape[0], max(round(high_t60 * sample_rate), 2)
+    time_key, ratio_key, noise_key = jax.random.split(key, 3)
     if folder:
-        rooms = jnp.asarray(_folder(folder, sample_rate, high_seconds))
-        response = rooms[jax.random.randint(keys[0], (), 0, rooms.shape[0])]
+        responses = jnp.asarray(sounds.responses(folder, sample_rate, taps))
+        response = responses[jax.random.randint(noise_key, (), 0, responses.shape[0])]
     else:
-        time = jnp.arange(int(high_seconds * sample_rate)) / sample_rate
-        decay = jax.random.uniform(keys[1], minval=low_seconds, maxval=high_seconds)
-        response = jax.random.normal(keys[0], time.shape) * jnp.exp(-np.log(1000) * time / decay)
-    total = size + response.shape[0]
-    wet = jnp.fft.irfft(jnp.fft.rfft(x, total) * jnp.fft.rfft(response, total), total)[:size]
-    wet = wet * jnp.sqrt(power(x, length) / jnp.maximum(power(wet, length), 1e-20))
-    share = jax.random.uniform(keys[2], minval=low_wet, maxval=high_wet)
-    return valid((1 - share) * x + share * wet, length), length
+        time = jnp.arange(1, taps) / sample_rate
+        tail = jax.random.normal(noise_key, (taps - 1,)) * 10 ** (-3 * time / _uniform(time_key, low_t60, high_t60))
+        tail *= 10 ** (-_uniform(ratio_key, low_drr_db, high_drr_db) / 20) / jnp.sqrt((tail**2).sum())
+        response = jnp.concatenate([jnp.ones(1), tail])
+    fast = scipy.fft.next_fast_len(size + taps - 1, real=True)
+    y = jnp.fft.irfft(jnp.fft.rfft(x, fast) * jnp.fft.rfft(response, fast), fast)[:size]
+    power = _power(y, length)
+    return y * jnp.where(power > 0, jnp.sqrt(_power(x, length) / jnp.where(power > 0, power, 1)), 0), length
+
+
+def _resample(x: jax.Array, factor: jax.Array, size: int) -> jax.Array:
+    """Returns [size] samples of x [T] read at `factor` times the speed: y[t] = x(factor * t), silence after the end.
+
+    Low-passed below the new Nyquist frequency and oversampled twice by FFT, then cubic interpolation between those.
+    """
+    fast = scipy.fft.next_fast_len(x.shape[0] + 64, real=True)  # 64: silence between the end and the FFT's wrap-around
+    fast += fast % 2
+    spectrum = jnp.fft.rfft(x, fast)
+    frequency = jnp.arange(spectrum.shape[0]) / (fast / 2)
+    edge = jnp.minimum(1 / factor, 1)
+    spectrum *= jnp.clip((edge - frequency) / 0.02 + 1, 0, 1) * (frequency < 1)
+    dense = 2 * jnp.fft.irfft(spectrum, 2 * fast)
+    position = 2 * factor * jnp.arange(size, dtype=jnp.float32)
+    place = jnp.floor(position).astype(jnp.int32)
+    u = position - place
+    a, b, c, d = (jnp.take(dense, place + i, mode="fill", fill_value=0) for i in (-1, 0, 1, 2))
+    # Catmull-Rom
+    y = b + 0.5 * u * (c - a + u * (2 * a - 5 * b + 4 * c - d + u * (3 * (b - c) + d - a)))
+    return jnp.where(position <= 2 * (x.shape[0] - 1), y, 0)
+
+
+def speed(key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, low_factor: float = 0.9, high_factor: float = 1.1) -> Clip:
+    """Plays the sound low_factor to high_factor times as fast, pitch and all (Ko et al. 2015).
+
+    A faster clip gets shorter, its valid length with it; a slower one is cut at its old length.
+    """
+    factor = _uniform(key, low_factor, high_factor)
+    shorter = jnp.minimum(jnp.ceil(length / factor).astype(length.dtype), length)
+    return _resample(x, factor, x.shape[0]), jnp.maximum(shorter, jnp.minimum(length, 1))
+
+
+def pitch(
+    key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, low_semitones: float = -2.0, high_semitones: float = 2.0
+) -> Clip:
+    """Moves the pitch by low_semitones to high_semitones, the duration kept.
+
+    The sound is read faster or slower, then stretched back by a phase vocoder (Flanagan & Golden 1966).
+    """
+    size = x.shape[0]
+    n_fft = 2 ** round(np.log2(0.064 * sample_rate))
+    hop = n_fft // 4
+    factor = 2 ** (_uniform(key, low_semitones, high_semitones) / 12)
+    longest = int(np.ceil(size / min(2 ** (low_semitones / 12), 1.0)))
+    spectrum = stft(_resample(x, factor, longest), n_fft=n_fft, hop_length=hop, pad_mode="constant")
+    magnitude, phase = jnp.abs(spectrum), jnp.angle(spectrum)
+    # Output frame i is input frame i / factor: magnitudes in between, phases advanced as between its neighbours.
+    position = jnp.arange(1 + size // hop) / factor
+    place = jnp.floor(position).astype(jnp.int32)
+    share = (position - place)[:, None]
+    before = jnp.take(magnitude, place, 0, mode="fill", fill_value=0)
+    after = jnp.take(magnitude, place + 1, 0, mode="fill", fill_value=0)
+    advance = jnp.take(phase, place + 1, 0, mode="clip") - jnp.take(phase, place, 0, mode="clip")
+    expected = jnp.asarray(2 * np.pi * ((np.arange(n_fft // 2 + 1) * hop) % n_fft) / n_fft, jnp.float32)
+    advance -= expected
+    advance += expected - 2 * np.pi * jnp.round(advance / (2 * np.pi))
+    total = phase[:1] + jnp.cumsum(advance, 0) - advance
+    stretched = ((1 - share) * before + share * after) * jnp.exp(1j * total)
+    return istft(stretched, hop_length=hop, length=size), length

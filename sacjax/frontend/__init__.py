@@ -1,56 +1,61 @@
-"""From audio to features on the accelerator: pure, jit-able, differentiable functions, and one made from a config."""
+"""From audio to normalized features, on the accelerator: `make_frontend` by config, or the functions one by one."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-from ml_collections import ConfigDict
 
-from sacjax.frontend.normalize import normalize
+from sacjax.errors import UserError
+from sacjax.frontend.normalize import normalize, statistics
 from sacjax.frontend.spectral import (
     cepstrum,
-    frame_count,
+    frame_lengths,
+    istft,
     log_mel_spectrogram,
+    log_scale,
     mel_filterbank,
     mel_spectrogram,
     mfcc,
     preemphasis,
     stft,
-    to_log,
 )
 
-__all__ = ["cepstrum", "frame_count", "log_mel_spectrogram", "make_frontend", "mel_filterbank", "mel_spectrogram",
-           "mfcc", "normalize", "preemphasis", "stft", "to_log"]  # fmt: skip
+__all__ = [
+    "cepstrum", "frame_lengths", "istft", "log_mel_spectrogram", "log_scale", "make_frontend", "mel_filterbank",
+    "mel_spectrogram", "mfcc", "normalize", "preemphasis", "statistics", "stft",
+]  # fmt: skip
 
-Frontend = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
+def make_frontend(config: Any, sample_rate: int) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Returns the front end that a stage's `frontend` config describes, pure and jit-able.
 
-def make_frontend(config: ConfigDict, sample_rate: int) -> Frontend:
-    """Returns `frontend(audio [B, T], lengths [B]) -> (features float32 [B, frames, bins], valid frames int32 [B])`.
+    `frontend(audio, lengths)` takes float audio [B, T] and valid samples [B] and gives (features float32 [B, frames, n_mels or n_mfcc],
+    valid frames int32 [B]). A clip's valid frames are those that it gives alone, whatever it is batched with: it is reflected
+    at its own end, and reference, `top_db` and normalization look at its valid frames only. Frames beyond are 0.
+    Without `center` a clip shorter than n_fft gives one frame, filled up with zeros.
 
-    Features beyond the valid frames are zero. A clip gives the same features alone and in a padded batch.
-
-    Args:
-      config: `config.frontend`.
-      sample_rate: Hz.
+    Raises:
+      UserError: (when traced) a window of audio shorter than n_fft, without `center`.
     """
+    c = config
+    hop_length = c.hop_length or (c.win_length or c.n_fft) // 4
 
     def frontend(audio: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
-        audio = audio.astype(jnp.float32)
-        if config.preemphasis:
-            audio = preemphasis(audio, coef=config.preemphasis)
-        audio = jnp.where(jnp.arange(audio.shape[1]) < lengths[:, None], audio, 0)
+        if not c.center and audio.shape[1] < c.n_fft:
+            raise UserError(
+                f"frontend.n_fft {c.n_fft} is longer than the audio, {audio.shape[1]} samples: lower it or set frontend.center"
+            )
+        if c.preemphasis:
+            audio = preemphasis(audio, coef=c.preemphasis)
         features = log_mel_spectrogram(
-            audio, sample_rate, lengths=lengths, log=config.log, floor=config.floor, ref=config.ref,
-            top_db=config.top_db, n_fft=config.n_fft, win_length=config.win_length, hop_length=config.hop_length,
-            window=config.window, center=config.center, pad_mode=config.pad_mode, power=config.power,
-            n_mels=config.n_mels, fmin=config.fmin, fmax=config.fmax, htk=config.htk,
-            norm=None if config.mel_norm in ("none", None) else config.mel_norm,
+            audio, sample_rate=sample_rate, n_fft=c.n_fft, win_length=c.win_length, hop_length=hop_length, window=c.window,
+            center=c.center, pad_mode=c.pad_mode, n_mels=c.n_mels, fmin=c.fmin, fmax=c.fmax, htk=c.htk,
+            norm=None if c.mel_norm == "none" else c.mel_norm, power=c.power, log=c.log, floor=c.floor, ref=c.ref,
+            top_db=c.top_db, lengths=lengths,
         )  # fmt: skip
-        if config.n_mfcc:
-            features = cepstrum(features, n_mfcc=config.n_mfcc)
-        counts = frame_count(lengths, n_fft=config.n_fft, hop_length=config.hop_length, center=config.center)
-        counts = jnp.where(lengths > 0, jnp.minimum(counts, features.shape[1]), 0).astype(jnp.int32)
-        return normalize(features, counts, kind=config.normalize, mean=config.mean, std=config.std), counts
+        if c.n_mfcc:
+            features = cepstrum(features, n_mfcc=c.n_mfcc)
+        frames = frame_lengths(lengths, n_fft=c.n_fft, hop_length=hop_length, center=c.center).astype("int32")
+        return normalize(features, kind=c.normalize, lengths=frames, mean=c.mean, std=c.std), frames
 
     return frontend

@@ -1,33 +1,63 @@
-"""Mean and variance normalization of features that leaves padding out."""
+"""Mean and variance normalization of features, blind to padding."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
+Kind = Literal["none", "clip", "band", "global"]
+EPS = 1e-5  # added to a standard deviation, in squares: silence is not divided by zero
 
-def normalize(
-    features: jax.Array, lengths: jax.Array, *, kind: str = "clip", mean: Any = 0.0, std: Any = 1.0, eps: float = 1e-5
-) -> jax.Array:
-    """Returns features [B, frames, bins] normalized over their valid frames, zero beyond them.
+
+def _inside(features: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """Returns bool [..., frames, 1]: which frames are valid."""
+    frames = jnp.arange(features.shape[-2])
+    if lengths is None:
+        return jnp.ones([*features.shape[:-1], 1], bool)
+    return (frames < lengths[..., None])[..., None]
+
+
+def statistics(
+    features: jax.Array, *, lengths: jax.Array | None = None, axes: tuple[int, ...] | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Returns (mean, standard deviation) of [..., frames, bands] over `axes`, kept with size 1; None: all axes, as scalars.
 
     Args:
-      lengths: valid frames int32 [B].
-      kind: none; clip (one mean and variance a clip); band (one a clip and bin); global (the given `mean` and `std`,
-        numbers or [bins]).
-      eps: added to the standard deviation, so that silence stays finite.
+      lengths: valid frames [B]; others do not count.
     """
-    mask = (jnp.arange(features.shape[1]) < lengths[:, None])[..., None]
-    if kind == "global":
-        features = (features - jnp.asarray(mean)) / jnp.asarray(std)
-    elif kind in ("clip", "band"):
-        axes = (1, 2) if kind == "clip" else (1,)
-        count = jnp.maximum(mask.sum(1, keepdims=True) * (features.shape[2] if kind == "clip" else 1), 1)
-        center = jnp.where(mask, features, 0).sum(axes, keepdims=True) / count
-        variance = (jnp.where(mask, features - center, 0) ** 2).sum(axes, keepdims=True) / count
-        # The square root's gradient is infinite at 0: silence must not make a NaN.
-        deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
-        features = (features - center) / (deviation + eps)
-    elif kind != "none":
-        raise ValueError(f"kind is {kind!r}: choose none, clip, band or global")
-    return jnp.where(mask, features, 0)
+    x, inside = jnp.asarray(features, jnp.float32), _inside(features, lengths)
+    inside = jnp.broadcast_to(inside, x.shape)
+    keep = axes is not None
+    count = jnp.maximum(inside.sum(axes, keepdims=keep), 1)
+    # Relative to a value of the clip itself: a silent clip at -100 dB then has variance 0, not the rounding errors of sums.
+    base = jax.lax.stop_gradient(x[..., :1, :] if axes == (-2,) else x[..., :1, :1] if keep else x.ravel()[0])
+    mean = jnp.where(inside, x - base, 0).sum(axes, keepdims=keep) / count
+    spread = jnp.where(inside, x - base - mean, 0)
+    return base + mean, jnp.sqrt((spread**2).sum(axes, keepdims=keep) / count + EPS**2)
+
+
+def normalize(
+    features: jax.Array,
+    *,
+    kind: Kind = "clip",
+    lengths: jax.Array | None = None,
+    mean: Any = 0.0,
+    std: Any = 1.0,
+) -> jax.Array:
+    """Brings features [..., frames, bands] to mean 0 and variance 1; frames beyond `lengths` become 0. Float32.
+
+    Args:
+      kind: 'clip': by the statistics of each clip; 'band': of each band of each clip; 'global': by `mean` and `std`, given;
+        'none': as they are.
+      lengths: valid frames [B]; others are ignored.
+      mean, std: of the whole training part, numbers or [bands]; `statistics` gives them for a batch.
+    """
+    x = jnp.asarray(features, jnp.float32)
+    if kind in ("clip", "band"):
+        mean, std = statistics(x, lengths=lengths, axes=(-2, -1) if kind == "clip" else (-2,))
+    elif kind == "none":
+        mean, std = 0.0, 1.0
+    elif kind != "global":
+        raise ValueError(f"kind is '{kind}': choose 'none', 'clip', 'band' or 'global'")
+    x = (x - mean) / std
+    return x if lengths is None else jnp.where(_inside(x, lengths), x, 0)

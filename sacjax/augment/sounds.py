@@ -1,0 +1,59 @@
+"""Folders of noises and impulse responses, read once on the host into constant arrays."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import soxr
+
+from sacjax.errors import UserError
+
+MAX_SECONDS = 300.0  # of noise kept in memory, and in each compiled step
+MAX_RESPONSES = 64
+SUFFIXES = {f".{name.lower()}" for name in sf.available_formats()} | {".oga", ".opus", ".aif", ".mp3"}
+
+
+def files(folder: str) -> list[Path]:
+    """Returns the sound files below a folder, sorted. Raises UserError where there are none."""
+    root = Path(folder)
+    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES) if root.is_dir() else []
+    if not found:
+        raise UserError(f"augment: there is no folder of sound files at {folder}")
+    return found
+
+
+def _read(path: Path, sample_rate: int, seconds: float) -> np.ndarray:
+    try:
+        with sf.SoundFile(path) as file:
+            samples = file.read(int(seconds * file.samplerate), dtype="float32", always_2d=True).mean(1)
+            rate = file.samplerate
+    except Exception as error:
+        raise UserError(f"augment: {path} cannot be read: {error}") from error
+    if not np.isfinite(samples).all() or not np.any(samples):
+        raise UserError(f"augment: {path} is silent or not finite; remove it from the folder")
+    return soxr.resample(samples, rate, sample_rate)
+
+
+@functools.lru_cache(maxsize=4)
+def pool(folder: str, sample_rate: int, size: int) -> np.ndarray:
+    """Returns all sounds of a folder one after another, each brought to the same level: int16 [n], n >= size.
+
+    Files over `MAX_SECONDS` in all are cut, each to the same length.
+    """
+    found = files(folder)
+    parts = [_read(path, sample_rate, max(MAX_SECONDS / len(found), 1.0)) for path in found[: int(MAX_SECONDS)]]
+    samples = np.concatenate([part / np.sqrt((part**2).mean()) for part in parts])
+    samples = np.tile(samples, -(-size // len(samples)))
+    return np.round(samples / np.abs(samples).max() * 32767).astype(np.int16)
+
+
+@functools.lru_cache(maxsize=4)
+def responses(folder: str, sample_rate: int, taps: int) -> np.ndarray:
+    """Returns the impulse responses of a folder, each from its highest peak on, energy 1: float32 [N, taps]."""
+    table = []
+    for path in files(folder)[:MAX_RESPONSES]:
+        samples = _read(path, sample_rate, 60.0)
+        samples = samples[np.abs(samples).argmax() :][:taps]
+        table.append(np.pad(samples / np.sqrt((samples**2).sum()), (0, taps - len(samples))))
+    return np.stack(table).astype(np.float32)
