@@ -58,6 +58,7 @@ class Stage:
         self.stage, self.recordings, self.parts = config[name], recordings, parts
         counts = splits.class_counts(recordings, parts["train"])
         self.objective = objectives.build(self.stage, recordings.class_names, counts)
+        self.program: Program | None = None
 
     @classmethod
     def prepare(cls, name: str, config: ConfigDict, mesh: Mesh, workdir: Path) -> "Stage":
@@ -75,7 +76,16 @@ class Stage:
             raise UserError(
                 f"config.{name}.data: {len(recordings.class_names)} class found; a classifier needs two or more"
             )
-        return cls(name, config, mesh, workdir, recordings, parts)
+        prepared = cls(name, config, mesh, workdir, recordings, parts)
+        if stage.init_from not in config.stages:  # else its checkpoint is not there yet
+            prepared.program = prepared.make_program()
+        return prepared
+
+    def make_program(self) -> Program:
+        """Returns the stage's program; nothing is compiled yet. Raises UserError for patterns and weights that do not fit."""
+        steps, _ = total_steps(self.stage.train, len(self.parts["train"]))
+        start = start_from(self.stage, self.workdir)
+        return make_program(self.objective, self.stage, self.mesh, steps, self.config.seed, start)
 
     def run(self, earlier: Results) -> dict[str, float]:
         """Trains, evaluates and reports; returns {'part/metric': value}."""
@@ -84,10 +94,7 @@ class Stage:
             sizes = ", ".join(f"{len(index)} {part}" for part, index in self.parts.items())
             print(f"{self.name}: {len(self.recordings)} clips ({sizes}), {len(self.recordings.class_names)} classes")
             checkpoint.write_labels(self.workdir, self.name, self.recordings.class_names)
-        steps, _ = total_steps(self.stage.train, len(self.parts["train"]))
-        program = make_program(
-            self.objective, self.stage, self.mesh, steps, self.config.seed, start_from(self.stage, self.workdir)
-        )
+        program = self.program or self.make_program()
 
         def validate(state: TrainState) -> dict[str, float]:
             return self.scores(program, state, "validation", intervals=False)[0]

@@ -61,12 +61,18 @@ def make_program(
     def build() -> nnx.Module:
         return objective.build(nnx.Rngs(init_key))
 
+    def fresh() -> tuple[Any, Any]:
+        _, params, extra = nnx.split(build(), nnx.Param, ...)
+        return nnx.as_pure(params), nnx.as_pure(extra)
+
     model = nnx.eval_shape(build)
     model.eval()
     eval_graphdef = nnx.graphdef(model)
     model.train()
     graphdef, shapes, _ = nnx.split(model, nnx.Param, ...)
     optimizer = make_optimizer(stage.optimizer, steps, nnx.as_pure(shapes))
+    if start_from:  # a misfit is told before anything compiles
+        jax.eval_shape(lambda: start_from(*fresh()))
 
     def micro_loss(params: Any, extra: Any, batch: dict, key: jax.Array) -> tuple[Any, Any]:
         model = nnx.merge(graphdef, params, extra, copy=True)
@@ -110,8 +116,7 @@ def make_program(
         return TrainState(state.step + 1, params, extra, opt_state, ema, metrics.add(state.sums, sums))
 
     def init() -> TrainState:
-        _, params, extra = nnx.split(build(), nnx.Param, ...)
-        params, extra = nnx.as_pure(params), nnx.as_pure(extra)
+        params, extra = fresh()
         if start_from:
             params, extra = start_from(params, extra)
         size = stage.train.batch_size

@@ -15,6 +15,7 @@ from sacjax import config as config_lib
 def get_config(arg=""):
     arg = config_lib.parse_arg(arg, esc10=False, fold=1, no_mixup=False, article=False)
     c = config_lib.default()
+    c.checkpoint.every = 200
     s = c.supervised
     subset = "esc10" if arg.esc10 else "esc50"
     s.data.source, s.data.name = "tfds", f"esc50/{subset}"

@@ -15,6 +15,7 @@ from sacjax import config as config_lib
 def get_config(arg=""):
     arg = config_lib.parse_arg(arg, loso=False, fold=1)
     c = config_lib.default()
+    c.checkpoint.every = 200
     s = c.supervised
     s.data.source, s.data.name = "tfds", "fsdd/loso" if arg.loso else "fsdd/official"
     folder = os.path.join(config_lib.data_root(), "fsdd")

@@ -11,7 +11,7 @@ from sacjax.errors import UserError
 
 MAX_SECONDS = 300.0  # of noise kept in memory, and in each compiled step
 MAX_RESPONSES = 64
-SUFFIXES = {f".{name.lower()}" for name in sf.available_formats()} | {".oga", ".opus", ".aif", ".mp3"}
+SUFFIXES = {f".{name.lower()}" for name in sf.available_formats() if name != "RAW"} | {".oga", ".opus", ".aif", ".mp3"}
 
 
 def files(folder: str) -> list[Path]:
@@ -21,6 +21,11 @@ def files(folder: str) -> list[Path]:
     if not found:
         raise UserError(f"augment: there is no folder of sound files at {folder}")
     return found
+
+
+def _some(found: list[Path], most: int) -> list[Path]:
+    """Every so-manieth of the list, so that no more than `most` are left."""
+    return found[:: -(-len(found) // most)]
 
 
 def _read(path: Path, sample_rate: int, seconds: float) -> np.ndarray:
@@ -41,8 +46,8 @@ def pool(folder: str, sample_rate: int, size: int) -> np.ndarray:
 
     Files over `MAX_SECONDS` in all are cut, each to the same length.
     """
-    found = files(folder)
-    parts = [_read(path, sample_rate, max(MAX_SECONDS / len(found), 1.0)) for path in found[: int(MAX_SECONDS)]]
+    found = _some(files(folder), int(MAX_SECONDS))
+    parts = [_read(path, sample_rate, max(MAX_SECONDS / len(found), 1.0)) for path in found]
     samples = np.concatenate([part / np.sqrt((part**2).mean()) for part in parts])
     samples = np.tile(samples, -(-size // len(samples)))
     return np.round(samples / np.abs(samples).max() * 32767).astype(np.int16)
@@ -52,7 +57,7 @@ def pool(folder: str, sample_rate: int, size: int) -> np.ndarray:
 def responses(folder: str, sample_rate: int, taps: int) -> np.ndarray:
     """Returns the impulse responses of a folder, each from its highest peak on, energy 1: float32 [N, taps]."""
     table = []
-    for path in files(folder)[:MAX_RESPONSES]:
+    for path in _some(files(folder), MAX_RESPONSES):
         samples = _read(path, sample_rate, 60.0)
         samples = samples[np.abs(samples).argmax() :][:taps]
         table.append(np.pad(samples / np.sqrt((samples**2).sum()), (0, taps - len(samples))))

@@ -70,9 +70,9 @@ def time_warp(key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, wi
     The frame lies at least as far from both ends as it may move; in a clip of few frames it moves less.
     """
     centre_key, move_key = jax.random.split(key)
-    width = jnp.clip(jnp.minimum(width, (length - 3) // 4), 0)
-    centre = jax.random.randint(centre_key, (), width + 1, jnp.maximum(length - width - 1, width + 2))
-    target = centre + jax.random.randint(move_key, (), -width, width + 1)
+    most = jnp.clip(jnp.minimum(width, (length - 3) // 4), 0)
+    centre = jax.random.randint(centre_key, (), most + 1, jnp.maximum(length - most - 1, most + 2))
+    target = centre + jax.random.randint(move_key, (), -most, most + 1)
     last = jnp.maximum(length - 1, 1)
     frame = jnp.arange(x.shape[0], dtype=jnp.float32)
     after = centre + (frame - target) * (last - centre) / jnp.maximum(last - target, 1)

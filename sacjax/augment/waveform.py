@@ -12,7 +12,8 @@ import numpy as np
 import scipy.fft
 
 from sacjax.augment import sounds
-from sacjax.frontend import istft, stft
+from sacjax.frontend.fft import irfft, rfft
+from sacjax.frontend.spectral import istft, stft
 
 Clip = tuple[jax.Array, Any]
 
@@ -86,8 +87,8 @@ def noise(
         if (low_exponent, high_exponent) != (0, 0):
             fast = scipy.fft.next_fast_len(size, real=True)
             frequency = jnp.maximum(jnp.arange(fast // 2 + 1), 1) / fast
-            spectrum = jnp.fft.rfft(added, fast) * frequency ** (-_uniform(exponent_key, low_exponent, high_exponent) / 2)
-            added = jnp.fft.irfft(spectrum.at[0].set(0), fast)[:size]
+            spectrum = rfft(added, fast) * frequency ** (-_uniform(exponent_key, low_exponent, high_exponent) / 2)
+            added = irfft(spectrum.at[0].set(0), fast)[:size]
     snr = 10 ** (_uniform(snr_key, low_snr_db, high_snr_db) / 10)
     noise_power = _power(added, length)
     scale = jnp.where(noise_power > 0, jnp.sqrt(_power(x, length) / snr / jnp.where(noise_power > 0, noise_power, 1)), 0)
@@ -127,30 +128,36 @@ def reverb(
         tail *= 10 ** (-_uniform(ratio_key, low_drr_db, high_drr_db) / 20) / jnp.sqrt((tail**2).sum())
         response = jnp.concatenate([jnp.ones(1), tail])
     fast = scipy.fft.next_fast_len(size + taps - 1, real=True)
-    y = jnp.fft.irfft(jnp.fft.rfft(x, fast) * jnp.fft.rfft(response, fast), fast)[:size]
+    y = irfft(rfft(x, fast) * rfft(response, fast), fast)[:size]
     power = _power(y, length)
     return y * jnp.where(power > 0, jnp.sqrt(_power(x, length) / jnp.where(power > 0, power, 1)), 0), length
+
+
+STEPS = 2048  # factors of speed are whole numbers over this, so that positions in long clips are exact
+OVERSAMPLE = 4  # then a 5 kHz tone at 16 kHz keeps 55 dB from its errors
+
+
+def _factor(factor: jax.Array) -> jax.Array:
+    return jnp.round(factor * STEPS) / STEPS
 
 
 def _resample(x: jax.Array, factor: jax.Array, size: int) -> jax.Array:
     """Returns [size] samples of x [T] read at `factor` times the speed: y[t] = x(factor * t), silence after the end.
 
-    Low-passed below the new Nyquist frequency and oversampled twice by FFT, then cubic interpolation between those.
+    Low-passed below the new Nyquist frequency and oversampled by FFT, then cubic interpolation between those (Catmull-Rom).
     """
-    fast = scipy.fft.next_fast_len(x.shape[0] + 64, real=True)  # 64: silence between the end and the FFT's wrap-around
-    fast += fast % 2
-    spectrum = jnp.fft.rfft(x, fast)
+    fast = scipy.fft.next_fast_len(x.shape[0] // 2 + 32, real=True) * 2  # even, some silence before the FFT's wrap-around
+    spectrum = rfft(x, fast)
     frequency = jnp.arange(spectrum.shape[0]) / (fast / 2)
-    edge = jnp.minimum(1 / factor, 1)
-    spectrum *= jnp.clip((edge - frequency) / 0.02 + 1, 0, 1) * (frequency < 1)
-    dense = 2 * jnp.fft.irfft(spectrum, 2 * fast)
-    position = 2 * factor * jnp.arange(size, dtype=jnp.float32)
-    place = jnp.floor(position).astype(jnp.int32)
-    u = position - place
-    a, b, c, d = (jnp.take(dense, place + i, mode="fill", fill_value=0) for i in (-1, 0, 1, 2))
-    # Catmull-Rom
+    spectrum *= jnp.clip((jnp.minimum(1 / factor, 1) - frequency) / 0.02, 0, 1)
+    dense = OVERSAMPLE * irfft(spectrum, OVERSAMPLE * fast)
+    part = STEPS // OVERSAMPLE
+    step, time = jnp.round(factor * STEPS).astype(jnp.int32), jnp.arange(size)
+    place = time * (step // part) + time * (step % part) // part
+    u = (time * (step % part) % part) / part
+    a, b, c, d = (jnp.take(dense, place + i, mode="wrap") for i in (-1, 0, 1, 2))
     y = b + 0.5 * u * (c - a + u * (2 * a - 5 * b + 4 * c - d + u * (3 * (b - c) + d - a)))
-    return jnp.where(position <= 2 * (x.shape[0] - 1), y, 0)
+    return jnp.where(place <= OVERSAMPLE * (x.shape[0] - 1), y, 0)
 
 
 def speed(key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, low_factor: float = 0.9, high_factor: float = 1.1) -> Clip:
@@ -158,7 +165,7 @@ def speed(key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, low_fa
 
     A faster clip gets shorter, its valid length with it; a slower one is cut at its old length.
     """
-    factor = _uniform(key, low_factor, high_factor)
+    factor = _factor(_uniform(key, low_factor, high_factor))
     shorter = jnp.minimum(jnp.ceil(length / factor).astype(length.dtype), length)
     return _resample(x, factor, x.shape[0]), jnp.maximum(shorter, jnp.minimum(length, 1))
 
@@ -173,7 +180,7 @@ def pitch(
     size = x.shape[0]
     n_fft = 2 ** round(np.log2(0.064 * sample_rate))
     hop = n_fft // 4
-    factor = 2 ** (_uniform(key, low_semitones, high_semitones) / 12)
+    factor = _factor(2 ** (_uniform(key, low_semitones, high_semitones) / 12))
     longest = int(np.ceil(size / min(2 ** (low_semitones / 12), 1.0)))
     spectrum = stft(_resample(x, factor, longest), n_fft=n_fft, hop_length=hop, pad_mode="constant")
     magnitude, phase = jnp.abs(spectrum), jnp.angle(spectrum)

@@ -1,5 +1,6 @@
 """Which recordings train, validate and test: official folds and splits, or stratified, group-aware hold-outs."""
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -80,13 +81,15 @@ def kfold(recordings: Recordings, folds: int, seed: int, indices: np.ndarray | N
     """
     indices = np.arange(len(recordings)) if indices is None else indices
     groups = _groups(recordings)[indices]
-    if len(set(groups)) < folds or folds < 2:
-        raise UserError(f"{len(set(groups))} groups cannot be dealt into {folds} folds")
     labels = first_labels(recordings)[indices]
+    most = int(np.bincount(labels + 1).max(initial=0))
+    if min(len(set(groups)), most) < folds or folds < 2:
+        raise UserError(
+            f"{len(indices)} clips in {len(set(groups))} groups, {most} of the most frequent label, are too few for a "
+            f"{folds}-way split: set data.holdout, data.validation_fraction or data.fold to fit"
+        )
     result = np.zeros(len(indices), int)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # classes with fewer clips than folds are spread as far as they go
         for fold, (_, held) in enumerate(splitter.split(indices, labels, groups)):

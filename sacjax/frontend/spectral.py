@@ -15,6 +15,8 @@ import numpy as np
 import scipy.fft
 import scipy.signal
 
+from sacjax.frontend.fft import irfft, rfft
+
 Log = Literal["natural", "log10", "db"]
 
 
@@ -70,7 +72,7 @@ def _beyond_the_ends(audio: jax.Array, lengths: jax.Array, pad: int, mode: str) 
 def _frames(x: jax.Array, n_fft: int, hop_length: int) -> jax.Array:
     """Returns the overlapping frames [..., F, n_fft] of [..., T]: hop-sized blocks side by side, which XLA copies fast."""
     count, blocks = 1 + (x.shape[-1] - n_fft) // hop_length, -(-n_fft // hop_length)
-    if blocks > 64:
+    if blocks > 16:
         return x[..., np.arange(count)[:, None] * hop_length + np.arange(n_fft)]
     size = (count + blocks - 1) * hop_length
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, max(size - x.shape[-1], 0))])[..., :size]
@@ -116,7 +118,7 @@ def stft(
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(pad, pad)], mode=pad_mode)
     if x.shape[-1] < n_fft:
         raise ValueError(f"audio of {x.shape[-1]} samples is shorter than a frame of n_fft {n_fft}: set center=True")
-    return jnp.fft.rfft(_frames(x, n_fft, hop_length) * _window(window, win_length, n_fft))
+    return rfft(_frames(x, n_fft, hop_length) * _window(window, win_length, n_fft))
 
 
 def istft(spectrum: jax.Array, *, hop_length: int, window: Any = "hann", length: int) -> jax.Array:
@@ -133,7 +135,7 @@ def istft(spectrum: jax.Array, *, hop_length: int, window: Any = "hann", length:
         return functools.reduce(jnp.add, parts).reshape(*frames.shape[:-3], -1)
 
     weight = overlap_add(jnp.broadcast_to(values**2, (spectrum.shape[-2], n_fft)))
-    x = overlap_add(jnp.fft.irfft(spectrum, n_fft) * values) / jnp.where(weight > 1e-8, weight, 1)
+    x = overlap_add(irfft(spectrum, n_fft) * values) / jnp.where(weight > 1e-8, weight, 1)
     x = x[..., n_fft // 2 : n_fft // 2 + length]
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, length - x.shape[-1])])
 

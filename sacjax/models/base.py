@@ -54,27 +54,26 @@ class Conv(nnx.Module):
 
     def __call__(self, x: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = zero_padding(x, lengths).astype(self.dtype)
-        x = jnp.pad(x, [(0, 0), *((p, p) for p in self.padding), (0, 0)])
-        short = self.size[0] - x.shape[1]
+        short = self.size[0] - x.shape[1] - 2 * self.padding[0]
         if short > 0:
             x = jnp.pad(x, [(0, 0), (0, short)] + [(0, 0)] * (x.ndim - 2))
-        x = convolve(x, self.kernel[...].astype(self.dtype), self.stride)
+        x = convolve(x, self.kernel[...].astype(self.dtype), self.stride, self.padding)
         if self.bias is not None:
             x = x + self.bias[...].astype(self.dtype)
         return x, out_length(lengths, self.size[0], self.stride[0], self.padding[0])
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: Sequence[int]) -> jax.Array:
-    """Returns the 'VALID' convolution of [B, *space, C] with [*size, C, D].
+def convolve(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Sequence[int]) -> jax.Array:
+    """Returns the convolution of [B, *space, C] with [*size, C, D], zero-padded by `padding` on both sides of each axis.
 
     XLA's CPU convolution is several times slower on one input channel than patches and one matrix product; elsewhere
     the plain convolution is right.
     """
-    size = kernel.shape[:-2]
+    both = [(p, p) for p in padding]
     if jax.default_backend() == "cpu" and kernel.shape[-2] == 1:
-        return _by_patches(x, kernel, stride)
-    spec = ("NHWC", "HWIO", "NHWC") if len(size) == 2 else ("NHC", "HIO", "NHC")
-    return jax.lax.conv_general_dilated(x, kernel, tuple(stride), "VALID", dimension_numbers=spec)
+        return _by_patches(jnp.pad(x, [(0, 0), *both, (0, 0)]), kernel, stride)
+    spec = ("NHWC", "HWIO", "NHWC") if len(padding) == 2 else ("NHC", "HIO", "NHC")
+    return jax.lax.conv_general_dilated(x, kernel, tuple(stride), both, dimension_numbers=spec)
 
 
 def _by_patches(x: jax.Array, kernel: jax.Array, stride: Sequence[int]) -> jax.Array:

@@ -81,7 +81,7 @@ def spectrogram(samples: np.ndarray, sample_rate: int) -> Figure:
     from sacjax.frontend import log_mel_spectrogram
 
     n_fft = 512 if sample_rate < 16000 else 1024
-    level = np.asarray(log_mel_spectrogram(samples[None], sample_rate, n_fft=n_fft, hop_length=n_fft // 4, n_mels=64, ref="max"))
+    level = np.asarray(log_mel_spectrogram(samples[None], sample_rate=sample_rate, n_fft=n_fft, hop_length=n_fft // 4, n_mels=64, ref="max"))
     figure = Figure(figsize=(4, 2), layout="constrained")
     axes = figure.subplots()
     axes.imshow(level[0].T, origin="lower", aspect="auto", cmap="magma", extent=(0, len(samples) / sample_rate, 0, 64))
