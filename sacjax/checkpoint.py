@@ -202,7 +202,7 @@ def load_trained(workdir: str | Path, which: str = "best", stage: str | None = N
         raise UserError(f"{workdir}: there is no complete checkpoint of stage {stage} in it")
     model = objective.build(nnx.Rngs(0))
     model.eval()
-    graphdef, params, extra = nnx.split(model, nnx.Param, ...)
+    graphdef, params, extra = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     template = {"params": nnx.as_pure(params), "extra": nnx.as_pure(extra)}
     template["ema"] = template["params"] if config[stage].optimizer.ema_decay else None
     wanted = {k: ocp.utils.to_shape_dtype_struct(jnp.asarray(v)) for k, v in _flat(template).items()}

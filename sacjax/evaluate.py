@@ -52,7 +52,7 @@ def scores(
     for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
         result[f"macro_{name}"] = float(np.mean(values)) if len(present) else 0.0
         for k, value in zip(present, values, strict=True):
-            result[f"{name}/{class_names[k]}"] = float(value)
+            result[f"{name}/{class_names[int(k)]}"] = float(value)
     if not multi:
         result["balanced_accuracy"] = result["macro_recall"]
         if len(class_names) > top_k:

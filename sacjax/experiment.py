@@ -1,5 +1,6 @@
 """Runs the stages of a config in a workdir, one after the other, and writes what came of them."""
 
+import functools
 import json
 import os
 import time
@@ -176,8 +177,8 @@ def score_part(
 ) -> tuple[dict[str, float], list[dict]]:
     """Returns ({'part/metric': value}, prediction rows) of the labelled, decodable clips of a part."""
     labels = pipeline.label_array(recordings, stage.data.multi_label)
-    known = labels.any(-1) if stage.data.multi_label else labels >= 0
-    counted = np.asarray([i for i in indices if seen[i] and known[i]], int)
+    known = np.asarray(labels.any(-1) if stage.data.multi_label else labels >= 0)
+    counted = indices[(seen & known)[indices]]
     scores = {}
     if len(counted):
         scores = evaluate.scores(
@@ -216,7 +217,8 @@ def evaluate_workdirs(
     folder = Path(output) if output else Path(workdirs[0]) / "eval" / split
     folder.mkdir(parents=True, exist_ok=True)
     names = models[0].class_names
-    total, seen, first = None, None, None
+    first: tuple[Recordings, np.ndarray, ConfigDict] | None = None
+    total, seen = np.zeros([]), np.zeros([], bool)
     for workdir, trained in zip(workdirs, models, strict=True):
         if trained.class_names != names:
             raise UserError(f"{workdir}: its labels differ from those of {workdirs[0]}; an ensemble needs the same")
@@ -229,10 +231,8 @@ def evaluate_workdirs(
         if not len(parts[split]):
             raise UserError(f"--split {split}: that part of the data set is empty; try --split all")
         mesh = sharding.make_mesh(trained.config.mesh)
-        logits, ok = predict(
-            lambda batch, model=trained: model.apply(batch["audio"], batch["length"]),
-            recordings, parts[split], stage, mesh, folder,
-        )  # fmt: skip
+        apply = functools.partial(_apply, trained)
+        logits, ok = predict(apply, recordings, parts[split], stage, mesh, folder)
         probabilities = trained.probabilities(logits)
         if first is None:
             total, seen, first = probabilities, ok, (recordings, parts[split], stage)
@@ -240,6 +240,7 @@ def evaluate_workdirs(
             raise UserError(f"{workdir}: its {split} part differs from that of {workdirs[0]}; an ensemble needs the same clips")
         else:
             total, seen = total + probabilities, seen & ok
+    assert first is not None  # argparse asks for one workdir or more
     recordings, indices, stage = first
     scores, table = score_part(
         split, total / len(models), seen, recordings, indices, stage, models[0].config.seed
@@ -253,6 +254,10 @@ def evaluate_workdirs(
     return scores
 
 
+def _apply(trained: checkpoint.Trained, batch: dict) -> Any:
+    return trained.apply(batch["audio"], batch["length"])
+
+
 def start_from(stage: ConfigDict, workdir: Path) -> Callable | None:
     """Returns a function that puts the encoder of `stage.init_from` (a workdir, or an earlier stage) into fresh parameters."""
     if not stage.init_from:
@@ -263,7 +268,7 @@ def start_from(stage: ConfigDict, workdir: Path) -> Callable | None:
         if earlier
         else checkpoint.load_trained(stage.init_from, "best")
     )
-    _, params, extra = nnx.split(trained.model, nnx.Param, ...)
+    _, params, extra = nnx.split(trained.model, nnx.Param, ...)  # type: ignore[misc]
     source = {"params": nnx.as_pure(params), "extra": nnx.as_pure(extra)}
 
     def start(params: Any, extra: Any) -> tuple[Any, Any]:
@@ -279,8 +284,8 @@ def print_scores(name: str, scores: dict[str, float], stage: ConfigDict) -> None
     """Prints a stage's main figures."""
     for part in stage.eval.splits:
         if f"{part}/accuracy" in scores:
-            low, high = scores.get(f"{part}/accuracy_low"), scores.get(f"{part}/accuracy_high")
-            interval = f" (95 % interval {100 * low:.1f} to {100 * high:.1f})" if low is not None else ""
+            low, high = (100 * scores[f"{part}/accuracy_{end}"] for end in ("low", "high"))
+            interval = f" (95 % interval {low:.1f} to {high:.1f})"
             print(
                 f"{name}: {part} accuracy {100 * scores[f'{part}/accuracy']:.2f} %{interval}, "
                 f"macro F1 {100 * scores[f'{part}/macro_f1']:.2f} %"

@@ -315,7 +315,7 @@ def plot_augmentations(
         for place, spec in enumerate(stage.augment[kind]):
             always = dict(spec) | {"probability": 1.0}
             after, after_n, mixed = augment.apply(
-                (always,), keys, x, n, labels, mask, kind=kind, sample_rate=data.sample_rate
+                (always,), keys, x, n, labels, mask, kind=kind, sample_rate=data.sample_rate  # type: ignore[arg-type]
             )  # fmt: skip
             pictures = [(x, n), (after, after_n)]
             if kind == "waveform":  # both are shown as sound and as the model sees them

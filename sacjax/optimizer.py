@@ -108,5 +108,5 @@ def _gate(thaw: Any) -> optax.GradientTransformation:
 
 def update_ema(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
     """Returns the exponential moving average after one more step; early on it averages all steps so far."""
-    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
+    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, ema, params)

@@ -62,14 +62,14 @@ def make_program(
         return objective.build(nnx.Rngs(init_key))
 
     def fresh() -> tuple[Any, Any]:
-        _, params, extra = nnx.split(build(), nnx.Param, ...)
+        _, params, extra = nnx.split(build(), nnx.Param, ...)  # type: ignore[misc]
         return nnx.as_pure(params), nnx.as_pure(extra)
 
     model = nnx.eval_shape(build)
     model.eval()
     eval_graphdef = nnx.graphdef(model)
     model.train()
-    graphdef, shapes, _ = nnx.split(model, nnx.Param, ...)
+    graphdef, shapes, _ = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     optimizer = make_optimizer(stage.optimizer, steps, nnx.as_pure(shapes))
     if start_from:  # a misfit is told before anything compiles
         jax.eval_shape(lambda: start_from(*fresh()))
@@ -77,7 +77,7 @@ def make_program(
     def micro_loss(params: Any, extra: Any, batch: dict, key: jax.Array) -> tuple[Any, Any]:
         model = nnx.merge(graphdef, params, extra, copy=True)
         (total, count), sums = objective.loss(model, batch, nnx.Rngs(dropout=key))
-        _, _, extra = nnx.split(model, nnx.Param, ...)
+        _, _, extra = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
         return total, (count, sums, nnx.as_pure(extra))
 
     def gradients(params: Any, extra: Any, batch: dict, key: jax.Array) -> tuple[Any, Any, Any, Any]:

@@ -98,13 +98,13 @@ def compare(a: dict[tuple[int, int], dict[str, Any]], b: dict[tuple[int, int], d
     differences = np.asarray([a[k]["accuracy"] - b[k]["accuracy"] for k in shared])
     p_t = float(stats.ttest_1samp(differences, 0).pvalue) if differences.std() > 0 else 1.0
 
-    def right(runs: dict) -> dict[str, float]:
+    def right(runs: dict) -> dict[str, bool]:
         votes: dict[str, list[bool]] = {}
         for key in shared:
             run = runs[key]
             for file, label, p in zip(run["files"], run["labels"], run["probabilities"], strict=True):
                 votes.setdefault(file, []).append(run["names"][int(p.argmax())] == label)
-        return {file: np.mean(vote) > 0.5 for file, vote in votes.items()}
+        return {file: bool(np.mean(vote) > 0.5) for file, vote in votes.items()}
 
     ra, rb = right(a), right(b)
     only_a, only_b = sum(ra[f] and not rb[f] for f in ra if f in rb), sum(rb[f] and not ra[f] for f in ra if f in rb)

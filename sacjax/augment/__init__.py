@@ -41,7 +41,7 @@ def apply(
 
     Args:
       specs: what `check` has passed. Probability 0 leaves an example as it is, to the bit.
-      keys: [B] typed keys, one an example, folded from (seed, step, global row). Entry i of `specs` folds i into each.
+      keys: [B] typed keys, one an example, folded from (seed, step, global row). Entry i of `specs` folds 2 * i into each for its draws, 2 * i + 1 to choose the examples.
       x: [B, T] audio or [B, frames, bands]; its dtype is kept, the work is in float32. What lies beyond a clip's valid length stays.
       lengths: int [B], valid samples or frames. Only `speed` changes them, and never to more.
       labels: float32 [B, C], one-hot, soft or multi-hot; mixed by mixup and cut-mix.
@@ -56,19 +56,23 @@ def apply(
         name, probability = options.pop("name"), options.pop("probability", 1.0)
         if probability <= 0:
             continue
-        folded = jax.vmap(lambda key, i=i: jax.random.split(jax.random.fold_in(key, i)))(keys)
-        chosen = jax.vmap(lambda key, p=probability: jax.random.bernoulli(key, p))(folded[:, 0])
+        own = jax.vmap(lambda key, i=i: jax.random.fold_in(key, 2 * i))(keys)
+        chosen = jnp.ones(len(x), bool)
+        if probability < 1:
+            chosen = (
+                jax.vmap(lambda key, i=i: jax.random.uniform(jax.random.fold_in(key, 2 * i + 1)))(keys) < probability
+            )
         if name in MIXING:
             active = chosen & (mask > 0)
             changed, labels = MIXING[name](
-                folded[:, 1], x, lengths, labels, active, mask, sample_rate=sample_rate, **options
+                own, x, lengths, labels, active, mask, sample_rate=sample_rate, **options
             )  # fmt: skip
             changed_lengths = lengths
         else:
             function = CLIP[kind][name]
             changed, changed_lengths = jax.vmap(
                 lambda key, x, n, f=function, o=options: f(key, x, n, sample_rate=sample_rate, **o)
-            )(folded[:, 1], x, lengths)
+            )(own, x, lengths)
             changed = jnp.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), changed, x)
             changed_lengths = jnp.where(chosen, changed_lengths, lengths)
         valid = jnp.arange(x.shape[1]) < changed_lengths[:, None]
@@ -97,7 +101,9 @@ def check(specs: Any, kind: Kind) -> None:
         parameters = {
             key: p for key, p in inspect.signature(known[name]).parameters.items() if p.default is not inspect.Parameter.empty
         }  # fmt: skip
-        parameters["probability"] = inspect.Parameter("probability", inspect.Parameter.KEYWORD_ONLY, default=1.0, annotation=float)
+        parameters["probability"] = inspect.Parameter(
+            "probability", inspect.Parameter.KEYWORD_ONLY, default=1.0, annotation=float
+        )
         for key, value in options.items():
             if key not in parameters:
                 raise UserError(f"{where}: '{name}' has no option '{key}'{nearest(key, parameters)}")

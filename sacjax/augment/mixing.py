@@ -10,20 +10,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from sacjax.augment.draws import beta, integer, scalars
+
 Batch = tuple[jax.Array, jax.Array]
 
 
-def partners(keys: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns [B]: for each row of mask 1 another such row, one cycle in random order through all of them."""
-    rank = jnp.where(mask > 0, jax.vmap(jax.random.uniform)(keys), 2)
-    order = jnp.argsort(rank)
+def partners(u: jax.Array, mask: jax.Array) -> jax.Array:
+    """Returns [B]: for each row of mask 1 another such row, in one cycle through all of them ordered by u [B], in [0, 1)."""
+    order = jnp.argsort(jnp.where(mask > 0, u, 2))
     following = order[(jnp.arange(len(order)) + 1) % jnp.maximum((mask > 0).sum(), 1)]
     partner = jnp.zeros_like(order).at[order].set(following)
     return jnp.where(mask > 0, partner, jnp.arange(len(order)))
 
 
-def _draw(keys: jax.Array, alpha: float) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(keys)
+def _draw(keys: jax.Array, count: int) -> jax.Array:
+    """Returns [count, B] numbers in [0, 1)."""
+    return jax.vmap(lambda key: scalars(key, count))(keys).T
 
 
 def _inside(x: jax.Array, lengths: Any) -> jax.Array:
@@ -33,11 +35,6 @@ def _inside(x: jax.Array, lengths: Any) -> jax.Array:
 
 def _wide(values: jax.Array, x: jax.Array) -> jax.Array:
     return values.reshape(-1, *[1] * (x.ndim - 1))
-
-
-def _split(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-    both = jax.vmap(jax.random.split)(keys)
-    return both[:, 0], both[:, 1]
 
 
 def mixup(
@@ -58,9 +55,9 @@ def mixup(
       between_class: waveforms are weighed so that `share` holds for their loudness (here: their RMS) and the mixture
         keeps its power (Tokozume et al. 2018); alpha=1 is theirs.
     """
-    draw_keys, pair_keys = _split(keys)
-    partner = partners(pair_keys, mask)
-    share = jnp.where(active, _draw(draw_keys, alpha), 1.0)
+    u = _draw(keys, 2)
+    partner = partners(u[0], mask)
+    share = jnp.where(active, beta(u[1], alpha), 1.0)
     other = jnp.where(_inside(x, lengths[partner]), x[partner], 0)
     weight, rest = share, 1 - share
     if between_class:
@@ -89,12 +86,11 @@ def cutmix(
 
     The stretch is 1 - Beta(alpha, alpha) of what both clips have in common.
     """
-    pair_keys, keys = _split(keys)
-    draw_keys, start_keys = _split(keys)
-    partner = partners(pair_keys, mask)
+    u = _draw(keys, 3)
+    partner = partners(u[0], mask)
     common = jnp.minimum(lengths, lengths[partner])
-    width = jnp.where(active, jnp.round((1 - _draw(draw_keys, alpha)) * common), 0).astype(jnp.int32)
-    start = jax.vmap(lambda key, most: jax.random.randint(key, (), 0, most + 1))(start_keys, common - width)
+    width = jnp.where(active, jnp.round((1 - beta(u[1], alpha)) * common), 0).astype(jnp.int32)
+    start = integer(u[2], common - width + 1)
     replaced = _inside(x, start + width) & ~_inside(x, start)
     share = 1 - width / jnp.maximum(lengths, 1)
     return jnp.where(replaced, x[partner], x), share[:, None] * labels + (1 - share)[:, None] * labels[partner]

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from sacjax.augment.draws import integer, scalars
+
 Clip = tuple[jax.Array, Any]
 Fill = Literal["zero", "mean"]
 
@@ -21,17 +23,13 @@ def _fill(x: jax.Array, length: Any, fill: Fill) -> Any:
     return jnp.where(inside, x, 0).sum() / jnp.maximum(length * x.shape[1], 1)
 
 
-def _span(key: jax.Array, width: Any, size: Any, places: int) -> jax.Array:
-    """Returns bool [places], true in a random span of 0 to `width` places (both included) that lies within the first `size`."""
-    width_key, start_key = jax.random.split(key)
-    span = jax.random.randint(width_key, (), 0, width + 1)
-    start = jax.random.randint(start_key, (), 0, size - span + 1)
-    place = jnp.arange(places)
-    return (place >= start) & (place < start + span)
-
-
 def _masks(key: jax.Array, count: int, width: Any, size: Any, places: int) -> jax.Array:
-    return jax.vmap(lambda k: _span(k, width, size, places))(jax.random.split(key, count)).any(0)
+    """Returns bool [places], true in `count` random spans of 0 to `width` places (both included), each within the first `size`."""
+    u = scalars(key, 2 * count).reshape(2, count, 1)
+    span = integer(u[0], width + 1)
+    start = integer(u[1], size - span + 1)
+    place = jnp.arange(places)
+    return ((place >= start) & (place < start + span)).any(0)
 
 
 def frequency_mask(
@@ -69,14 +67,16 @@ def time_warp(key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, wi
 
     The frame lies at least as far from both ends as it may move; in a clip of few frames it moves less.
     """
-    centre_key, move_key = jax.random.split(key)
+    u = scalars(key, 2)
     most = jnp.clip(jnp.minimum(width, (length - 3) // 4), 0)
-    centre = jax.random.randint(centre_key, (), most + 1, jnp.maximum(length - most - 1, most + 2))
-    target = centre + jax.random.randint(move_key, (), -most, most + 1)
+    centre = most + 1 + integer(u[0], jnp.maximum(length - 2 * most - 2, 1))
+    target = centre + integer(u[1], 2 * most + 1) - most
     last = jnp.maximum(length - 1, 1)
     frame = jnp.arange(x.shape[0], dtype=jnp.float32)
     after = centre + (frame - target) * (last - centre) / jnp.maximum(last - target, 1)
-    source = jnp.clip(jnp.where(frame < target, frame * centre / jnp.maximum(target, 1), after), 0, jnp.maximum(length - 1, 0))
+    source = jnp.clip(
+        jnp.where(frame < target, frame * centre / jnp.maximum(target, 1), after), 0, jnp.maximum(length - 1, 0)
+    )
     place = jnp.floor(source).astype(jnp.int32)
     share = (source - place)[:, None]
     following = jnp.minimum(place + 1, jnp.maximum(length - 1, 0))

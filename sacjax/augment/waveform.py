@@ -12,14 +12,11 @@ import numpy as np
 import scipy.fft
 
 from sacjax.augment import sounds
+from sacjax.augment.draws import between, integer, scalars
 from sacjax.frontend.fft import irfft, rfft
 from sacjax.frontend.spectral import istft, stft
 
 Clip = tuple[jax.Array, Any]
-
-
-def _uniform(key: jax.Array, low: float, high: float) -> jax.Array:
-    return jax.random.uniform(key, minval=low, maxval=high)
 
 
 def _power(x: jax.Array, length: Any) -> jax.Array:
@@ -28,9 +25,11 @@ def _power(x: jax.Array, length: Any) -> jax.Array:
     return jnp.where(inside, x**2, 0).sum() / jnp.maximum(length, 1)
 
 
-def gain(key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, low_db: float = -6.0, high_db: float = 6.0) -> Clip:
+def gain(
+    key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, low_db: float = -6.0, high_db: float = 6.0
+) -> Clip:
     """Changes the level by low_db to high_db decibels."""
-    return x * 10 ** (_uniform(key, low_db, high_db) / 20), length
+    return x * 10 ** (between(scalars(key, 1)[0], low_db, high_db) / 20), length
 
 
 def polarity(key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int) -> Clip:
@@ -48,7 +47,7 @@ def shift(
     """
     size = x.shape[0]
     most = jnp.floor(max_share * length).astype(jnp.int32)
-    step = jax.random.randint(key, (), -most, most + 1)
+    step = integer(scalars(key, 1)[0], 2 * most + 1) - most
     silence = jnp.zeros_like(x)
     if not circular:  # slices of the clip between silences: contiguous copies, where indexing would be a gather
         return jax.lax.dynamic_slice(jnp.concatenate([silence, x, silence]), (size - step,), (size,)), length
@@ -77,22 +76,23 @@ def noise(
       folder: of sound files to take noise from instead, a random stretch each time; read once (up to `sounds.MAX_SECONDS`).
     """
     size = x.shape[0]
-    snr_key, exponent_key, noise_key = jax.random.split(key, 3)
+    key, noise_key = jax.random.split(key)
+    u = scalars(key, 3)
     if folder:
         pool = sounds.pool(folder, sample_rate, size)
-        start = jax.random.randint(noise_key, (), 0, pool.shape[0] - size + 1)
+        start = integer(u[2], pool.shape[0] - size + 1)
         added = jax.lax.dynamic_slice(jnp.asarray(pool), (start,), (size,)).astype(jnp.float32)
     else:
         added = jax.random.normal(noise_key, (size,))
         if (low_exponent, high_exponent) != (0, 0):
             fast = scipy.fft.next_fast_len(size, real=True)
             frequency = jnp.maximum(jnp.arange(fast // 2 + 1), 1) / fast
-            spectrum = rfft(added, fast) * frequency ** (-_uniform(exponent_key, low_exponent, high_exponent) / 2)
-            added = irfft(spectrum.at[0].set(0), fast)[:size]
-    snr = 10 ** (_uniform(snr_key, low_snr_db, high_snr_db) / 10)
+            slope = -between(u[1], low_exponent, high_exponent) / 2  # of magnitudes
+            added = irfft((rfft(added, fast) * frequency**slope).at[0].set(0), fast)[:size]
+    snr = 10 ** (between(u[0], low_snr_db, high_snr_db) / 10)
     noise_power = _power(added, length)
-    scale = jnp.where(noise_power > 0, jnp.sqrt(_power(x, length) / snr / jnp.where(noise_power > 0, noise_power, 1)), 0)
-    return x + scale * added, length
+    wanted = _power(x, length) / snr
+    return x + added * jnp.sqrt(wanted / jnp.where(noise_power > 0, noise_power, 1)), length
 
 
 def reverb(
@@ -118,19 +118,20 @@ def reverb(
         `high_t60` seconds of each.
     """
     size, taps = x.shape[0], max(round(high_t60 * sample_rate), 2)
-    time_key, ratio_key, noise_key = jax.random.split(key, 3)
+    key, noise_key = jax.random.split(key)
+    u = scalars(key, 2)
     if folder:
         responses = jnp.asarray(sounds.responses(folder, sample_rate, taps))
-        response = responses[jax.random.randint(noise_key, (), 0, responses.shape[0])]
+        response = responses[integer(u[0], responses.shape[0])]
     else:
         time = jnp.arange(1, taps) / sample_rate
-        tail = jax.random.normal(noise_key, (taps - 1,)) * 10 ** (-3 * time / _uniform(time_key, low_t60, high_t60))
-        tail *= 10 ** (-_uniform(ratio_key, low_drr_db, high_drr_db) / 20) / jnp.sqrt((tail**2).sum())
+        tail = jax.random.normal(noise_key, (taps - 1,)) * 10 ** (-3 * time / between(u[0], low_t60, high_t60))
+        tail *= 10 ** (-between(u[1], low_drr_db, high_drr_db) / 20) / jnp.sqrt((tail**2).sum())
         response = jnp.concatenate([jnp.ones(1), tail])
     fast = scipy.fft.next_fast_len(size + taps - 1, real=True)
     y = irfft(rfft(x, fast) * rfft(response, fast), fast)[:size]
     power = _power(y, length)
-    return y * jnp.where(power > 0, jnp.sqrt(_power(x, length) / jnp.where(power > 0, power, 1)), 0), length
+    return y * jnp.sqrt(_power(x, length) / jnp.where(power > 0, power, 1)), length
 
 
 STEPS = 2048  # factors of speed are whole numbers over this, so that positions in long clips are exact
@@ -146,7 +147,9 @@ def _resample(x: jax.Array, factor: jax.Array, size: int) -> jax.Array:
 
     Low-passed below the new Nyquist frequency and oversampled by FFT, then cubic interpolation between those (Catmull-Rom).
     """
-    fast = scipy.fft.next_fast_len(x.shape[0] // 2 + 32, real=True) * 2  # even, some silence before the FFT's wrap-around
+    fast = (
+        scipy.fft.next_fast_len(x.shape[0] // 2 + 32, real=True) * 2
+    )  # even, some silence before the FFT's wrap-around
     spectrum = rfft(x, fast)
     frequency = jnp.arange(spectrum.shape[0]) / (fast / 2)
     spectrum *= jnp.clip((jnp.minimum(1 / factor, 1) - frequency) / 0.02, 0, 1)
@@ -160,27 +163,35 @@ def _resample(x: jax.Array, factor: jax.Array, size: int) -> jax.Array:
     return jnp.where(place <= OVERSAMPLE * (x.shape[0] - 1), y, 0)
 
 
-def speed(key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, low_factor: float = 0.9, high_factor: float = 1.1) -> Clip:
+def speed(
+    key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, low_factor: float = 0.9, high_factor: float = 1.1
+) -> Clip:
     """Plays the sound low_factor to high_factor times as fast, pitch and all (Ko et al. 2015).
 
     A faster clip gets shorter, its valid length with it; a slower one is cut at its old length.
     """
-    factor = _factor(_uniform(key, low_factor, high_factor))
+    factor = _factor(between(scalars(key, 1)[0], low_factor, high_factor))
     shorter = jnp.minimum(jnp.ceil(length / factor).astype(length.dtype), length)
     return _resample(x, factor, x.shape[0]), jnp.maximum(shorter, jnp.minimum(length, 1))
 
 
 def pitch(
-    key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, low_semitones: float = -2.0, high_semitones: float = 2.0
+    key: jax.Array,
+    x: jax.Array,
+    length: Any,
+    *,
+    sample_rate: int,
+    low_semitones: float = -2.0,
+    high_semitones: float = 2.0,
 ) -> Clip:
-    """Moves the pitch by low_semitones to high_semitones, the duration kept.
+    """Moves the pitch by low_semitones to high_semitones, the duration kept. By far the dearest augmentation.
 
     The sound is read faster or slower, then stretched back by a phase vocoder (Flanagan & Golden 1966).
     """
     size = x.shape[0]
     n_fft = 2 ** round(np.log2(0.064 * sample_rate))
     hop = n_fft // 4
-    factor = _factor(2 ** (_uniform(key, low_semitones, high_semitones) / 12))
+    factor = _factor(2 ** (between(scalars(key, 1)[0], low_semitones, high_semitones) / 12))
     longest = int(np.ceil(size / min(2 ** (low_semitones / 12), 1.0)))
     spectrum = stft(_resample(x, factor, longest), n_fft=n_fft, hop_length=hop, pad_mode="constant")
     magnitude, phase = jnp.abs(spectrum), jnp.angle(spectrum)

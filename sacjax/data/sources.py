@@ -109,7 +109,7 @@ def load_folder(data: ConfigDict) -> Recordings:
         if path.suffix.lower() in EXTENSIONS and path.is_file() and not path.name.startswith(".")
     )  # fmt: skip
     names = [path.relative_to(root).as_posix() for path in paths]
-    labels = [(name.split("/")[0],) if "/" in name else () for name in names]
+    labels: list[tuple[str, ...]] = [(name.split("/")[0],) if "/" in name else () for name in names]
     classes = tuple(sorted({label[0] for label in labels if label}))
     full = [str(path.absolute()) for path in paths]
     return Recordings(names, labels, classes, OpenFiles(full), paths=full)

@@ -1,205 +1,184 @@
 """Sounds made by rule, for trying everything without a download: 20 classes, each clip a pure function of (seed, index).
 
-The classes share pitch ranges and differ in how they unfold in time; pitch, level, onset, noise floor and a weaker overlapping
-sound of another class are drawn for each clip, so that a linear model on mean spectra does poorly.
+The pitched classes share one range of pitch and random timbres, the noisy ones overlapping ranges of colour, so that they differ in how
+they unfold in time; level, onset, noise floor and a weaker overlapping sound of another class are drawn for each clip too.
+A linear model on mean log-mel features does poorly, a small network on spectrograms does well.
 """
 
 import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+import scipy.fft
 import scipy.signal
 from ml_collections import ConfigDict
 
 from sacjax.data.recordings import Recordings
+from sacjax.errors import UserError
 
 Rng = np.random.Generator
 Maker = Callable[[Rng, np.ndarray, float], np.ndarray]  # (rng, time [n] in seconds, rate in Hz) -> samples [n]
+LOW, HIGH = 220.0, 1200.0  # Hz, fundamentals of the pitched classes
 
 
-def _pitch(rng: Rng) -> float:
-    """A fundamental between 180 and 1400 Hz, shared by most classes."""
-    return float(np.exp(rng.uniform(np.log(180), np.log(1400))))
+def _log_uniform(rng: Rng, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def _phase(frequency: np.ndarray, rate: float) -> np.ndarray:
-    return 2 * np.pi * np.cumsum(frequency) / rate
+def _voice(rng: Rng, frequency: float | np.ndarray, t: np.ndarray, rate: float, partials: int = 5) -> np.ndarray:
+    """A harmonic sound of a frequency in Hz, fixed or [n], with a random timbre that does not tell its class."""
+    cycles = np.cumsum(frequency) / rate if isinstance(frequency, np.ndarray) else frequency * t
+    angle = (2 * np.pi * (cycles % 1.0)).astype(np.float32)  # single precision sines are several times faster
+    z = np.cos(angle) + 1j * np.sin(angle)
+    partials = int(np.clip(0.48 * rate / np.max(frequency), 1, partials))
+    order = np.arange(1, partials + 1)
+    weights = rng.uniform(0.3, 1, partials) / order ** rng.uniform(0.6, 2.0) * np.exp(1j * rng.uniform(0, 6.28, partials))
+    sound = np.zeros_like(z)
+    for weight in weights[::-1].astype(np.complex64):  # Horner: partial k is z ** k
+        sound = (sound + weight) * z
+    return sound.imag
 
 
-def _harmonics(rng: Rng, phase: np.ndarray, count: int = 5) -> np.ndarray:
-    """A tone with a random timbre, so that its spectrum does not tell its class."""
-    tilt = rng.uniform(0.6, 2.0)
-    return sum(np.sin(k * phase + rng.uniform(0, 6)) * rng.uniform(0.3, 1) / k**tilt for k in range(1, count + 1))
+def _noise(rng: Rng, n: int, rate: float, exponent: float) -> np.ndarray:
+    """Gaussian noise of power ~ f ** -exponent above 40 Hz, of unit peak: 0 is white, 1 pink, 2 brown, -1 blue."""
+    size = scipy.fft.next_fast_len(n, real=True)
+    frequency = np.maximum(np.arange(size // 2 + 1, dtype=np.float32) * np.float32(rate / size), 40)
+    spectrum = rng.standard_normal(2 * len(frequency), np.float32).view(np.complex64)
+    sound = scipy.fft.irfft(spectrum * frequency ** np.float32(-exponent / 2), size)[:n]
+    return sound / np.abs(sound).max()
 
 
-def _coloured(rng: Rng, n: int, exponent: float) -> np.ndarray:
-    spectrum = np.fft.rfft(rng.standard_normal(n))
-    spectrum *= np.maximum(np.arange(len(spectrum)), 1.0) ** (-exponent / 2)
-    sound = np.fft.irfft(spectrum, n)
-    return sound / (np.abs(sound).max() + 1e-9)
+def _coloured(low: float, high: float) -> Maker:
+    return lambda rng, t, rate: _noise(rng, len(t), rate, rng.uniform(low, high))
 
 
-def _band_noise(rng: Rng, n: int, rate: float) -> np.ndarray:
-    """Noise in a random band: the carrier of the noisy classes."""
-    low = rng.uniform(200, 1500)
-    sos = scipy.signal.butter(2, [low, min(low * rng.uniform(1.5, 4), 0.45 * rate)], "bandpass", fs=rate, output="sos")
-    sound = scipy.signal.sosfilt(sos, rng.standard_normal(n))
-    return sound / (np.abs(sound).max() + 1e-9)
+def _swing(rng: Rng, t: np.ndarray, low: float, high: float) -> np.ndarray:
+    """A sine of a rate between `low` and `high` Hz and any phase."""
+    return np.sin((2 * np.pi * rng.uniform(low, high) * t + rng.uniform(0, 6.28)).astype(np.float32))
 
 
-def _ring(rng: Rng, t: np.ndarray, rate: float, ratios: tuple[float, ...], decay: float) -> np.ndarray:
-    f = _pitch(rng)
-    return sum(
-        np.exp(-t * decay * (1 + 0.3 * k)) * np.sin(2 * np.pi * f * r * t + rng.uniform(0, 6)) / (1 + 0.5 * k)
-        for k, r in enumerate(ratios)
-        if f * r < 0.45 * rate
-    )
+def _tremolo(rng: Rng, t: np.ndarray, fast: bool) -> np.ndarray:
+    return 0.5 + 0.5 * (_swing(rng, t, 11, 16) if fast else _swing(rng, t, 3, 5))
 
 
 def _tone(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    return _harmonics(rng, 2 * np.pi * _pitch(rng) * t)
+    return _voice(rng, _log_uniform(rng, LOW, HIGH), t, rate)
 
 
-def _sweep(rng: Rng, t: np.ndarray, rate: float, up: bool) -> np.ndarray:
-    low, span = float(np.exp(rng.uniform(np.log(180), np.log(700)))), rng.uniform(1.6, 2.6)
+def _chirp(rng: Rng, t: np.ndarray, rate: float, up: bool) -> np.ndarray:
+    span = rng.uniform(1.6, 2.6)
     share = t / t[-1]
-    return _harmonics(rng, _phase(low * span ** (share if up else 1 - share), rate), 3)
-
-
-def _chirp_up(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    return _sweep(rng, t, rate, True)
-
-
-def _chirp_down(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    return _sweep(rng, t, rate, False)
-
-
-def _tremolo(rng: Rng, t: np.ndarray, slow: bool) -> np.ndarray:
-    f = rng.uniform(3, 5) if slow else rng.uniform(11, 18)
-    return 0.5 + 0.5 * np.sin(2 * np.pi * f * t + rng.uniform(0, 6))
-
-
-def _am_slow(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    return _tone(rng, t, rate) * _tremolo(rng, t, True)
-
-
-def _am_fast(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    return _tone(rng, t, rate) * _tremolo(rng, t, False)
+    return _voice(rng, _log_uniform(rng, LOW, HIGH / span) * span ** (share if up else 1 - share), t, rate)
 
 
 def _vibrato(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    f = _pitch(rng) * (1 + rng.uniform(0.06, 0.1) * np.sin(2 * np.pi * rng.uniform(9, 13) * t + rng.uniform(0, 6)))
-    return _harmonics(rng, _phase(f, rate), 3)
+    depth = rng.uniform(0.06, 0.12)
+    return _voice(rng, _log_uniform(rng, LOW, HIGH) * (1 + depth * _swing(rng, t, 8, 12)), t, rate)
 
 
 def _siren(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    swing = np.sin(2 * np.pi * rng.uniform(2.0, 3.2) * t + rng.uniform(0, 6))
-    return _harmonics(rng, _phase(_pitch(rng) * 2 ** (0.45 * swing), rate), 3)
-
-
-def _two_tone(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    high = scipy.signal.square(2 * np.pi * rng.uniform(3, 5) * t + rng.uniform(0, 6)) > 0
-    return _harmonics(rng, _phase(_pitch(rng) * np.where(high, rng.uniform(1.25, 1.5), 1.0), rate), 3)
+    return _voice(rng, _log_uniform(rng, LOW * 1.4, HIGH / 1.4) * 2 ** (0.45 * _swing(rng, t, 2, 3.2)), t, rate)
 
 
 def _staircase(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    steps = np.floor(t / t[-1] * rng.integers(6, 9))
-    return _harmonics(rng, _phase(_pitch(rng) * 0.6 * 2 ** (steps / 6), rate), 3)
+    """Four to six notes, upwards."""
+    notes, span = int(rng.integers(4, 7)), rng.uniform(1.8, 2.8)
+    note = np.minimum(np.floor(t / t[-1] * notes), notes - 1)
+    return _voice(rng, _log_uniform(rng, LOW, HIGH / span) * span ** (note / (notes - 1)), t, rate)
 
 
-def _noise(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    return _band_noise(rng, len(t), rate)
-
-
-def _noise_slow(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    return _band_noise(rng, len(t), rate) * _tremolo(rng, t, True) ** 2
-
-
-def _noise_fast(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    return _band_noise(rng, len(t), rate) * _tremolo(rng, t, False) ** 2
-
-
-def _rain(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    drops = (rng.uniform(size=len(t)) < 60 / rate) * rng.exponential(1.0, len(t))
-    n = int(0.012 * rate)
-    drop = rng.standard_normal(n) * np.exp(-np.arange(n) / (0.25 * n))
-    return np.convolve(drops, drop)[: len(t)] + 0.03 * rng.standard_normal(len(t))
-
-
-def _clicks(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    period = rng.uniform(0.07, 0.14)
-    since = np.mod(t + rng.uniform(0, period), period)
-    return _band_noise(rng, len(t), rate) * np.exp(-since / 0.006)
-
-
-def _engine(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    phase = _phase(rng.uniform(24, 42) * (1 + 0.08 * np.sin(2 * np.pi * rng.uniform(0.5, 2) * t)), rate)
-    return np.maximum(np.sin(phase), 0) ** 8 * (_band_noise(rng, len(t), rate) + 0.5 * np.sin(2 * np.pi * _pitch(rng) * t))
+def _bell(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
+    """Inharmonic partials, the higher the shorter."""
+    ratios = np.array([1.0, 2.0, 2.4, 3.0, 4.5]) * _log_uniform(rng, LOW, HIGH)
+    decay, sound = rng.uniform(2.5, 5), np.zeros(len(t), np.float32)
+    for k, frequency in enumerate(ratios[: max(int((ratios < 0.48 * rate).sum()), 1)]):
+        cycles = (frequency * t + rng.uniform()) % 1.0
+        sound += np.sin((2 * np.pi * cycles).astype(np.float32)) * np.exp((-decay * (1 + 0.3 * k) * t).astype(np.float32)) / (1 + 0.5 * k)
+    return sound
 
 
 def _plucked(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
     """Karplus and Strong 1983: a burst of noise in a comb that averages two neighbours."""
-    period = max(round(rate / _pitch(rng)), 3)
-    burst = np.zeros(len(t))
-    burst[:period] = rng.uniform(-1, 1, min(period, len(t)))[: len(burst[:period])]
-    comb = np.zeros(period + 2)
-    comb[0], comb[period], comb[period + 1] = 1, -0.498, -0.498
-    return scipy.signal.lfilter([1.0], comb, burst)
+    period = max(round(rate / _log_uniform(rng, LOW, HIGH)), 3)
+    burst = np.zeros(len(t), np.float32)
+    burst[:period] = rng.uniform(-1, 1, period)[: len(t)]
+    comb = np.zeros(period + 2, np.float32)
+    comb[[0, period, period + 1]] = 1, -0.497, -0.497
+    return scipy.signal.lfilter(np.ones(1, np.float32), comb, burst)
 
 
-def _bell(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    return _ring(rng, t, rate, (1.0, 2.0, 2.4, 3.0, 4.5, 5.3), rng.uniform(3, 6))
+def _rain(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
+    """Short bursts of noise at random times and levels."""
+    drops = np.zeros(len(t), np.float32)
+    count = max(int(rng.uniform(60, 90) * len(t) / rate), 1)
+    drops[rng.integers(0, len(t), count)] = rng.exponential(1.0, count) + 0.2
+    keep = np.exp(-1 / (0.004 * rate))
+    return scipy.signal.lfilter(np.ones(1, np.float32), np.array([1, -keep], np.float32), drops) * _noise(rng, len(t), rate, rng.uniform(-1, 0.3))
 
 
-def _reversed_bell(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    return _bell(rng, t, rate)[::-1]
+def _clicks(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
+    period = rng.uniform(0.09, 0.14)
+    since = (t + rng.uniform(0, period)) % period
+    return np.exp((-since / 0.006).astype(np.float32)) * _noise(rng, len(t), rate, rng.uniform(0, 2))
 
 
-def _bouncing(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    times, at, gap = [], 0.0, rng.uniform(0.16, 0.24)
-    while at < t[-1] and gap > 0.012:
-        times.append(at)
-        at, gap = at + gap, gap * rng.uniform(0.78, 0.84)
-    sound = np.zeros(len(t))
-    carrier = _harmonics(rng, 2 * np.pi * _pitch(rng) * t, 3)
-    for k, start in enumerate(times):
-        sound += np.where(t >= start, np.exp(-(t - start) / 0.02), 0) * 0.9**k
-    return sound * carrier
+def _engine(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
+    """Thuds 25 to 40 times a second, at a speed that wanders."""
+    speed = rng.uniform(25, 40) * (1 + 0.1 * _swing(rng, t, 0.5, 2))
+    pulse = np.sin((np.pi * (np.cumsum(speed) / rate % 1.0)).astype(np.float32)) ** 8
+    return pulse * _noise(rng, len(t), rate, rng.uniform(1.5, 2.2))
 
 
 MAKERS: dict[str, Maker] = {
-    "am_fast": _am_fast, "am_slow": _am_slow, "bell": _bell, "bouncing": _bouncing, "chirp_down": _chirp_down,
-    "chirp_up": _chirp_up, "clicks": _clicks, "engine": _engine, "noise": _noise, "noise_fast": _noise_fast,
-    "noise_slow": _noise_slow, "plucked": _plucked, "rain": _rain, "reversed_bell": _reversed_bell, "siren": _siren,
-    "staircase": _staircase, "tone": _tone, "two_tone": _two_tone, "vibrato": _vibrato,
-    "brown_noise": lambda rng, t, rate: _coloured(rng, len(t), 2.0) * _tremolo(rng, t, True) ** 0.3,
-}  # fmt: skip
-CLASSES = tuple(sorted(MAKERS))
+    "am_fast": lambda rng, t, rate: _tone(rng, t, rate) * _tremolo(rng, t, True),
+    "am_slow": lambda rng, t, rate: _tone(rng, t, rate) * _tremolo(rng, t, False),
+    "bell": _bell,
+    "blue_noise": _coloured(-1.15, -0.85),
+    "brown_noise": _coloured(1.85, 2.15),
+    "chirp_down": lambda rng, t, rate: _chirp(rng, t, rate, False),
+    "chirp_up": lambda rng, t, rate: _chirp(rng, t, rate, True),
+    "clicks": _clicks,
+    "engine": _engine,
+    "noise_fast": lambda rng, t, rate: _noise(rng, len(t), rate, rng.uniform(-1, 1)) * _tremolo(rng, t, True) ** 2,
+    "noise_slow": lambda rng, t, rate: _noise(rng, len(t), rate, rng.uniform(0, 2)) * _tremolo(rng, t, False) ** 2,
+    "pink_noise": _coloured(0.85, 1.15),
+    "plucked": _plucked,
+    "rain": _rain,
+    "reversed_bell": lambda rng, t, rate: _bell(rng, t, rate)[::-1],
+    "siren": _siren,
+    "staircase": _staircase,
+    "tone": _tone,
+    "vibrato": _vibrato,
+    "white_noise": _coloured(-0.15, 0.15),
+}
+CLASSES = tuple(MAKERS)
 
 
-def _event(rng: Rng, name: str, samples: int, rate: float) -> np.ndarray:
-    """A sound of a class, of peak 1, that starts and ends at random places of the clip."""
-    onset, length = rng.uniform(0, 0.25), rng.uniform(0.65, 0.75)
-    start, count = int(onset * samples), int(length * samples)
+def _event(rng: Rng, name: str, samples: int, rate: float) -> tuple[slice, np.ndarray]:
+    """A sound of a class, of peak 1, and the part of the clip that it takes."""
+    start, count = int(rng.uniform(0, 0.25) * samples), max(int(rng.uniform(0.65, 0.75) * samples), 2)
     sound = MAKERS[name](rng, np.arange(count) / rate, rate)
-    fade = min(int(0.004 * rate), count // 4)
-    sound[:fade] *= np.linspace(0, 1, fade)
-    sound[-fade:] *= np.linspace(1, 0, fade)
-    out = np.zeros(samples)
-    out[start : start + count] = sound / (np.abs(sound).max() + 1e-9)
-    return out
+    fade = np.linspace(0, 1, max(min(int(0.004 * rate), count // 4), 1), dtype=np.float32)
+    sound = sound / (np.abs(sound).max() + 1e-9)
+    sound[: len(fade)] *= fade
+    sound[-len(fade) :] *= fade[::-1]
+    return slice(start, start + count), sound
 
 
 def make_clip(seed: int, index: int, samples: int, rate: float) -> np.ndarray:
-    """Returns float32 [samples] in [-1, 1]: a clip of class `index % 20`, the same for the same arguments everywhere."""
+    """Returns float32 [samples] in (-1, 1): clip `index`, of class `CLASSES[index % 20]`; no state but the arguments.
+
+    Peak -1 to -20 dB; noise of any colour 22 to 40 dB below the sound; in 3 of 10 clips a sound of another class, 14 to 22 dB below.
+    """
     rng = np.random.default_rng([seed, index])
-    name = CLASSES[index % len(CLASSES)]
-    sound = _event(rng, name, samples, rate)
-    if rng.uniform() < 0.3:  # a weaker sound of another class
+    sound = _noise(rng, samples, rate, rng.uniform(0, 2)) * np.float32(10 ** (-rng.uniform(22, 40) / 20))
+    place, event = _event(rng, CLASSES[index % len(CLASSES)], samples, rate)
+    sound[place] += event
+    if rng.uniform() < 0.3:
         other = CLASSES[(index + int(rng.integers(1, len(CLASSES)))) % len(CLASSES)]
-        sound = sound + _event(rng, other, samples, rate) * 10 ** (-rng.uniform(12, 20) / 20)
-    sound = sound + _coloured(rng, samples, rng.uniform(0, 2)) * 10 ** (-rng.uniform(18, 36) / 20)
-    return (sound / np.abs(sound).max() * 10 ** (-rng.uniform(1, 20) / 20)).astype(np.float32)
+        place, event = _event(rng, other, samples, rate)
+        sound[place] += event * np.float32(10 ** (-rng.uniform(14, 22) / 20))
+    return sound * np.float32(10 ** (-rng.uniform(1, 20) / 20) / np.abs(sound).max())
 
 
 @dataclasses.dataclass
@@ -229,15 +208,25 @@ class OpenSynthetic:
 
 
 def load_synthetic(data: ConfigDict) -> Recordings:
-    """Returns `data.examples` clips of `data.seconds`, split by `data.holdout` in turns of 20, a clip of each class.
+    """Returns `data.examples` clips of `data.seconds` at `data.sample_rate`, classes in turn; the seed is `data.split_seed`.
 
-    The seed is `data.split_seed`.
+    Twenty neighbours, one of each class, go to one part. Which one depends on the index and `data.holdout` alone: a larger
+    `data.examples` adds clips to the parts and moves none.
+
+    Raises:
+      UserError: fewer clips than classes, or clips or a rate too short for the sounds.
     """
-    rounds = np.arange(data.examples) // len(CLASSES)
-    place = np.random.default_rng([data.split_seed, 99]).permutation(rounds.max() + 1) / (rounds.max() + 1)
+    if data.examples < len(CLASSES):
+        raise UserError(f"data.examples is {data.examples}: give at least {len(CLASSES)}, a clip for each synthetic class")
+    if data.sample_rate < 4000 or data.seconds < 0.1:
+        raise UserError(
+            f"data.sample_rate {data.sample_rate} with data.seconds {data.seconds}: synthetic sounds need at least 4000 Hz and 0.1 s"
+        )
     train, validation, _ = data.holdout
-    part = np.where(place < train, "train", np.where(place < train + validation, "validation", "test"))[rounds]
+    # Multiples of the golden ratio fill [0, 1) evenly, however many there are.
+    place = np.arange(data.examples) // len(CLASSES) * 0.6180339887498949 % 1
+    part = np.where(place < train, "train", np.where(place < train + validation, "validation", "test"))
     names = [f"{CLASSES[i % len(CLASSES)]}_{i:06d}" for i in range(data.examples)]
-    labels = [(CLASSES[i % len(CLASSES)],) for i in range(data.examples)]
+    labels: list[tuple[str, ...]] = [(CLASSES[i % len(CLASSES)],) for i in range(data.examples)]
     samples = round(data.seconds * data.sample_rate)
     return Recordings(names, labels, CLASSES, OpenSynthetic(data.split_seed, samples, data.sample_rate), splits=part.tolist())

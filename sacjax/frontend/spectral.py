@@ -173,7 +173,9 @@ def mel_filterbank(
         return np.where(mel >= 15, 1000 * np.exp(step * (mel - 15)), mel * 200 / 3)
 
     edges = to_hz(np.linspace(to_mel(fmin), to_mel(fmax or sample_rate / 2), n_mels + 2))
-    bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1) if n_fft % 2 == 0 else np.fft.rfftfreq(n_fft, 1 / sample_rate)
+    bins = (
+        np.linspace(0, sample_rate / 2, n_fft // 2 + 1) if n_fft % 2 == 0 else np.fft.rfftfreq(n_fft, 1 / sample_rate)
+    )
     low, middle, high = edges[:-2], edges[1:-1], edges[2:]
     rising, falling = (bins[:, None] - low) / (middle - low), (high - bins[:, None]) / (high - middle)
     weights = np.maximum(0, np.minimum(rising, falling))
@@ -283,7 +285,9 @@ def _frames_of(mel: dict[str, Any]) -> jax.Array:
     return frame_lengths(mel["lengths"], n_fft=n_fft, hop_length=hop_length, center=mel.get("center", True))
 
 
-def mfcc(audio: jax.Array, *, sample_rate: float, n_mfcc: int = 20, lifter: float = 0, log: Log = "db", **mel: Any) -> jax.Array:
+def mfcc(
+    audio: jax.Array, *, sample_rate: float, n_mfcc: int = 20, lifter: float = 0, log: Log = "db", **mel: Any
+) -> jax.Array:
     """Mel-frequency cepstral coefficients, float32 [..., frames, n_mfcc] of audio [..., T] (Davis & Mermelstein 1980).
 
     Args:

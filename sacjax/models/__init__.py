@@ -20,7 +20,7 @@ from sacjax.models.pooling import Pooling
 from sacjax.models.resnet import SpectrogramResNet
 from sacjax.models.small_cnn import SmallCNN
 
-ENCODERS = {"audionet": AudioNet, "spectrogram_resnet": SpectrogramResNet, "small_cnn": SmallCNN}
+ENCODERS: dict[str, Any] = {"audionet": AudioNet, "spectrogram_resnet": SpectrogramResNet, "small_cnn": SmallCNN}
 RESERVED = ("self", "num_features", "dtype", "rngs")  # given by `build`
 
 __all__ = ["ENCODERS", "AudioNet", "Classifier", "EncoderOutput", "Pooling", "SmallCNN", "SpectrogramResNet",

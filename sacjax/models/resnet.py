@@ -121,7 +121,7 @@ class SpectrogramResNet(nnx.Module):
         block = BasicBlock if depth < 50 else Bottleneck
         self.conv1 = Conv(in_channels, width, (stem_kernel, stem_kernel), stem_stride, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width, dtype=dtype, rngs=rngs)
-        inputs, place, total = width, 0, sum(DEPTHS[depth])
+        inputs, place, total, layers = width, 0, sum(DEPTHS[depth]), []
         for stage, blocks in enumerate(DEPTHS[depth]):
             layer = []
             for k in range(blocks):
@@ -131,7 +131,8 @@ class SpectrogramResNet(nnx.Module):
                     block(inputs, width << stage, stride, zero_scale=zero_init, drop=drop, dtype=dtype, rngs=rngs)
                 )
                 inputs, place = (width << stage) * block.expansion, place + 1
-            setattr(self, f"layer{stage + 1}", nnx.List(layer))
+            layers.append(nnx.List(layer))
+        self.layer1, self.layer2, self.layer3, self.layer4 = layers  # torchvision's names
         self.features = inputs
 
     def __call__(self, inputs: jax.Array, lengths: jax.Array, *, rngs: nnx.Rngs | None = None) -> EncoderOutput:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -36,7 +37,7 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
     axes.set(xlabel="predicted", ylabel="true")
     if count <= 30:
         for i, j in zip(*np.nonzero(matrix), strict=True):
-            axes.text(j, i, int(matrix[i, j]), ha="center", va="center", fontsize=font, color="white" if share[i, j] > 0.5 else "black")
+            axes.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=font, color="white" if share[i, j] > 0.5 else "black")
     return figure
 
 
@@ -81,7 +82,7 @@ def spectrogram(samples: np.ndarray, sample_rate: int) -> Figure:
     from sacjax.frontend import log_mel_spectrogram
 
     n_fft = 512 if sample_rate < 16000 else 1024
-    level = np.asarray(log_mel_spectrogram(samples[None], sample_rate=sample_rate, n_fft=n_fft, hop_length=n_fft // 4, n_mels=64, ref="max"))
+    level = np.asarray(log_mel_spectrogram(jnp.asarray(samples)[None], sample_rate=sample_rate, n_fft=n_fft, hop_length=n_fft // 4, n_mels=64, ref="max"))
     figure = Figure(figsize=(4, 2), layout="constrained")
     axes = figure.subplots()
     axes.imshow(level[0].T, origin="lower", aspect="auto", cmap="magma", extent=(0, len(samples) / sample_rate, 0, 64))

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from sacjax import augment
-from sacjax.augment import spectrogram
 from sacjax.errors import UserError
 
 B, F, M = 8, 60, 20
@@ -54,7 +53,7 @@ def run(specs, x, keys, lengths=LENGTHS, mask=MASK):
     return [np.asarray(a) for a in function(keys, x, np.asarray(lengths), labels, np.asarray(mask, np.float32))]
 
 
-def always(length=F, rows=200, **spec):
+def always(length=F, rows=800, **spec):
     """Ones [F, M], zero beyond `length`, under so many keys."""
     x = np.zeros((rows, F, M), np.float32)
     x[:, :length] = 1
@@ -95,7 +94,7 @@ def test_frequency_masks_are_whole_bands_within_their_width():
     masked = always(name="frequency_mask", count=1, width=5) == 0
     assert (masked.any(1) == masked.all(1)).all()  # in all frames
     widths = [w for row in spans(masked.any(1)) for w in row]
-    assert set(widths) == {1, 2, 3, 4, 5} and len(widths) < 200  # width 0 is drawn too
+    assert set(widths) == {1, 2, 3, 4, 5} and len(widths) < 800  # width 0 is drawn too
     assert masked.any(1).any(0).all()  # every band gets its turn, those at the edges too
     several = [len(row) for row in spans((always(name="frequency_mask", count=3, width=2) == 0).any(1))]
     assert max(several) == 3
@@ -103,7 +102,9 @@ def test_frequency_masks_are_whole_bands_within_their_width():
     assert (always(name="frequency_mask", count=1, width=1000) >= 0).all()
 
 
-@pytest.mark.parametrize(("width", "max_share", "length", "widest"), [(8, 1.0, 60, 8), (30, 0.2, 60, 12), (30, 0.2, 25, 5)])
+@pytest.mark.parametrize(
+    ("width", "max_share", "length", "widest"), [(8, 1.0, 60, 8), (30, 0.2, 60, 12), (30, 0.2, 25, 5)]
+)
 def test_time_masks_are_within_width_share_and_valid_frames(width, max_share, length, widest):
     masked = always(name="time_mask", count=1, width=width, max_share=max_share, length=length)[:, :length] == 0
     assert (masked.any(2) == masked.all(2)).all()
@@ -132,7 +133,9 @@ def test_masks_are_filled_with_zero_or_the_mean_of_the_valid_frames():
 def test_time_warp_is_monotonic_keeps_the_ends_and_moves_by_its_width_at_most(length):
     ramp = np.where(np.arange(F) < length, np.arange(F), 0)[:, None] * np.ones([F, M])
     x = np.tile(ramp, (100, 1, 1)).astype(np.float32)
-    y = run((dict(name="time_warp", width=6),), x, keys_of(3, range(100)), np.full(100, length), np.ones(100))[0][..., 0]
+    y = run((dict(name="time_warp", width=6),), x, keys_of(3, range(100)), np.full(100, length), np.ones(100))[0][
+        ..., 0
+    ]
     move = y[:, :length] - x[:, :length, 0]
     np.testing.assert_allclose(move[:, [0, length - 1]], 0, atol=1e-4)
     assert (np.diff(y[:, :length]) >= 0).all()
@@ -169,7 +172,14 @@ def test_mixup_and_cutmix_of_spectrograms():
 def test_gradients_pass_through():
     def loss(x):
         y, _, _ = augment.apply(
-            ALL, keys_of(), x, jnp.asarray(LENGTHS), jnp.eye(B, 10), jnp.asarray(MASK), kind="spectrogram", sample_rate=16000
+            ALL,
+            keys_of(),
+            x,
+            jnp.asarray(LENGTHS),
+            jnp.eye(B, 10),
+            jnp.asarray(MASK),
+            kind="spectrogram",
+            sample_rate=16000,
         )
         return (y**2).sum()
 
@@ -177,14 +187,10 @@ def test_gradients_pass_through():
     assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
 
 
-def test_span_covers_exactly_what_it_may():
-    keys = jax.random.split(jax.random.key(0), 300)
-    masked = np.asarray(jax.vmap(lambda k: spectrogram._span(k, 3, 7, 10))(keys))
-    assert not masked[:, 7:].any() and masked[:, :7].any(0).all() and masked.sum(1).max() == 3 and masked.sum(1).min() == 0
-
-
 def everything(keys, x, lengths, labels, mask):
-    out = [augment.apply((spec,), keys, x, lengths, labels, mask, kind="spectrogram", sample_rate=16000) for spec in ALL]
+    out = [
+        augment.apply((spec,), keys, x, lengths, labels, mask, kind="spectrogram", sample_rate=16000) for spec in ALL
+    ]
     return out
 
 
@@ -226,5 +232,9 @@ if __name__ == "__main__":
     rows = NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data"))
     arrays = jax.device_put((batch(), LENGTHS, np.eye(B, 10, dtype=np.float32), MASK), rows)
     function = jax.jit(lambda *a: everything(keys_of(), *a), in_shardings=rows, out_shardings=rows)
-    results = {f"{name}{k}": v for k, r in enumerate(function(*arrays)) for name, v in zip(("x", "lengths", "labels"), r, strict=True)}
+    results = {
+        f"{name}{k}": v
+        for k, r in enumerate(function(*arrays))
+        for name, v in zip(("x", "lengths", "labels"), r, strict=True)
+    }
     np.savez(sys.argv[1], **results)

@@ -68,9 +68,16 @@ def run(specs, x, keys, lengths=LENGTHS, labels=None, mask=MASK, sample_rate=RAT
 
 
 def always(name, x, rows=16, length=None, sample_rate=RATE, **options):
-    """The same clip [T] augmented under `count` keys: (results [count, T], lengths [count])."""
+    """The same clip [T] augmented under so many keys: (results [rows, T], lengths [rows])."""
     lengths = np.full(rows, len(x) if length is None else length, np.int32)
-    out = run((dict(name=name, **options),), np.tile(x, (rows, 1)), keys_of(1, range(rows)), lengths, mask=np.ones(rows), sample_rate=sample_rate)
+    out = run(
+        (dict(name=name, **options),),
+        np.tile(x, (rows, 1)),
+        keys_of(1, range(rows)),
+        lengths,
+        mask=np.ones(rows),
+        sample_rate=sample_rate,
+    )
     return out[0], out[1]
 
 
@@ -232,7 +239,9 @@ def test_speed_moves_tones_and_lengths(factor):
 
 
 def test_speed_does_not_alias():
-    x = np.sin(2 * np.pi * 3600 * np.arange(T) / RATE).astype(np.float32)  # 4500 Hz when faster: above the Nyquist frequency
+    x = np.sin(2 * np.pi * 3600 * np.arange(T) / RATE).astype(
+        np.float32
+    )  # 4500 Hz when faster: above the Nyquist frequency
     y, lengths = always("speed", x, rows=1, low_factor=1.25, high_factor=1.25)
     assert power(y[0, 200 : lengths[0] - 200]) < 1e-4 * power(x)
 
@@ -256,7 +265,7 @@ def test_partners_are_one_random_cycle_that_leaves_padding_out():
     mask = jnp.asarray([1, 1, 0, 1, 1, 0, 1, 1])
     seen = set()
     for seed in range(5):
-        partner = np.asarray(mixing.partners(keys_of(seed), mask))
+        partner = np.asarray(mixing.partners(jax.random.uniform(jax.random.key(seed), (B,)), mask))
         assert list(partner[[2, 5]]) == [2, 5]
         walk = [0]
         while partner[walk[-1]] != 0:
@@ -264,8 +273,8 @@ def test_partners_are_one_random_cycle_that_leaves_padding_out():
         assert sorted(walk) == [0, 1, 3, 4, 6, 7]
         seen.add(tuple(partner))
     assert len(seen) > 1
-    np.testing.assert_array_equal(mixing.partners(keys_of(), jnp.zeros(B)), np.arange(B))
-    assert mixing.partners(keys_of(), jnp.eye(B)[3])[3] == 3
+    np.testing.assert_array_equal(mixing.partners(jnp.zeros(B), jnp.zeros(B)), np.arange(B))
+    assert mixing.partners(jnp.zeros(B), jnp.eye(B)[3])[3] == 3
 
 
 @pytest.mark.parametrize("between_class", [False, True])
@@ -290,7 +299,14 @@ def test_mixup_mixes_sounds_as_it_mixes_labels(between_class):
 def test_mixup_shares_are_beta():
     n = 300
     shares = np.diag(
-        run((dict(name="mixup", alpha=0.4),), np.zeros([n, 2]), keys_of(0, range(n)), np.full(n, 2), np.eye(n), np.ones(n))[2]
+        run(
+            (dict(name="mixup", alpha=0.4),),
+            np.zeros([n, 2]),
+            keys_of(0, range(n)),
+            np.full(n, 2),
+            np.eye(n),
+            np.ones(n),
+        )[2]
     )
     assert abs(np.mean(shares) - 0.5) < 0.08
     np.testing.assert_allclose(np.var(shares), 0.25 / 1.8, atol=0.03)  # Beta(a, a): 1 / (4 (2a + 1))
@@ -341,7 +357,10 @@ def test_the_same_on_1_and_on_8_devices(tmp_path):
     [
         ((dict(name="gian"),), r"augment.waveform.0.name: there is no augmentation 'gian'; did you mean 'gain'\?"),
         ((dict(name="time_mask"),), "there is no augmentation 'time_mask'"),
-        ((dict(name="gain"), dict(name="gain", low=1.0)), r"augment.waveform.1: 'gain' has no option 'low'; did you mean 'low_db'\?"),
+        (
+            (dict(name="gain"), dict(name="gain", low=1.0)),
+            r"augment.waveform.1: 'gain' has no option 'low'; did you mean 'low_db'\?",
+        ),
         ((dict(name="gain", sample_rate=8000),), "no option 'sample_rate'"),
         ((dict(name="shift", circular=1),), "circular is 1: expected bool, such as True"),
         ((dict(name="gain", low_db="loud"),), "low_db is 'loud': expected float, such as -6.0"),
@@ -375,5 +394,9 @@ if __name__ == "__main__":
     arrays = jax.device_put((batch(), LENGTHS, np.eye(B, 10, dtype=np.float32), MASK), rows)
     # Keys as the train step makes them: folded inside the jitted function from the row in the global batch.
     function = jax.jit(lambda *a: everything(keys_of(), *a), in_shardings=rows, out_shardings=rows)
-    results = {f"{name}{k}": v for k, r in enumerate(function(*arrays)) for name, v in zip(("x", "lengths", "labels"), r, strict=True)}
+    results = {
+        f"{name}{k}": v
+        for k, r in enumerate(function(*arrays))
+        for name, v in zip(("x", "lengths", "labels"), r, strict=True)
+    }
     np.savez(sys.argv[1], **results)

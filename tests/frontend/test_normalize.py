@@ -53,7 +53,9 @@ def test_global_and_none():
 @pytest.mark.parametrize("kind", ["clip", "band"])
 @pytest.mark.parametrize("level", [-100.0, -23.025851, 0.1])
 def test_silence_becomes_zeros_not_amplified_rounding_errors(kind, level):
-    ours = jax.jit(lambda x, n: normalize(x, kind=kind, lengths=n))(jnp.full([2, 999, 64], level), jnp.asarray([999, 500]))
+    ours = jax.jit(lambda x, n: normalize(x, kind=kind, lengths=n))(
+        jnp.full([2, 999, 64], level), jnp.asarray([999, 500])
+    )
     np.testing.assert_allclose(ours, 0, atol=1e-3)
 
 

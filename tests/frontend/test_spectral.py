@@ -58,14 +58,18 @@ def test_stft_is_librosas(n_fft, win_length, hop_length, window, center):
         assert_close(ours, turn(reference))
 
 
-@pytest.mark.parametrize(("n_fft", "hop_length", "window"), [(512, 128, "hann"), (400, 160, "hamming"), (1024, 256, "hann")])
+@pytest.mark.parametrize(
+    ("n_fft", "hop_length", "window"), [(512, 128, "hann"), (400, 160, "hamming"), (1024, 256, "hann")]
+)
 def test_stft_is_scipys(n_fft, hop_length, window):
     x = sound(4096 + n_fft).astype(np.float64)
     options = dict(window=window, nperseg=n_fft, noverlap=n_fft - hop_length, padded=False)
     scale = scipy.signal.get_window(window, n_fft).sum()
     for center, boundary in ((True, "even"), (False, None)):
         reference = scipy.signal.stft(x, **options, boundary=boundary)[2] * scale
-        assert_close(frontend.stft(x, n_fft=n_fft, hop_length=hop_length, window=window, center=center), turn(reference))
+        assert_close(
+            frontend.stft(x, n_fft=n_fft, hop_length=hop_length, window=window, center=center), turn(reference)
+        )
 
 
 def test_istft_inverts_stft():
@@ -73,7 +77,9 @@ def test_istft_inverts_stft():
 
         @jax.jit
         def there_and_back(x, n_fft=n_fft, hop_length=hop_length):
-            return frontend.istft(frontend.stft(x, n_fft=n_fft, hop_length=hop_length), hop_length=hop_length, length=4000)
+            return frontend.istft(
+                frontend.stft(x, n_fft=n_fft, hop_length=hop_length), hop_length=hop_length, length=4000
+            )
 
         back, whole = there_and_back(sound()), 4000 // hop_length * hop_length
         assert back.shape == (2, 4000)
@@ -101,7 +107,11 @@ def test_mel_filterbank_tells_of_empty_filters():
 @pytest.mark.parametrize("power", [1.0, 2.0, 1.5])
 @pytest.mark.parametrize(
     ("n_fft", "win_length", "hop_length", "n_mels", "fmin", "fmax", "center"),
-    [(512, 400, 160, 40, 0.0, None, True), (1024, 1024, 256, 64, 50.0, 7000.0, True), (400, 400, 100, 20, 0.0, 4000.0, False)],
+    [
+        (512, 400, 160, 40, 0.0, None, True),
+        (1024, 1024, 256, 64, 50.0, 7000.0, True),
+        (400, 400, 100, 20, 0.0, 4000.0, False),
+    ],
 )
 def test_mel_and_mfcc_are_librosas(n_fft, win_length, hop_length, n_mels, fmin, fmax, center, power):
     librosa = pytest.importorskip("librosa")
@@ -141,8 +151,12 @@ def test_plain_logarithms_have_a_floor():
     values = jnp.asarray([[[0.0, 1e-12, 1.0, 100.0]]])
     np.testing.assert_allclose(frontend.log_scale(values, floor=1e-10)[0, 0], np.log([1e-10, 1e-10, 1, 100]), rtol=1e-6)
     np.testing.assert_allclose(frontend.log_scale(values, log="log10", floor=1e-3)[0, 0], [-3, -3, 0, 2], atol=1e-6)
-    np.testing.assert_allclose(frontend.log_scale(values, log="log10", floor=1e-3, ref="max")[0, 0], [-5, -5, -2, 0], atol=1e-6)
-    silence = frontend.log_mel_spectrogram(jnp.zeros([1, 4000]), sample_rate=RATE, n_fft=512, n_mels=20, ref="max", log="db")
+    np.testing.assert_allclose(
+        frontend.log_scale(values, log="log10", floor=1e-3, ref="max")[0, 0], [-5, -5, -2, 0], atol=1e-6
+    )
+    silence = frontend.log_mel_spectrogram(
+        jnp.zeros([1, 4000]), sample_rate=RATE, n_fft=512, n_mels=20, ref="max", log="db"
+    )
     assert (silence == 0).all()
 
 
@@ -225,7 +239,9 @@ def test_wrong_options():
 def test_gradients_are_finite_on_silence_and_right(power):
     @jax.jit
     def loss(x):
-        return frontend.log_mel_spectrogram(x, sample_rate=RATE, n_fft=256, n_mels=20, power=power, top_db=None, log="db").sum()
+        return frontend.log_mel_spectrogram(
+            x, sample_rate=RATE, n_fft=256, n_mels=20, power=power, top_db=None, log="db"
+        ).sum()
 
     audio = jnp.concatenate([jnp.zeros([1, 1000]), sound(1000, 1)])
     gradient = jax.jit(jax.grad(loss))(audio)
@@ -239,7 +255,9 @@ def test_half_precision_audio_is_worked_on_in_float32():
     audio = jnp.asarray(sound(), jnp.bfloat16)
     ours = frontend.mel_spectrogram(audio, sample_rate=RATE, n_fft=512, n_mels=20)
     assert ours.dtype == jnp.float32
-    np.testing.assert_allclose(ours, frontend.mel_spectrogram(audio.astype(jnp.float32), sample_rate=RATE, n_fft=512, n_mels=20))
+    np.testing.assert_allclose(
+        ours, frontend.mel_spectrogram(audio.astype(jnp.float32), sample_rate=RATE, n_fft=512, n_mels=20)
+    )
     assert frontend.normalize(audio[..., None]).dtype == jnp.float32
 
 

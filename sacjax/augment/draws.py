@@ -1,0 +1,30 @@
+"""Random numbers of an augmentation, all made from one call of the generator, as each call costs compile time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+
+QUANTILES = 4096
+
+
+def scalars(key: jax.Array, count: int) -> jax.Array:
+    """Returns [count] independent numbers, uniform in [0, 1)."""
+    return jax.random.uniform(key, (count,))
+
+
+def between(u: jax.Array, low: float, high: float) -> jax.Array:
+    """Returns u in [0, 1) as a number from low to high."""
+    return low + (high - low) * u
+
+
+def integer(u: jax.Array, count: jax.Array | int) -> jax.Array:
+    """Returns u in [0, 1) as one of the integers 0 ... count - 1."""
+    return jnp.minimum(jnp.floor(u * count).astype(jnp.int32), jnp.asarray(count, jnp.int32) - 1)
+
+
+def beta(u: jax.Array, alpha: float) -> jax.Array:
+    """Returns u in [0, 1) as a draw from Beta(alpha, alpha), by its quantiles (a rejection sampler compiles for seconds)."""
+    table = jnp.asarray(scipy.special.betaincinv(alpha, alpha, np.linspace(0, 1, QUANTILES + 1)), jnp.float32)
+    place = integer(u, QUANTILES)
+    return table[place] + (table[place + 1] - table[place]) * (u * QUANTILES - place)
