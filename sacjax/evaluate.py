@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from sklearn import metrics as sk
 
+from sacjax.errors import UserError
+
 
 def scores(
     probabilities: np.ndarray,
@@ -25,8 +27,12 @@ def scores(
     Single-label: accuracy (with `accuracy_low` and `accuracy_high`, its 95 % bootstrap interval over clips), balanced_accuracy,
     top_{k}_accuracy, macro_precision, macro_recall, macro_f1, precision/, recall/ and f1/<class>, roc_auc (one-vs-rest,
     macro), mean_average_precision (macro), expected_calibration_error, loss. Multi-label: the same, where accuracy
-    is the share of right decisions at 0.5 and top-k and balanced accuracy are left out. Classes without a true example are
-    left out of macro averages and have no entry of their own.
+    is the share of right decisions at 0.5 and top-k and balanced accuracy are left out.
+
+    Classes without a true example are left out of macro averages (which are 0 where that leaves none) and have no entry of
+    their own; the clips falsely given to them count as errors of their true class. A class that is true but never predicted
+    has precision 0. roc_auc also leaves out classes that every clip has, and is itself left out where no class is left;
+    mean_average_precision is left out where no class has a true example. No score is ever NaN.
 
     Args:
       probabilities: float [N, C].
@@ -35,18 +41,26 @@ def scores(
       top_k: k of the top-k accuracy; left out where C <= k.
       seed: of the bootstrap.
       bootstrap: samples of the interval; 0 leaves it out.
+
+    Raises:
+      ValueError: no examples, shapes that do not fit, or labels that are not of the C classes, such as -1 for unknown.
+      UserError: probabilities that are not finite, as a diverged model gives.
     """
-    probabilities = np.asarray(probabilities, np.float64)
+    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
     multi = labels.ndim == 2
+    _check(probabilities, labels, len(class_names))
     truth = np.asarray(labels, int) if multi else np.eye(len(class_names), dtype=int)[labels]
-    decided = (probabilities >= 0.5).astype(int) if multi else np.eye(len(class_names), dtype=int)[probabilities.argmax(1)]
+    decided = (
+        (probabilities >= 0.5).astype(int) if multi else np.eye(len(class_names), dtype=int)[probabilities.argmax(1)]
+    )
     present = np.flatnonzero(truth.any(0))
     result: dict[str, float] = {}
     correct = (decided == truth).mean(1) if multi else (decided == truth).all(1).astype(float)
     result["accuracy"] = float(correct.mean())
     if bootstrap:
         rng = np.random.default_rng(seed)
-        draws = correct[rng.integers(0, len(correct), (bootstrap, len(correct)))].mean(1)
+        size = len(correct)
+        draws = [correct[rng.integers(0, size, size)].mean() for _ in range(bootstrap)]  # one by one: N may be large
         result["accuracy_low"], result["accuracy_high"] = map(float, np.percentile(draws, [2.5, 97.5]))
     precision, recall, f1, _ = sk.precision_recall_fscore_support(truth, decided, labels=present, zero_division=0)
     for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
@@ -68,6 +82,23 @@ def scores(
     result["expected_calibration_error"] = calibration_error(probabilities, truth, multi)
     result["loss"] = cross_entropy(probabilities, truth, multi)
     return result
+
+
+def _check(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> None:
+    """Raises what `scores` says for input that cannot be scored; NumPy would take -1 for the last class."""
+    if not len(labels):
+        raise ValueError("there are no examples to score")
+    if probabilities.shape != (len(labels), classes) or (labels.ndim == 2 and labels.shape != probabilities.shape):
+        raise ValueError(f"probabilities {probabilities.shape} and labels {labels.shape} do not fit {classes} classes")
+    top = 1 if labels.ndim == 2 else classes - 1
+    if labels.min() < 0 or labels.max() > top or (labels != labels.astype(int)).any():
+        raise ValueError(f"labels must be whole numbers from 0 to {top}; leave out clips whose label is unknown")
+    bad = int((~np.isfinite(probabilities)).any(1).sum())
+    if bad:
+        raise UserError(
+            f"the model's probabilities of {bad} of {len(labels)} clips are not finite: its training diverged; lower "
+            "optimizer.learning_rate, or set optimizer.clip_norm"
+        )
 
 
 def calibration_error(probabilities: np.ndarray, truth: np.ndarray, multi: bool, bins: int = 15) -> float:
@@ -103,40 +134,60 @@ def predict(
     """Returns (logits [N, C] averaged over each clip's windows, seen [N] bool), on every host alike.
 
     Args:
-      apply: host batch -> logits [rows of the global batch, C].
+      apply: host batch -> logits, either of this host's rows, or of the global batch sharded by rows as the batch is.
       batches: this host's batches, as `pipeline.eval_batches` makes them; every host has as many.
       num_examples, num_classes: N and C.
     """
     total, count = np.zeros([num_examples, num_classes]), np.zeros(num_examples, int)
     for batch in batches:
-        logits = apply(batch)
-        index, mask = np.asarray(batch["index"]), np.asarray(batch["mask"])
+        rows = _own_rows(apply(batch)), np.asarray(batch["index"]), np.asarray(batch["mask"])
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
-            logits = multihost_utils.process_allgather(logits, tiled=True)
-            index = multihost_utils.process_allgather(index, tiled=True)
-            mask = multihost_utils.process_allgather(mask, tiled=True)
+            rows = multihost_utils.process_allgather(rows, tiled=True)
+        logits, index, mask = rows
+        if len(logits) != len(index):
+            raise ValueError(
+                f"{len(logits)} rows of logits for a batch of {len(index)}: they must be sharded as the batch is"
+            )
         keep = mask > 0
-        np.add.at(total, index[keep], np.asarray(logits, np.float64)[keep])
+        np.add.at(total, index[keep], logits[keep].astype(np.float64))
         np.add.at(count, index[keep], 1)
     return total / np.maximum(count, 1)[:, None], count > 0
 
 
-def write_predictions(path: str | Path, rows: list[dict], class_names: Sequence[str]) -> None:
+def _own_rows(logits: Any) -> np.ndarray:
+    """Returns the rows of a global array that this host's rows of the batch became, in their order.
+
+    A mesh may put hosts in any order (`jax.make_mesh` follows a TPU's wiring), so a row's global place says nothing here.
+    """
+    if not isinstance(logits, jax.Array) or logits.is_fully_addressable:
+        return np.asarray(logits)
+    shards = {shard.index[0].start or 0: shard.data for shard in logits.addressable_shards}
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+
+
+def write_predictions(
+    path: str | Path, rows: list[dict], class_names: Sequence[str], *, multi_label: bool = False
+) -> None:
     """Writes a csv with file, split, label, prediction, and a column of probabilities for each class.
 
     Args:
       rows: dicts with `file`, `split`, `label`, `probabilities` [C].
+      multi_label: the prediction is every class of 0.5 or more, as `a|b`, instead of the most probable one.
     """
+
+    def prediction(p: np.ndarray) -> str:
+        chosen = np.flatnonzero(np.asarray(p) >= 0.5) if multi_label else [int(np.argmax(p))]
+        return "|".join(class_names[int(k)] for k in chosen)
+
     path = Path(path)
     partial = path.with_suffix(".partial")
-    with open(partial, "w", newline="", encoding="utf-8") as file:
+    # File names may hold bytes that are not UTF-8; they are written as \\udcff.
+    with open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "split", "label", "prediction", *class_names])
         for row in rows:
             p = row["probabilities"]
-            writer.writerow([
-                row["file"], row["split"], row["label"], class_names[int(np.argmax(p))], *(f"{value:.6g}" for value in p),
-            ])  # fmt: skip
+            writer.writerow([row["file"], row["split"], row["label"], prediction(p), *(f"{value:.6g}" for value in p)])
     os.replace(partial, path)

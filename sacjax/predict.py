@@ -6,6 +6,7 @@ are an ensemble whose probabilities are averaged.
 
 import argparse
 import csv
+import io
 import json
 import sys
 from pathlib import Path
@@ -44,11 +45,14 @@ def probabilities(models: list[Trained], files: list[str]) -> tuple[np.ndarray, 
       UserError: models with different labels.
     """
     names = models[0].class_names
+    if any(model.class_names != names or model.multi_label != models[0].multi_label for model in models):
+        raise UserError(
+            "the checkpoints have different labels, or only some are multi-label; an ensemble needs the same"
+        )
     total, bad = np.zeros([len(files), len(names)]), {}
     for trained in models:
-        if trained.class_names != names:
-            raise UserError("the checkpoints have different labels; an ensemble needs the same")
-        stage = trained.stage_config
+        stage = trained.stage_config.copy_and_resolve_references()
+        stage.data.cache, stage.data.workers = False, 0  # each file is read once
         recordings = Recordings(files, [()] * len(files), names, OpenFiles(files))
         batches = pipeline.eval_batches(
             recordings, np.arange(len(files)), stage.data, min(stage.eval.batch_size, 16), stage.eval.overlap
@@ -105,6 +109,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.top_k < 1:
         raise UserError(f"--top_k is {args.top_k}: it must be 1 or more")
+    for stream in (sys.stdout, sys.stderr):  # file names may hold bytes that are not UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     files = find_files(args.paths)
     models = [load_trained(workdir, args.which) for workdir in args.checkpoint]
     table, bad = probabilities(models, files)

@@ -4,13 +4,15 @@
     python launch/benchmarks/kfold.py --output runs/resnet --compare runs/audionet
     python launch/benchmarks/kfold.py --output runs/both --ensemble runs/resnet runs/audionet
 
-Each run is `python -m sacjax.main` in OUTPUT/fold{k}_seed{s}; a finished one is not run again. Written to OUTPUT: `summary.json`,
-`folds.csv`, `confusion_matrix.csv` and `.png` (pooled over folds and seeds). Other `--config.…` overrides go to every run.
+Each run is `python -m sacjax.main` in OUTPUT/fold{k}_seed{s}; a finished one is not run again, one of another config is an error.
+Without --folds, all folds of the data set run. Written to OUTPUT: `summary.json`, `folds.csv`, `confusion_matrix.csv` and
+`.png` (pooled over folds and seeds). Other `--config.…` overrides go to every run. For single-label data.
 """
 
 import argparse
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,31 +26,102 @@ from sacjax.data import sources, splits
 from sacjax.errors import UserError
 from sacjax.report import plots
 
+Runs = dict[tuple[int, int], dict[str, Any]]  # (fold, seed) → what `read_runs` says
 
-def check_folds(config: Any, stage: str, folds: list[int]) -> None:
-    """Raises UserError for a fold that does not exist, or a group (source recording, speaker) that is in two folds."""
-    data = config[stage].data
+
+def check_folds(data: Any, folds: list[int] | None = None) -> list[int]:
+    """Returns the folds to run (default: all of the data set's).
+
+    Args:
+      data: the `data` part of a stage's config.
+
+    Raises:
+      UserError: multi-label data, a fold that does not exist, or a group (source recording, speaker) that is in two folds.
+    """
+    if data.multi_label:
+        raise UserError("data.multi_label=True: cross-validation here is for one label a clip")
     recordings = sources.load(data)
     if recordings.folds is None:
         raise UserError("the data set has no folds: cross-validation needs a `fold` for each recording")
     own = np.asarray(recordings.folds)
-    missing = sorted(set(folds) - set(own.tolist()))
+    missing = sorted(set(folds or ()) - set(own.tolist()))
     if missing:
         raise UserError(f"--folds: there is no fold {missing[0]}; the data set has {sorted(set(own.tolist()))}")
     shared = splits.leak(recordings, {str(k): np.flatnonzero(own == k) for k in sorted(set(own.tolist()))})
     if shared:
         raise UserError(f"{len(shared)} groups are in more than one fold, such as '{shared[0]}': the folds leak")
+    return sorted(set(folds or own.tolist()))
 
 
-def read_runs(folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
-    """Returns {(fold, seed): {'accuracy', 'macro_f1', 'files', 'labels', 'names', 'probabilities'}} of the finished runs."""
-    runs = {}
+def finished(workdir: Path, config: Any) -> bool:
+    """Returns whether a workdir holds all results of exactly this config.
+
+    Raises:
+      UserError: it holds results of another one, which would be passed off as this one's.
+    """
+    path = workdir / "results.json"
+    if not path.is_file() or set(config.stages) - set(json.loads(path.read_text())):
+        return False
+    saved = workdir / "config.json"
+    if not saved.is_file() or json.loads(saved.read_text()) != json.loads(config_lib.to_json(config)):
+        raise UserError(
+            f"{workdir} holds results of a different config; choose another --output, or leave out --config to summarize them"
+        )
+    return True
+
+
+def run_all(spec: str, overrides: list[str], output: Path, folds: list[int] | None, seeds: list[int]) -> None:
+    """Runs what is not finished, each in a process of its own.
+
+    Raises:
+      UserError: what `check_folds` and `finished` say, all of it before anything runs; or a run that failed.
+    """
+    config = config_lib.load(spec, overrides)
+    stage = config.stages[-1]
+    folds = check_folds(config[stage].data, folds)
+    todo = []
+    for seed in seeds:  # seed by seed, so that a first whole cross-validation is there soon
+        for fold in folds:
+            own = [*overrides, f"--config.{stage}.data.fold={fold}", f"--config.seed={seed}"]
+            workdir = output / f"fold{fold}_seed{seed}"
+            if not finished(workdir, config_lib.load(spec, own)):
+                todo.append((fold, seed, own, workdir))
+    for fold, seed, own, workdir in todo:
+        print(f"fold {fold}, seed {seed} → {workdir}", flush=True)
+        command = [sys.executable, "-m", "sacjax.main", "--config", spec, "--workdir", str(workdir), *own]
+        code = subprocess.run(command).returncode
+        if code:
+            raise UserError(
+                f"fold {fold}, seed {seed} ended with exit code {code} (its own message is above); the same command resumes"
+            )
+
+
+def read_runs(folder: Path) -> Runs:
+    """Returns {(fold, seed): {'accuracy', 'macro_f1', 'files', 'labels', 'names', 'probabilities'}} of the finished runs.
+
+    The scores are those of the last stage that was tested; clips without a label are left out.
+
+    Raises:
+      UserError: a finished run without a test part, or one whose predictions are missing or of other classes.
+    """
+    runs: Runs = {}
     for path in sorted(folder.glob("fold*_seed*/results.json")):
-        fold, seed = (int(part.lstrip("foldse")) for part in path.parent.name.split("_"))
-        scores = list(json.loads(path.read_text()).values())[-1]
+        name = re.fullmatch(r"fold(\d+)_seed(\d+)", path.parent.name)
+        if not name:
+            continue
+        fold, seed = map(int, name.groups())
+        results = json.loads(path.read_text())
+        saved = path.parent / "config.json"  # results.json is sorted by name, config.stages is in order
+        order = json.loads(saved.read_text())["stages"] if saved.is_file() else list(results)
+        tested = [results[stage] for stage in order if "test/accuracy" in results.get(stage, {})]
+        if not tested or not (path.parent / "predictions.csv").is_file():
+            raise UserError(f"{path.parent}: there are no results or predictions of a test part in it")
+        scores = tested[-1]
         with open(path.parent / "predictions.csv", newline="", encoding="utf-8") as file:
             head, *rows = csv.reader(file)
-        rows = [row for row in rows if row[1] == "test"]
+        rows = [row for row in rows if row[1] == "test" and row[2]]
+        if runs and tuple(head[4:]) != next(iter(runs.values()))["names"]:
+            raise UserError(f"{path.parent}: its classes differ from those of the other runs")
         runs[fold, seed] = dict(
             accuracy=scores["test/accuracy"], macro_f1=scores["test/macro_f1"], names=tuple(head[4:]),
             files=[row[0] for row in rows], labels=[row[2] for row in rows],
@@ -57,8 +130,11 @@ def read_runs(folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
     return runs
 
 
-def summarize(runs: dict[tuple[int, int], dict[str, Any]]) -> dict[str, Any]:
-    """Returns the mean over folds for each seed, and over the seeds its mean and sample standard deviation."""
+def summarize(runs: Runs) -> dict[str, Any]:
+    """Returns, for accuracy and macro F1, the mean over folds for each seed, and over the seeds its mean and sample deviation.
+
+    A seed counts only where all folds have been run with it; `by_fold` takes whatever there is.
+    """
     seeds = sorted({seed for _, seed in runs})
     folds = sorted({fold for fold, _ in runs})
     whole = [seed for seed in seeds if all((fold, seed) in runs for fold in folds)]
@@ -74,7 +150,7 @@ def summarize(runs: dict[tuple[int, int], dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def pooled_confusion(runs: dict[tuple[int, int], dict[str, Any]]) -> tuple[np.ndarray, tuple[str, ...]]:
+def pooled_confusion(runs: Runs) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns (counts [C, C], true down, predicted across; class names) over all runs."""
     names = next(iter(runs.values()))["names"]
     place = {name: k for k, name in enumerate(names)}
@@ -84,11 +160,13 @@ def pooled_confusion(runs: dict[tuple[int, int], dict[str, Any]]) -> tuple[np.nd
     return matrix, names
 
 
-def compare(a: dict[tuple[int, int], dict[str, Any]], b: dict[tuple[int, int], dict[str, Any]]) -> dict[str, float]:
+def compare(a: Runs, b: Runs) -> dict[str, float]:
     """Returns paired tests between two configs over the folds and seeds that both have.
 
+    `difference`: mean accuracy of `a` less that of `b`;
     `p_t`: a paired t-test over the accuracies of fold-seed pairs (optimistic: training sets overlap between folds);
-    `p_mcnemar`: McNemar's exact test over clips, each counted as right where most seeds have it right.
+    `p_mcnemar`: McNemar's exact test over clips, each counted once, as right where more than half of the seeds have it right;
+    `only_a`, `only_b`: clips that only one of them has right.
     """
     from scipy import stats
 
@@ -96,9 +174,12 @@ def compare(a: dict[tuple[int, int], dict[str, Any]], b: dict[tuple[int, int], d
     if len(shared) < 2:
         raise UserError("--compare: the two have fewer than two runs of the same fold and seed")
     differences = np.asarray([a[k]["accuracy"] - b[k]["accuracy"] for k in shared])
-    p_t = float(stats.ttest_1samp(differences, 0).pvalue) if differences.std() > 0 else 1.0
+    if np.ptp(differences) < 1e-12:  # no spread: the statistic is 0/0 or infinite
+        p_t = 1.0 if abs(differences[0]) < 1e-12 else 0.0
+    else:
+        p_t = float(stats.ttest_rel([a[k]["accuracy"] for k in shared], [b[k]["accuracy"] for k in shared]).pvalue)
 
-    def right(runs: dict) -> dict[str, bool]:
+    def right(runs: Runs) -> dict[str, bool]:
         votes: dict[str, list[bool]] = {}
         for key in shared:
             run = runs[key]
@@ -107,6 +188,8 @@ def compare(a: dict[tuple[int, int], dict[str, Any]], b: dict[tuple[int, int], d
         return {file: bool(np.mean(vote) > 0.5) for file, vote in votes.items()}
 
     ra, rb = right(a), right(b)
+    if not set(ra) & set(rb):
+        raise UserError("--compare: the two have no test clip in common")
     only_a, only_b = sum(ra[f] and not rb[f] for f in ra if f in rb), sum(rb[f] and not ra[f] for f in ra if f in rb)
     p_mcnemar = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     return dict(
@@ -115,13 +198,13 @@ def compare(a: dict[tuple[int, int], dict[str, Any]], b: dict[tuple[int, int], d
     )  # fmt: skip
 
 
-def ensemble(all_runs: list[dict[tuple[int, int], dict[str, Any]]]) -> dict[tuple[int, int], dict[str, Any]]:
+def ensemble(all_runs: list[Runs]) -> Runs:
     """Returns runs whose probabilities are the means of the given ones', for the folds and seeds that all have."""
     result = {}
     for key in sorted(set.intersection(*map(set, all_runs))):
         runs = [runs[key] for runs in all_runs]
         first = runs[0]
-        if any(run["files"] != first["files"] or run["names"] != first["names"] for run in runs):
+        if any(run[column] != first[column] for run in runs for column in ("files", "labels", "names")):
             raise UserError(f"--ensemble: the test clips or labels of fold {key[0]}, seed {key[1]} differ")
         p = np.mean([run["probabilities"] for run in runs], 0)
         place = {name: k for k, name in enumerate(first["names"])}
@@ -133,7 +216,7 @@ def ensemble(all_runs: list[dict[tuple[int, int], dict[str, Any]]]) -> dict[tupl
     return result
 
 
-def write(folder: Path, runs: dict[tuple[int, int], dict[str, Any]], extra: dict[str, Any]) -> dict[str, Any]:
+def write(folder: Path, runs: Runs, extra: dict[str, Any]) -> dict[str, Any]:
     """Writes summary.json, folds.csv and the pooled confusion matrix; returns the summary."""
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarize(runs) | extra
@@ -153,9 +236,11 @@ def write(folder: Path, runs: dict[tuple[int, int], dict[str, Any]], extra: dict
 
 def main(argv: list[str] | None = None) -> int:
     """Runs what is missing, then summarizes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--config", metavar="FILE[:ARG]")
-    parser.add_argument("--folds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--folds", type=int, nargs="+", help="default: all of the data set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--compare", type=Path, metavar="DIR", help="paired tests against another output")
@@ -166,31 +251,22 @@ def main(argv: list[str] | None = None) -> int:
         runs = ensemble([read_runs(folder) for folder in args.ensemble])
     else:
         if args.config:
-            config = config_lib.load(args.config, overrides)
-            stage = config.stages[-1]
-            check_folds(config, stage, args.folds)
-            for seed in args.seeds:  # seed by seed, so that a first whole cross-validation is there soon
-                for fold in args.folds:
-                    workdir = args.output / f"fold{fold}_seed{seed}"
-                    if (workdir / "results.json").is_file():
-                        continue
-                    print(f"fold {fold}, seed {seed} → {workdir}", flush=True)
-                    subprocess.run(
-                        [sys.executable, "-m", "sacjax.main", "--config", args.config, "--workdir", str(workdir), *overrides,
-                         f"--config.{stage}.data.fold={fold}", f"--config.seed={seed}"],
-                        check=True,
-                    )  # fmt: skip
+            run_all(args.config, overrides, args.output, args.folds, args.seeds)
         runs = read_runs(args.output)
     if not runs:
         raise UserError(f"{args.output}: no finished run in it")
     extra = {"compare": {str(args.compare): compare(runs, read_runs(args.compare))}} if args.compare else {}
     summary = write(args.output, runs, extra)
     accuracy = summary["accuracy"]
+    for fold, value in accuracy["by_fold"].items():
+        print(f"fold {fold}: {100 * value:.2f} %")
     spread = f" ± {100 * accuracy['std']:.2f} over {len(summary['seeds'])} seeds" if accuracy["std"] is not None else ""
     if accuracy["mean"] is not None:
         print(f"{args.output}: mean accuracy over {len(summary['folds'])} folds {100 * accuracy['mean']:.2f} %{spread}")
     for other, test in summary.get("compare", {}).items():
-        print(f"against {other}: {100 * test['difference']:+.2f} points, paired t {test['p_t']:.3g}, McNemar {test['p_mcnemar']:.3g}")
+        print(
+            f"against {other}: {100 * test['difference']:+.2f} points, paired t {test['p_t']:.3g}, McNemar {test['p_mcnemar']:.3g}"
+        )
     return 0
 
 

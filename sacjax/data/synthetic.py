@@ -32,7 +32,9 @@ def _voice(rng: Rng, frequency: float | np.ndarray, t: np.ndarray, rate: float, 
     z = np.cos(angle) + 1j * np.sin(angle)
     partials = int(np.clip(0.48 * rate / np.max(frequency), 1, partials))
     order = np.arange(1, partials + 1)
-    weights = rng.uniform(0.3, 1, partials) / order ** rng.uniform(0.6, 2.0) * np.exp(1j * rng.uniform(0, 6.28, partials))
+    weights = (
+        rng.uniform(0.3, 1, partials) / order ** rng.uniform(0.6, 2.0) * np.exp(1j * rng.uniform(0, 6.28, partials))
+    )
     sound = np.zeros_like(z)
     for weight in weights[::-1].astype(np.complex64):  # Horner: partial k is z ** k
         sound = (sound + weight) * z
@@ -93,7 +95,11 @@ def _bell(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
     decay, sound = rng.uniform(2.5, 5), np.zeros(len(t), np.float32)
     for k, frequency in enumerate(ratios[: max(int((ratios < 0.48 * rate).sum()), 1)]):
         cycles = (frequency * t + rng.uniform()) % 1.0
-        sound += np.sin((2 * np.pi * cycles).astype(np.float32)) * np.exp((-decay * (1 + 0.3 * k) * t).astype(np.float32)) / (1 + 0.5 * k)
+        sound += (
+            np.sin((2 * np.pi * cycles).astype(np.float32))
+            * np.exp((-decay * (1 + 0.3 * k) * t).astype(np.float32))
+            / (1 + 0.5 * k)
+        )
     return sound
 
 
@@ -113,7 +119,9 @@ def _rain(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
     count = max(int(rng.uniform(60, 90) * len(t) / rate), 1)
     drops[rng.integers(0, len(t), count)] = rng.exponential(1.0, count) + 0.2
     keep = np.exp(-1 / (0.004 * rate))
-    return scipy.signal.lfilter(np.ones(1, np.float32), np.array([1, -keep], np.float32), drops) * _noise(rng, len(t), rate, rng.uniform(-1, 0.3))
+    return scipy.signal.lfilter(np.ones(1, np.float32), np.array([1, -keep], np.float32), drops) * _noise(
+        rng, len(t), rate, rng.uniform(-1, 0.3)
+    )
 
 
 def _clicks(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
@@ -178,6 +186,7 @@ def make_clip(seed: int, index: int, samples: int, rate: float) -> np.ndarray:
         other = CLASSES[(index + int(rng.integers(1, len(CLASSES)))) % len(CLASSES)]
         place, event = _event(rng, other, samples, rate)
         sound[place] += event * np.float32(10 ** (-rng.uniform(14, 22) / 20))
+    sound -= sound.mean()  # microphones give no constant, yet a piece of low noise has one
     return sound * np.float32(10 ** (-rng.uniform(1, 20) / 20) / np.abs(sound).max())
 
 
@@ -217,7 +226,9 @@ def load_synthetic(data: ConfigDict) -> Recordings:
       UserError: fewer clips than classes, or clips or a rate too short for the sounds.
     """
     if data.examples < len(CLASSES):
-        raise UserError(f"data.examples is {data.examples}: give at least {len(CLASSES)}, a clip for each synthetic class")
+        raise UserError(
+            f"data.examples is {data.examples}: give at least {len(CLASSES)}, a clip for each synthetic class"
+        )
     if data.sample_rate < 4000 or data.seconds < 0.1:
         raise UserError(
             f"data.sample_rate {data.sample_rate} with data.seconds {data.seconds}: synthetic sounds need at least 4000 Hz and 0.1 s"
@@ -229,4 +240,6 @@ def load_synthetic(data: ConfigDict) -> Recordings:
     names = [f"{CLASSES[i % len(CLASSES)]}_{i:06d}" for i in range(data.examples)]
     labels: list[tuple[str, ...]] = [(CLASSES[i % len(CLASSES)],) for i in range(data.examples)]
     samples = round(data.seconds * data.sample_rate)
-    return Recordings(names, labels, CLASSES, OpenSynthetic(data.split_seed, samples, data.sample_rate), splits=part.tolist())
+    return Recordings(
+        names, labels, CLASSES, OpenSynthetic(data.split_seed, samples, data.sample_rate), splits=part.tolist()
+    )

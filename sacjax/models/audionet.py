@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sacjax.errors import UserError, nearest
-from sacjax.models.base import BatchNorm, Conv, EncoderOutput, drop_path, max_pool, zero_padding
+from sacjax.models.base import BatchNorm, Conv, DropPath, EncoderOutput, max_pool, require, zero_padding
 
 # First layer's channels, then (channels, convolutions) between pools of 4. All convolutions but the first are 3 wide.
 VARIANTS: dict[str, tuple[int, tuple[tuple[int, int], ...]]] = {
@@ -40,7 +40,7 @@ class ResidualBlock(nnx.Module):
         self.conv2 = Conv(outputs, outputs, (3,), dtype=dtype, rngs=rngs)
         self.bn2 = BatchNorm(outputs, dtype=dtype, rngs=rngs)
         self.shortcut = Conv(inputs, outputs, (1,), dtype=dtype, rngs=rngs) if inputs != outputs else None
-        self.drop = drop
+        self.drop = DropPath(drop)
 
     def __call__(self, x: jax.Array, lengths: jax.Array, rngs: nnx.Rngs | None) -> tuple[jax.Array, jax.Array]:
         shortcut = x if self.shortcut is None else self.shortcut(x, lengths)[0]
@@ -48,7 +48,7 @@ class ResidualBlock(nnx.Module):
         x = nnx.relu(self.bn1(x, lengths))
         x, lengths = self.conv2(x, lengths)
         x = self.bn2(x, lengths)
-        return nnx.relu(shortcut + drop_path(x, self.drop, rngs)), lengths
+        return nnx.relu(shortcut + self.drop(x, rngs)), lengths
 
 
 class AudioNet(nnx.Module):
@@ -75,10 +75,17 @@ class AudioNet(nnx.Module):
           stochastic_depth: m34_res: rate of the last block; it grows linearly from the first.
 
         Raises:
-          UserError: an unknown variant.
+          UserError: an unknown variant, or a value out of range.
         """
         if variant not in VARIANTS:
             raise UserError(f"model.encoder.variant is '{variant}'{nearest(variant, VARIANTS)}")
+        require(width > 0, "width", width, "it must be greater than 0")
+        require(first_kernel > 0, "first_kernel", first_kernel, "give a number of samples greater than 0")
+        require(first_stride > 0, "first_stride", first_stride, "give a number of samples greater than 0")
+        require(0 <= stochastic_depth < 1, "stochastic_depth", stochastic_depth, "it must lie between 0 and 1")
+        require(
+            stochastic_depth == 0 or variant == "m34_res", "stochastic_depth", stochastic_depth, "only m34_res is residual"
+        )
         first, stages = VARIANTS[variant]
         channels = max(round(first * width), 1)
         self.conv1 = Conv(1, channels, (first_kernel,), first_stride, dtype=dtype, rngs=rngs)
@@ -99,7 +106,7 @@ class AudioNet(nnx.Module):
 
     def __call__(self, inputs: jax.Array, lengths: jax.Array, *, rngs: nnx.Rngs | None = None) -> EncoderOutput:
         """[B, T], lengths [B] → frames [B, T', D]."""
-        x, lengths = self.conv1(inputs[..., None], lengths)
+        x, lengths = self.conv1(zero_padding(inputs, lengths)[..., None], lengths)
         x = nnx.relu(self.bn1(x, lengths))
         x, lengths = max_pool(x, lengths, 4)
         for k, stage in enumerate(self.stages):
@@ -107,4 +114,4 @@ class AudioNet(nnx.Module):
                 x, lengths = block(x, lengths, rngs)
             if k < len(self.stages) - 1 or self.pool_last:
                 x, lengths = max_pool(x, lengths, 4)
-        return EncoderOutput(zero_padding(x, lengths), lengths)
+        return EncoderOutput(x, lengths)

@@ -1,15 +1,19 @@
 """What encoders share: their output, and convolutions, norms and pools that padding cannot leak through.
 
-Every helper works on [B, T, ..., C] with `lengths` [B], the valid positions along T, and hands both on. Its input is zeroed beyond
-the valid positions and its paddings are explicit, as PyTorch's are, so that a clip gives the same frames alone and in a padded batch.
+Every helper works on [B, T, ..., C] with `lengths` [B], the valid positions along T. What goes into a convolution or pool is zero
+beyond them, and what comes out of a norm or pool is too; paddings are explicit, as PyTorch's are, so that a clip gives the same
+frames alone and in a padded batch.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from sacjax.errors import UserError
 
 HE = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")  # He et al. 2015, as torchvision's ResNets
 
@@ -20,6 +24,12 @@ class EncoderOutput(NamedTuple):
     frames: Any
     lengths: Any
     hidden_states: Any = None
+
+
+def require(condition: bool, option: str, value: Any, wanted: str) -> None:
+    """Raises UserError naming an encoder's option unless the condition holds."""
+    if not condition:
+        raise UserError(f"model.encoder.{option} is {value!r}: {wanted}")
 
 
 def valid(x: jax.Array, lengths: jax.Array) -> jax.Array:
@@ -34,12 +44,12 @@ def zero_padding(x: jax.Array, lengths: jax.Array) -> jax.Array:
 
 
 def out_length(length: Any, kernel: int, stride: int, padding: int) -> Any:
-    """Returns the positions that a convolution or pool gives; 1 at least, so that the shortest clip has a frame."""
-    return jnp.maximum((length + 2 * padding - kernel) // stride + 1, 1)
+    """Returns the positions that a convolution or pool gives: 1 at least for the shortest clip, 0 for an empty one."""
+    return jnp.where(length > 0, jnp.maximum((length + 2 * padding - kernel) // stride + 1, 1), 0)
 
 
 class Conv(nnx.Module):
-    """A convolution over time, or over time and frequency, with explicit padding."""
+    """A convolution over time, or over time and frequency, with explicit padding; its input is zero beyond `lengths`."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: Sequence[int], stride: int | Sequence[int] = 1, *, use_bias: bool = False,
@@ -53,62 +63,42 @@ class Conv(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = zero_padding(x, lengths).astype(self.dtype)
-        short = self.size[0] - x.shape[1] - 2 * self.padding[0]
-        if short > 0:
-            x = jnp.pad(x, [(0, 0), (0, short)] + [(0, 0)] * (x.ndim - 2))
-        x = convolve(x, self.kernel[...].astype(self.dtype), self.stride, self.padding)
+        """[B, T, …, inputs] → [B, T', …, outputs], not yet zero beyond the new lengths, and these."""
+        # More at the end where the input is shorter than the kernel, so that one position comes out.
+        room = [max(k - n - 2 * p, 0) for k, n, p in zip(self.size, x.shape[1:-1], self.padding, strict=True)]
+        padding = [(p, p + r) for p, r in zip(self.padding, room, strict=True)]
+        spec = ("NHWC", "HWIO", "NHWC") if len(self.size) == 2 else ("NHC", "HIO", "NHC")
+        kernel = self.kernel[...].astype(self.dtype)
+        x = jax.lax.conv_general_dilated(x.astype(self.dtype), kernel, self.stride, padding, dimension_numbers=spec)
         if self.bias is not None:
             x = x + self.bias[...].astype(self.dtype)
         return x, out_length(lengths, self.size[0], self.stride[0], self.padding[0])
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Sequence[int]) -> jax.Array:
-    """Returns the convolution of [B, *space, C] with [*size, C, D], zero-padded by `padding` on both sides of each axis.
-
-    XLA's CPU convolution is several times slower on one input channel than patches and one matrix product; elsewhere
-    the plain convolution is right.
-    """
-    both = [(p, p) for p in padding]
-    if jax.default_backend() == "cpu" and kernel.shape[-2] == 1:
-        return _by_patches(jnp.pad(x, [(0, 0), *both, (0, 0)]), kernel, stride)
-    spec = ("NHWC", "HWIO", "NHWC") if len(padding) == 2 else ("NHC", "HIO", "NHC")
-    return jax.lax.conv_general_dilated(x, kernel, tuple(stride), both, dimension_numbers=spec)
-
-
-def _by_patches(x: jax.Array, kernel: jax.Array, stride: Sequence[int]) -> jax.Array:
-    size = kernel.shape[:-2]
-    x = x[..., 0]
-    for axis, (k, s) in enumerate(zip(size, stride, strict=True), 1):
-        count = (x.shape[axis] - k) // s + 1
-        blocks = -(-k // s)  # patches of overlapping windows, put together from shifted slices of whole strides
-        room = (count + blocks - 1) * s - x.shape[axis]
-        if room > 0:
-            x = jnp.pad(x, [(0, room if a == axis else 0) for a in range(x.ndim)])
-        x = jax.lax.slice_in_dim(x, 0, (count + blocks - 1) * s, axis=axis)
-        x = x.reshape(x.shape[:axis] + (count + blocks - 1, s) + x.shape[axis + 1 :])
-        x = jnp.moveaxis(x, axis + 1, -1)
-        parts = [jax.lax.slice_in_dim(x, b, b + count, axis=axis) for b in range(blocks)]
-        x = jnp.concatenate(parts, -1)[..., :k]
-    # Now [B, *out, k1] or [B, *out, k1, k2].
-    space = len(size)
-    x = x.reshape(x.shape[: 1 + space] + (-1,))
-    return x @ kernel.reshape(-1, kernel.shape[-1])
-
-
 class BatchNorm(nnx.BatchNorm):
-    """Batch norm whose statistics leave padding out; over the global batch under `jit`."""
+    """Batch norm whose statistics leave padding out; over the global batch under `jit`. Float32 inside."""
 
     def __init__(self, features: int, *, dtype: Any, rngs: nnx.Rngs, zero_scale: bool = False):
         scale_init = nnx.initializers.zeros_init() if zero_scale else nnx.initializers.ones_init()
         super().__init__(features, momentum=0.9, epsilon=1e-5, dtype=dtype, scale_init=scale_init, rngs=rngs)
 
     def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:  # type: ignore[override]
+        """Returns x normalized, zero beyond `lengths`. Flax's own rounds the running mean to bfloat16."""
+        y, mask = x.astype(jnp.float32), valid(x, lengths)
         if self.use_running_average:
-            return super().__call__(x)
-        # A batch with nothing valid in it must not divide by zero.
-        mask = valid(x, jnp.where(lengths.sum() > 0, lengths, x.shape[1]))
-        return super().__call__(x, mask=mask)
+            mean, variance = self.mean[...], self.var[...]
+        else:
+            axes = tuple(range(x.ndim - 1))
+            total = lengths.sum() * (x.size // (x.shape[0] * x.shape[1] * x.shape[-1]))
+            count = jnp.maximum(total, 1).astype(jnp.float32)
+            mean = jnp.where(mask, y, 0).sum(axes) / count
+            variance = jnp.maximum(jnp.where(mask, y * y, 0).sum(axes) / count - mean**2, 0)
+            momentum = jnp.where(total > 0, self.momentum, 1.0)  # a batch with nothing valid teaches nothing
+            self.mean[...] = momentum * self.mean[...] + (1 - momentum) * jax.lax.stop_gradient(mean)
+            self.var[...] = momentum * self.var[...] + (1 - momentum) * jax.lax.stop_gradient(variance)
+        scale = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
+        # One product and sum, so that the backward pass keeps x and nothing else.
+        return jnp.where(mask, y * scale + (self.bias[...] - mean * scale), 0).astype(self.dtype)
 
 
 def max_pool(
@@ -116,31 +106,74 @@ def max_pool(
 ) -> tuple[jax.Array, jax.Array]:
     """Max pool over all axes but the first and last, of values that are not negative (after a ReLU).
 
-    Written as maxima of strided slices: the gradient of XLA's windowed maximum is slow on CPU.
+    XLA's CPU gradient of a windowed maximum is 5 to 20 times slower than `_axis_pool`; elsewhere the plain one is right.
     """
     stride = stride or window
-    x = zero_padding(x, lengths)
-    for axis in range(1, x.ndim - 1):
-        if padding:
-            x = jnp.pad(x, [(0, 0) if a != axis else (padding, padding) for a in range(x.ndim)])
-        if x.shape[axis] < window:
-            x = jnp.pad(x, [(0, 0) if a != axis else (0, window - x.shape[axis]) for a in range(x.ndim)])
-        count = (x.shape[axis] - window) // stride + 1
-        if stride == window:
-            x = jax.lax.slice_in_dim(x, 0, count * window, axis=axis)
-            x = x.reshape(x.shape[:axis] + (count, window) + x.shape[axis + 1 :]).max(axis + 1)
-        else:
-            last = (count - 1) * stride + 1
-            parts = [jax.lax.slice_in_dim(x, k, k + last, stride, axis) for k in range(window)]
-            x = jnp.stack(parts).max(0)
-    return x, out_length(lengths, window, stride, padding)
+    lengths_out = out_length(lengths, window, stride, padding)
+    axes = range(1, x.ndim - 1)
+    room = {a: max(window - x.shape[a] - 2 * padding, 0) for a in axes}
+    if jax.default_backend() == "cpu":
+        for axis in axes:
+            x = _axis_pool(x, axis, window, stride, padding, padding + room[axis])
+    else:
+        pads = [(padding, padding + room[a]) if a in room else (0, 0) for a in range(x.ndim)]
+        sizes, strides = ((1, *[n] * len(room), 1) for n in (window, stride))
+        x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, sizes, strides, pads)
+    return zero_padding(x, lengths_out), lengths_out
 
 
-def drop_path(x: jax.Array, rate: float, rngs: nnx.Rngs | None) -> jax.Array:
-    """Stochastic depth (Huang et al. 2016): drops a residual branch [B, …] for whole examples; off without `rngs`."""
-    if rate == 0.0 or rngs is None:
-        return x
-    keep = jax.random.bernoulli(rngs.dropout(), 1 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
-    return jnp.where(keep, x / (1 - rate), 0)
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
+def _axis_pool(x: jax.Array, axis: int, window: int, stride: int, low: int, high: int) -> jax.Array:
+    """Maximum over windows along one axis, the gradient going to the first of equals as in PyTorch."""
+    return _axis_pool_forward(x, axis, window, stride, low, high)[0]
 
 
+def _axis_pool_forward(x: jax.Array, axis: int, window: int, stride: int, low: int, high: int) -> tuple[Any, Any]:
+    count, blocks = (x.shape[axis] + low + high - window) // stride + 1, -(-window // stride)
+    total = (count + blocks - 1) * stride  # whole strides: element k of each window is then a plain slice
+    pads = [(low, total - x.shape[axis] - low, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)]
+    rows = jax.lax.pad(x, jnp.zeros([], x.dtype), pads)
+    rows = rows.reshape(*x.shape[:axis], count + blocks - 1, stride, *x.shape[axis + 1 :])
+
+    def element(k: int) -> jax.Array:
+        part = jax.lax.slice_in_dim(rows, k // stride, k // stride + count, axis=axis)
+        return jax.lax.index_in_dim(part, k % stride, axis + 1, keepdims=False)
+
+    best = element(0)
+    place = jnp.zeros(best.shape, jnp.int8)
+    for k in range(1, window):
+        place = jnp.where(element(k) > best, jnp.int8(k), place)
+        best = jnp.maximum(best, element(k))
+    return best, (place, x.shape[axis])
+
+
+def _axis_pool_backward(axis: int, window: int, stride: int, low: int, high: int, saved: Any, grad: Any) -> tuple[Any]:
+    place, size = saved
+    blocks = -(-window // stride)
+
+    def at(k: int, shift: int) -> jax.Array:
+        pads = [(shift, blocks - 1 - shift) if a == axis else (0, 0) for a in range(grad.ndim)]
+        return jnp.pad(jnp.where(place == k, grad, 0), pads)
+
+    parts = [sum(at(b * stride + r, b) for b in range(blocks) if b * stride + r < window) for r in range(stride)]
+    rows = jnp.stack([jnp.broadcast_to(part, parts[0].shape) for part in parts], axis + 1)
+    rows = rows.reshape(*grad.shape[:axis], -1, *grad.shape[axis + 1 :])
+    pads = [(-low, size + low - rows.shape[axis], 0) if a == axis else (0, 0, 0) for a in range(grad.ndim)]
+    return (jax.lax.pad(rows, jnp.zeros([], rows.dtype), pads),)
+
+
+_axis_pool.defvjp(_axis_pool_forward, _axis_pool_backward)
+
+
+class DropPath(nnx.Module):
+    """Stochastic depth (Huang et al. 2016): drops a residual branch [B, …] for whole examples, in training only."""
+
+    def __init__(self, rate: float):
+        self.rate = rate
+        self.deterministic = False
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+        if self.rate == 0.0 or self.deterministic or rngs is None:
+            return x
+        keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, (x.shape[0],) + (1,) * (x.ndim - 1))
+        return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)

@@ -16,20 +16,27 @@ from sacjax.report import html, plots
 
 
 def write(
-    workdir: str | Path, stage: str, config: ConfigDict, results: dict[str, dict[str, float]], rows: list[dict], recordings: Recordings
+    workdir: str | Path,
+    stage: str,
+    config: ConfigDict,
+    results: dict[str, dict[str, float]],
+    rows: list[dict],
+    recordings: Recordings,
 ) -> None:
     """Writes `plots/*.png` and `report.html` for the stage that ended last.
 
     Args:
       results: {stage: {'part/metric': value}}.
       rows: predictions of one part, as `evaluate.write_predictions` takes them, with `index`, the place in `recordings`.
-      recordings: where the clips of the mistakes are read from.
+      recordings: where the clips of the mistakes are read from; one that cannot be read any more is shown without its sound.
     """
     workdir, sub, names = Path(workdir), config[stage], recordings.class_names
     folder = workdir / "plots"
     folder.mkdir(exist_ok=True)
+    for stale in folder.glob("mistake_*.png"):
+        stale.unlink()
     sections = [(f"Results of {name}", _figures(scores)) for name, scores in results.items() if scores]
-    if not sub.data.multi_label and (known := [row for row in rows if row["label"]]):
+    if not sub.data.multi_label and (known := [row for row in rows if row["label"] in names]):
         place = {name: k for k, name in enumerate(names)}
         truth, guess = [place[row["label"]] for row in known], [int(np.argmax(row["probabilities"])) for row in known]
         matrix = plots.png(plots.confusion_matrix(confusion_matrix(truth, guess, labels=range(len(names))), names))
@@ -40,10 +47,12 @@ def write(
     sections.append(("Training", html.picture(curves, "training curves")))
     cards = [_card(row, k, recordings, sub, folder) for k, row in enumerate(mistakes(rows, names, sub.eval.mistakes))]
     if cards:
-        sections.append(("Most confident mistakes", f'<div class="cards">{"".join(cards)}</div>'))
-    sections.append(("Config", f"<pre>{escape(config_lib.to_json(config))}</pre>"))
+        sections.append((f"Most confident mistakes ({rows[0]['split']})", f'<div class="cards">{"".join(cards)}</div>'))
+    text = escape(config_lib.to_json(config))
+    sections.append(("Config", f"<details><summary>every key</summary><pre>{text}</pre></details>"))
     partial = workdir / "report.partial"
-    partial.write_text(html.page(f"sacjax: {workdir.name}", sections), encoding="utf-8")
+    page = html.page(f"sacjax: {workdir.absolute().name}", sections)
+    partial.write_text(page, encoding="utf-8", errors="backslashreplace")  # names may hold bytes that are not UTF-8
     os.replace(partial, workdir / "report.html")
 
 
@@ -51,7 +60,8 @@ def mistakes(rows: list[dict], class_names: tuple[str, ...], most: int) -> list[
     """Returns the wrong predictions with the highest probability of the wrong class, first those most sure."""
     wrong = []
     for row in rows:
-        p, true = row["probabilities"], set(row["label"].split("|")) - {""}
+        p, label = row["probabilities"], row["label"]
+        true = {label} if label in class_names else set(label.split("|")) - {""}
         k = int(np.argmax(p))
         if true and class_names[k] not in true:
             wrong.append(row | {"prediction": class_names[k], "confidence": float(p[k])})
@@ -66,17 +76,24 @@ def _figures(scores: dict[str, float]) -> str:
     classes = list(dict.fromkeys(name.split("/", 2)[2] for name in scores if name.count("/") >= 2))
     if classes:
         kinds = ("precision", "recall", "f1")
-        rows = [[name, *(scores.get(f"{parts[-1]}/{kind}/{name}", "") for kind in kinds)] for name in classes]
-        text += f"<h3>Each class ({escape(parts[-1])})</h3>" + html.table(["class", *kinds], rows)
+        part = "test" if "test" in parts else parts[-1]
+        rows = [[name, *(scores.get(f"{part}/{kind}/{name}", "") for kind in kinds)] for name in classes]
+        text += f"<h3>Each class ({escape(part)})</h3>" + html.table(["class", *kinds], rows)
     return text
 
 
 def _card(row: dict, k: int, recordings: Recordings, stage: ConfigDict, folder: Path) -> str:
     rate: Any = stage.data.sample_rate
-    clip = recordings.open(row["index"])
-    seconds = min(max(stage.data.seconds, 5.0), clip.num_samples / clip.sample_rate)
-    samples = decode.read(clip, rate, 0.0, seconds)
+    lines = [f"true: {row['label']}", f"predicted: {row['prediction']} ({100 * row['confidence']:.1f} %)"]
+    try:
+        clip = recordings.open(row["index"])
+        whole = clip.num_samples / clip.sample_rate
+        seconds = min(max(stage.data.seconds, 5.0), whole)
+        samples = decode.read(clip, rate, 0.0, seconds)
+    except Exception as error:  # a file that went bad meanwhile must not cost the run its results
+        return html.card(row["file"], [*lines, f"cannot be read: {error}"])
+    if whole > seconds:
+        lines.append(f"first {seconds:.1f} of {whole:.1f} s")
     image = plots.png(plots.spectrogram(samples, rate))
     (folder / f"mistake_{k + 1:02d}.png").write_bytes(image)
-    lines = [f"true: {row['label']}", f"predicted: {row['prediction']} ({100 * row['confidence']:.1f} %)"]
     return html.card(row["file"], lines, image, html.wav(samples, rate))

@@ -13,7 +13,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #ddd; }
 table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: left; border-bottom: 1px solid #eee; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; } img { max-width: 100%; }
+th + th, td.n { text-align: right; font-variant-numeric: tabular-nums; } img { max-width: 100%; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
 .card { border: 1px solid #ddd; border-radius: .4rem; padding: .6rem; overflow-wrap: anywhere; }
 .card audio { width: 100%; } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 12px; }
@@ -45,11 +45,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return f"<table><tr>{top}</tr>{body}</table>"
 
 
-def card(title: str, lines: Sequence[str], image: bytes, sound: bytes) -> str:
-    """Returns a clip: its picture, its player and what was made of it."""
+def card(title: str, lines: Sequence[str], image: bytes | None = None, sound: bytes | None = None) -> str:
+    """Returns a clip: what was made of it, its picture and its player."""
     text = "<br>".join(map(escape, lines))
-    player = f'<audio controls preload="none" src="{data_url(sound, "audio/wav")}"></audio>'
-    return f'<div class="card"><b>{escape(title)}</b><br>{text}{picture(image, title)}{player}</div>'
+    shown = "" if image is None else picture(image, title)
+    if sound is not None:
+        shown += f'<audio controls preload="metadata" src="{data_url(sound, "audio/wav")}"></audio>'
+    return f'<div class="card"><b>{escape(title)}</b><br>{text}{shown}</div>'
 
 
 def page(title: str, sections: Sequence[tuple[str, str]]) -> str:

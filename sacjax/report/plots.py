@@ -9,11 +9,14 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 
 def png(figure: Figure) -> bytes:
     """Returns a figure as a PNG file."""
     buffer = io.BytesIO()
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a class may be called '$5$'
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
@@ -32,12 +35,14 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     font = 8 if count <= 20 else 5
-    axes.set_xticks(range(count), class_names, rotation=90, fontsize=font)
-    axes.set_yticks(range(count), class_names, fontsize=font)
+    short = [name if len(name) <= 24 else name[:23] + "…" for name in class_names]
+    axes.set_xticks(range(count), short, rotation=90, fontsize=font)
+    axes.set_yticks(range(count), short, fontsize=font)
     axes.set(xlabel="predicted", ylabel="true")
     if count <= 30:
         for i, j in zip(*np.nonzero(matrix), strict=True):
-            axes.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=font, color="white" if share[i, j] > 0.5 else "black")
+            color = "white" if share[i, j] > 0.5 else "black"
+            axes.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=font, color=color)
     return figure
 
 
@@ -72,8 +77,10 @@ def training_curves(curves: dict[str, tuple[list[int], list[float]]]) -> Figure:
                 axes.plot(*curves[name], label=name.split("/")[0], marker="." if len(curves[name][0]) < 40 else None)
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
-        if len(names) > 1:
+        if len(axes.lines) > 1:
             axes.legend()
+        if not axes.lines:
+            axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color="gray")
     return figure
 
 
@@ -82,9 +89,17 @@ def spectrogram(samples: np.ndarray, sample_rate: int) -> Figure:
     from sacjax.frontend import log_mel_spectrogram
 
     n_fft = 512 if sample_rate < 16000 else 1024
-    level = np.asarray(log_mel_spectrogram(jnp.asarray(samples)[None], sample_rate=sample_rate, n_fft=n_fft, hop_length=n_fft // 4, n_mels=64, ref="max"))
+    hop, size = n_fft // 4, len(samples)
+    # Whole seconds, so that clips of many lengths share a compiled front end, and none is too short for it.
+    padded = np.pad(samples, (0, -size % sample_rate if size else sample_rate))
+    level = log_mel_spectrogram(
+        jnp.asarray(padded)[None], sample_rate=sample_rate, n_fft=n_fft, hop_length=hop, n_mels=64, ref="max"
+    )
     figure = Figure(figsize=(4, 2), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(level[0].T, origin="lower", aspect="auto", cmap="magma", extent=(0, len(samples) / sample_rate, 0, 64))
+    level_of_clip = np.asarray(level)[0, : 1 + size // hop]
+    axes.imshow(
+        level_of_clip.T, origin="lower", aspect="auto", cmap="magma", extent=(0, max(size, 1) / sample_rate, 0, 64)
+    )
     axes.set(xlabel="seconds", ylabel="mel bin")
     return figure

@@ -9,10 +9,12 @@ import scipy.signal
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from sacjax import config
 from sacjax.data.synthetic import CLASSES, MAKERS, load_synthetic, make_clip
 from sacjax.errors import UserError
+from sacjax.frontend import mel_filterbank
 
 RATE = 16000
 
@@ -67,7 +69,7 @@ def test_every_class_is_finite_and_in_range(rate, seconds):
         clip = make_clip(0, index, samples, rate)
         assert clip.shape == (samples,) and clip.dtype == np.float32
         assert np.isfinite(clip).all() and 0.09 < np.abs(clip).max() < 0.9
-        assert abs(clip.mean()) < 0.1 * np.abs(clip).max()
+        assert abs(clip.mean()) < 1e-4
 
 
 def test_there_are_enough_classes_and_they_are_balanced_in_each_part():
@@ -100,10 +102,11 @@ def _mean_log_mel(clip, filters):
 
 
 def test_a_linear_model_on_mean_spectra_does_poorly():
-    librosa = pytest.importorskip("librosa", reason="needs librosa's mel filters: pip install 'sacjax[test]'")
-    filters = librosa.filters.mel(sr=RATE, n_fft=1024, n_mels=64)
+    filters = mel_filterbank(RATE, n_fft=1024, n_mels=64).T
     count, train = 1800, 1200
-    features = np.stack([_mean_log_mel(make_clip(0, i, RATE, RATE), filters) for i in range(count)])
     labels = np.arange(count) % len(CLASSES)
-    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(features[:train], labels[:train])
-    assert 0.2 < linear.score(features[train:], labels[train:]) < 0.7
+    with threadpool_limits(1):  # BLAS threads that wait for each other on a busy machine take minutes
+        features = np.stack([_mean_log_mel(make_clip(0, i, RATE, RATE), filters) for i in range(count)])
+        linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(features[:train], labels[:train])
+        accuracy = linear.score(features[train:], labels[train:])
+    assert 0.2 < accuracy < 0.7
