@@ -135,7 +135,8 @@ class Stage:
     def finish(self, results: Results, table: list[dict]) -> None:
         """Writes predictions, report and, last, results: a stage with results is done."""
         last = [row for row in table if row["split"] == self.stage.eval.splits[-1]]
-        evaluate.write_predictions(self.workdir / "predictions.csv", table, self.recordings.class_names)
+        names, several = self.recordings.class_names, self.stage.data.multi_label
+        evaluate.write_predictions(self.workdir / "predictions.csv", table, names, multi_label=several)
         report.write(self.workdir, self.name, self.config, results, last, self.recordings)
         _write(self.workdir / "results.json", json.dumps(results, indent=1, sort_keys=True) + "\n")
         print_scores(self.name, results[self.name], self.stage)
@@ -245,7 +246,7 @@ def evaluate_workdirs(
     scores, table = score_part(
         split, total / len(models), seen, recordings, indices, stage, models[0].config.seed
     )
-    evaluate.write_predictions(folder / "predictions.csv", table, names)
+    evaluate.write_predictions(folder / "predictions.csv", table, names, multi_label=stage.data.multi_label)
     _write(folder / "scores.json", json.dumps(scores, indent=1, sort_keys=True) + "\n")
     for name, value in scores.items():
         if "/f1/" not in name and "/precision/" not in name and "/recall/" not in name:
@@ -308,9 +309,12 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
     except OSError as error:
         raise UserError(f"--workdir {workdir}: cannot be written: {error.strerror}; choose another folder") from error
     path = workdir / "config.json"
-    if path.is_file() and path.read_text() != config_lib.to_json(config):
+    if path.is_file():
         old, new = json.loads(path.read_text()), json.loads(config_lib.to_json(config))
-        raise UserError(f"--workdir {workdir} holds a different experiment: {_difference(old, new)}; choose another folder")
+        if old != new:
+            raise UserError(
+                f"--workdir {workdir} holds a different experiment: {_difference(old, new)}; choose another folder"
+            )
 
 
 def _difference(old: Any, new: Any, path: str = "config") -> str:

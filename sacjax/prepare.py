@@ -216,7 +216,7 @@ def _fingerprint(recordings: Recordings, data: ConfigDict, options: list) -> str
 
     add([1, BLOCK, options, data.source, data.name, os.path.abspath(data.path) if data.path else ""])
     if data.source in ("synthetic", "tfds"):  # these settings change what such a source's clips are
-        add([data.sample_rate, data.seconds, data.examples])
+        add([data.sample_rate, data.seconds, data.examples, data.split_seed])
     add(recordings.class_names)
     for column in (recordings.names, recordings.labels, recordings.folds, recordings.splits, recordings.groups):
         add(column)

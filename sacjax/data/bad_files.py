@@ -20,7 +20,7 @@ class BadFiles:
         self.recordings, self.max_fraction = recordings, max_fraction
         self.found: dict[str, str] = {}
         if self.path.is_file():
-            with open(self.path, newline="") as file:
+            with open(self.path, newline="", encoding="utf-8", errors="surrogateescape") as file:
                 self.found = {row["file"]: row["reason"] for row in csv.DictReader(file)}
         self.written = len(self.found)
         self.names = set(recordings.names)
@@ -48,7 +48,7 @@ class BadFiles:
         if len(self.found) == self.written:
             return
         partial = self.path.with_suffix(".partial")
-        with open(partial, "w", newline="") as file:
+        with open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(["file", "reason"])
             writer.writerows(sorted(self.found.items()))
