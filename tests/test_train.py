@@ -111,12 +111,12 @@ def final_parameters(workdir):
 
 
 def test_killed_runs_end_as_one_never_killed(tmp_path, small_overrides):
-    changes = {"supervised.train.steps": 30, "checkpoint.every": 4, "supervised.optimizer.ema_decay": 0.9}
+    changes = {"supervised.train.steps": 18, "checkpoint.every": 4, "supervised.optimizer.ema_decay": 0.9}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run_python(*command(whole, small_overrides, **changes))
     assert done.returncode == 0, done.stderr
     env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    for wanted in (5, 17):  # kill once so many steps are in the log
+    for wanted in (5, 11):  # kill once so many steps are in the log
         process = subprocess.Popen(
             [sys.executable, *command(killed, small_overrides, **changes)], cwd=ROOT, env=env,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -125,7 +125,7 @@ def test_killed_runs_end_as_one_never_killed(tmp_path, small_overrides):
         while process.poll() is None and time.time() < deadline:
             path = killed / "metrics.jsonl"
             rows = path.read_text().splitlines() if path.is_file() else []
-            if any(f'"step": {step},' in rows[-1] for step in range(wanted, 31) if rows):
+            if any(f'"step": {step},' in rows[-1] for step in range(wanted, 19) if rows):
                 break
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)

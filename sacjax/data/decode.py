@@ -1,43 +1,71 @@
 """From an open clip to samples: seek, down-mix, resample, crop, pad."""
 
+import math
+
 import numpy as np
 import soxr
 
 from sacjax.data.recordings import Clip
 
 MARGIN = 0.05  # seconds read on each side of a crop, so that the resampler's filter sees its surroundings
-MAX_SECONDS = 6 * 3600.0  # a whole clip longer than this is not read at once
 
 
 class AudioError(ValueError):
     """A clip that cannot be used; the message says why."""
 
 
+class NoSamples(AudioError):
+    """There is nothing where the header says that there is."""
+
+
 def read(clip: Clip, sample_rate: int, start: float, seconds: float) -> np.ndarray:
     """Reads from `start` seconds on at most `seconds`, mono, at `sample_rate`: float32 [n], n <= seconds * sample_rate.
 
-    Only the samples needed (and a margin of 0.05 s) are read from the clip.
+    Only the samples needed, and 0.05 s on each side where the clip is resampled, are read. `start` is rounded to a sample of
+    the result, so that a part equals the same part of the whole clip's resampling.
 
     Raises:
-      AudioError: no samples there, or none of them finite.
+      NoSamples: the clip is empty or ends before `start`.
+      AudioError: samples that are NaN or infinite.
     """
     own = clip.sample_rate
     if own <= 0:
-        raise AudioError(f"sample rate {own}")
-    first = max(round(start * own), 0)
+        raise AudioError(f"its sample rate is {own}")
+    first, size = round(start * sample_rate), round(seconds * sample_rate)
+    begin = offset = round(first * own / sample_rate)  # in the clip's own samples
     margin = round(MARGIN * own) if own != sample_rate else 0
-    before = min(margin, first)
-    samples = clip.read(first - before, before + round(seconds * own) + margin)
-    if samples.ndim == 2:
-        samples = samples.mean(1)
-    if samples.size <= before:
-        raise AudioError("no samples")
-    if not np.isfinite(samples).all():
+    period = own // math.gcd(own, sample_rate)  # both rates have a sample at its multiples
+    begin = max(begin - margin, 0)
+    begin -= begin % period if period <= margin else 0
+    samples = clip.read(begin, math.ceil((first + size) * own / sample_rate) + margin - begin)
+    if len(samples) <= offset - begin:
+        raise NoSamples(f"no samples at {start:.3f} s" if start else "no samples")
+    samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1)
+    if not np.isfinite(samples.sum()) and not np.isfinite(samples).all():  # the sum is quick and settles most
         raise AudioError(f"{np.count_nonzero(~np.isfinite(samples))} samples are NaN or infinite")
     if own != sample_rate:
         samples = soxr.resample(samples, own, sample_rate)
-    skip = round(before * sample_rate / own)
-    return samples[skip : skip + round(seconds * sample_rate)].astype(np.float32)
+    skip = first - round(begin * sample_rate / own)
+    samples = samples[skip : skip + size]
+    if not len(samples):
+        raise NoSamples("shorter than one sample")
+    return samples.astype(np.float32, copy=False)
+
+
+def count_samples(clip: Clip) -> int:
+    """Returns how many samples a channel can be read: what the header tells if the last one is there, else counts them."""
+    count = 0
+    try:
+        if clip.num_samples > 0 and len(clip.read(clip.num_samples - 1, 1)):
+            return clip.num_samples
+    except Exception:  # whatever a broken file does to a decoder
+        pass
+    try:
+        while part := len(clip.read(count, 1 << 18)):
+            count += part
+    except Exception:  # the end, of whatever kind
+        pass
+    return count
 
 
 def pad(samples: np.ndarray, size: int, how: str) -> np.ndarray:
@@ -58,10 +86,30 @@ def read_window(clip: Clip, sample_rate: int, start: float, seconds: float, how:
 def read_crop(
     clip: Clip, sample_rate: int, seconds: float, crop: str, how: str, rng: np.random.Generator
 ) -> tuple[np.ndarray, int]:
-    """Returns (float32 [T], valid samples) of a crop: random (by `rng`), center or start."""
-    spare = max(clip.num_samples / max(clip.sample_rate, 1) - seconds, 0.0)
-    share = {"random": rng.uniform(), "center": 0.5, "start": 0.0}[crop]  # drawn always: one draw a record
-    return read_window(clip, sample_rate, spare * share, seconds, how)
+    """Returns (float32 [T], valid samples) of a crop: random (by one draw of `rng`), center or start."""
+    return read_crop_at(clip, sample_rate, seconds, {"random": rng.uniform(), "center": 0.5, "start": 0.0}[crop], how)
+
+
+def read_crop_at(clip: Clip, sample_rate: int, seconds: float, share: float, how: str) -> tuple[np.ndarray, int]:
+    """Returns (float32 [T], valid samples) of the crop before which `share`, in [0, 1], of what is left over lies.
+
+    A clip that is shorter than its header says, such as a half-copied FLAC, is cropped by the length that it has.
+    """
+
+    size = round(seconds * sample_rate)
+
+    def crop(num_samples: int) -> tuple[np.ndarray, int, int]:
+        total = round(num_samples * sample_rate / max(clip.sample_rate, 1))
+        start = round(max(total - size, 0) * share) / sample_rate
+        return *read_window(clip, sample_rate, start, seconds, how), min(total, size)
+
+    try:
+        samples, length, expected = crop(clip.num_samples)
+    except NoSamples:
+        samples, length, expected = np.zeros(0), 0, size
+    if not length or length < expected - 2:  # 2: what rounding may take
+        samples, length, _ = crop(count_samples(clip))
+    return samples, length
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:

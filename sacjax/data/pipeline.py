@@ -1,6 +1,9 @@
 """The Grain pipelines: shuffled endless training batches, and evaluation windows that cover every clip once."""
 
+import os
 import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grain.python as grain
@@ -9,9 +12,13 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from sacjax.data import decode, splits
-from sacjax.data.recordings import Recordings
+from sacjax.data.recordings import Clip, Recordings
+from sacjax.errors import UserError
 
-CACHE_BYTES = 8 << 30  # of decoded clips that `data.cache` may hold
+CACHE_BYTES = 8 << 30  # of decoded clips that `data.cache` may hold, or half of the machine's memory where that is less
+
+Batch = dict[str, Any]
+Place = tuple[int, float]  # (index or -1, share of the spare time before a crop, or start of a window in seconds)
 
 
 class MemoryClip:
@@ -26,32 +33,44 @@ class MemoryClip:
 
 
 class Cache:
-    """Opens recordings; keeps them decoded, as int16 at the wanted rate, while `CACHE_BYTES` last."""
+    """Opens recordings and keeps them, decoded as int16 at the wanted rate, while the memory lasts. For many threads."""
 
-    def __init__(self, recordings: Recordings, sample_rate: int, keep: bool):
-        self.recordings, self.sample_rate, self.keep = recordings, sample_rate, keep
+    def __init__(self, open_clip: Callable[[int], Clip], sample_rate: int, most_bytes: int):
+        self.open, self.sample_rate, self.most_bytes = open_clip, sample_rate, most_bytes
         self.clips: dict[int, MemoryClip] = {}
-        self.used = 0
-        self.lock = threading.Lock()
+        self.used, self.lock = 0, threading.Lock()
 
-    def __call__(self, i: int) -> Any:
+    def __call__(self, i: int) -> Clip:
         if i in self.clips:
             return self.clips[i]
-        clip = self.recordings.open(i)
+        clip = self.open(i)
         seconds = clip.num_samples / max(clip.sample_rate, 1)
-        if not self.keep or self.used + seconds * self.sample_rate * 2 > CACHE_BYTES:
+        if self.used + 2 * seconds * self.sample_rate > self.most_bytes:
             return clip
-        memory = MemoryClip(decode.to_int16(decode.read(clip, self.sample_rate, 0.0, seconds)), self.sample_rate)
+        try:
+            samples = decode.to_int16(decode.read(clip, self.sample_rate, 0.0, seconds))
+        except Exception:  # another part of it may be good
+            return clip
         with self.lock:
-            self.clips[i] = memory
-            self.used += memory.samples.nbytes
-        return memory
+            if i not in self.clips and self.used + samples.nbytes <= self.most_bytes:
+                self.clips[i] = MemoryClip(samples, self.sample_rate)
+                self.used += samples.nbytes
+        return self.clips.get(i, clip)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("lock", "clips")} | {"used": 0}
+        return self.__dict__ | {"lock": None, "clips": {}, "used": 0}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, clips={}, lock=threading.Lock())
+        self.__dict__.update(state, lock=threading.Lock())
+
+
+def _opener(recordings: Recordings, data: ConfigDict) -> Callable[[int], Clip]:
+    """Returns what opens a recording: through the cache that all pipelines of these recordings share, if `data.cache`."""
+    if not data.cache:
+        return recordings.open
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    most = min(CACHE_BYTES, memory // 2) // max(data.workers, 1)
+    return recordings.memo.setdefault(("cache", data.sample_rate), Cache(recordings.open, data.sample_rate, most))
 
 
 def label_array(recordings: Recordings, multi_label: bool) -> np.ndarray:
@@ -66,47 +85,67 @@ def label_array(recordings: Recordings, multi_label: bool) -> np.ndarray:
 
 
 class _Reader:
-    """Makes one row of a batch; a clip that cannot be decoded becomes a row of silence with mask 0 and a reason."""
+    """Makes a batch of places; a clip that cannot be decoded becomes a row of silence with mask 0 and a reason."""
 
-    def __init__(self, recordings: Recordings, data: ConfigDict, labels: bool = True):
-        self.open = Cache(recordings, data.sample_rate, data.cache)
-        self.rate, self.seconds, self.crop, self.pad = data.sample_rate, data.seconds, data.crop, data.pad
+    def __init__(self, recordings: Recordings, data: ConfigDict, windows: bool, labels: bool = True):
+        self.open, self.windows = _opener(recordings, data), windows
+        self.rate, self.seconds, self.pad = data.sample_rate, data.seconds, data.pad
         self.size = round(data.seconds * data.sample_rate)
         self.label = label_array(recordings, data.multi_label)
+        self.unknown = np.zeros_like(self.label[0]) if data.multi_label else np.int32(-1)
         if not labels:
-            self.label = np.full_like(self.label, 0 if data.multi_label else -1)
+            self.label = np.broadcast_to(self.unknown, self.label.shape)
+        self.threads = _cores() if windows else max(_cores() // max(data.workers, 1), 1)
+        self.pool: ThreadPoolExecutor | None = None
+        self.lock = threading.Lock()
 
-    def row(self, index: int, read: Any) -> dict[str, Any]:
-        error = ""
-        audio, length = np.zeros(self.size, np.int16), 0
+    def __call__(self, places: Sequence[Place]) -> Batch:
+        with self.lock:
+            self.pool = self.pool or ThreadPoolExecutor(self.threads, "decode")
+        rows = list(self.pool.map(self.row, places))
+        return {key: [r[key] for r in rows] if key == "error" else np.stack([r[key] for r in rows]) for key in rows[0]}
+
+    def row(self, place: Place) -> dict[str, Any]:
+        index, where = place
+        audio, length, error = np.zeros(self.size, np.int16), 0, ""
         if index >= 0:
             try:
-                samples, length = read(self.open(index))
+                samples, length = self._read(index, where)
                 audio = decode.to_int16(samples)
-            except Exception as problem:  # noqa: BLE001: whatever a broken file does to a decoder
+            except Exception as problem:  # whatever a broken file does to a decoder
                 error = f"{type(problem).__name__}: {problem}"[:200]
         good = index >= 0 and not error
         return dict(
-            audio=audio, length=np.int32(length), label=self.label[index] if good else np.zeros_like(self.label[0]) - (self.label.ndim == 1),
-            index=np.int32(index), mask=np.float32(good), error=error,
-        )  # fmt: skip
+            audio=audio,
+            length=np.int32(length),
+            label=self.label[index] if good else self.unknown,
+            index=np.int32(index),
+            mask=np.float32(good),
+            error=error,
+        )
+
+    def _read(self, index: int, where: float) -> tuple[np.ndarray, int]:
+        clip = self.open(index)
+        if self.windows:
+            return decode.read_window(clip, self.rate, where, self.seconds, self.pad)
+        return decode.read_crop_at(clip, self.rate, self.seconds, where, self.pad)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"lock": None, "pool": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, lock=threading.Lock())
 
 
-class _Train(_Reader, grain.RandomMapTransform):
-    def random_map(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """A random crop; the generator is Grain's for this place in the stream."""
-        return self.row(int(index), lambda clip: decode.read_crop(clip, self.rate, self.seconds, self.crop, self.pad, rng))
+class _Draw(grain.RandomMapTransform):
+    """Gives each place of the stream its crop; the generator is Grain's for that place."""
 
+    def __init__(self, crop: str):
+        self.crop = crop
 
-class _Evaluate(_Reader, grain.MapTransform):
-    def map(self, window: tuple[int, float]) -> dict[str, Any]:
-        """A window (index, start in seconds); index -1 is padding."""
-        index, start = window
-        return self.row(index, lambda clip: decode.read_window(clip, self.rate, start, self.seconds, self.pad))
-
-
-def _batch(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return {key: np.stack([row[key] for row in rows]) if key != "error" else [row[key] for row in rows] for key in rows[0]}
+    def random_map(self, index: int, rng: np.random.Generator) -> Place:
+        """index -> (index, share of the spare time before the crop)."""
+        return int(index), {"random": rng.uniform(), "center": 0.5, "start": 0.0}[self.crop]
 
 
 def train_batches(
@@ -122,18 +161,25 @@ def train_batches(
     """Returns an endless data set of this host's rows of each global batch.
 
     Row r of global batch t is place t * batch_size + r of one stream that depends on nothing but the seed: epochs shuffled one by one.
-    Host p takes the p-th block of each batch. The iterator's `get_state` and `set_state` keep and restore the position.
+    Host p takes the p-th block of each batch. The iterator's `get_state` and `set_state` keep and restore the position: the
+    number of batches taken, whatever `data.workers`.
 
     Args:
       indices: the training examples, places in `recordings`; balanced as `data.balance` says.
       batch_size: rows over all hosts; a multiple of `process_count`.
       labels: False withholds the labels.
+
+    Raises:
+      UserError: no examples, or a batch size that does not divide over the hosts.
     """
-    chosen = splits.balance(recordings, np.asarray(indices), data.balance, seed)
-    stream = grain.MapDataset.source(chosen.tolist()).shuffle(seed=seed).repeat()
-    stream = stream.random_map(_Train(recordings, data, labels), seed=seed)
-    stream = stream.batch(batch_size // process_count, batch_fn=_batch)[process_index::process_count]
-    return _iterate(stream, data)
+    seed %= 2**32
+    chosen = splits.balance(recordings, np.asarray(indices, int), data.balance, seed)
+    if not len(chosen):
+        raise UserError("there are no clips to train on: see data.fold, data.holdout, data.label_fraction")
+    stream = grain.MapDataset.source(chosen).shuffle(seed=seed).repeat().random_map(_Draw(data.crop), seed=seed)
+    stream = _host_rows(stream, batch_size, process_index, process_count)
+    stream = stream.map(_Reader(recordings, data, windows=False, labels=labels))
+    return _InWorkers(stream, data.workers, data.prefetch) if data.workers else _in_threads(stream, data.prefetch)
 
 
 def eval_batches(
@@ -147,36 +193,99 @@ def eval_batches(
 ) -> grain.IterDataset:
     """Returns this host's rows of batches of windows that cover each clip of `indices` once, whatever the number of hosts.
 
-    Windows of `data.seconds` start every (1 - overlap) * data.seconds; the last one ends with the clip. Rows of mask 0
-    fill the last batch.
+    Windows of `data.seconds` are spread evenly from a clip's start to its end, at most (1 - overlap) * data.seconds apart. Rows
+    of mask 0 fill the last batch. Decodes in threads also where training has workers: those would start anew each time.
+
+    Raises:
+      UserError: a batch size that does not divide over the hosts, or an overlap outside [0, 1).
     """
     table = windows(recordings, indices, data.seconds, overlap)
     table += [(-1, 0.0)] * (-len(table) % batch_size)
-    stream = grain.MapDataset.source(table).map(_Evaluate(recordings, data))
-    return _iterate(stream.batch(batch_size // process_count, batch_fn=_batch)[process_index::process_count], data)
+    stream = _host_rows(grain.MapDataset.source(table), batch_size, process_index, process_count)
+    return _in_threads(stream.map(_Reader(recordings, data, windows=True)), data.prefetch)
 
 
-def windows(recordings: Recordings, indices: np.ndarray, seconds: float, overlap: float) -> list[tuple[int, float]]:
+def windows(recordings: Recordings, indices: np.ndarray, seconds: float, overlap: float) -> list[Place]:
     """Returns (index, start in seconds) of the windows; a clip that cannot be opened has one, which will say why."""
-    table = []
-    for index in map(int, indices):
+    if not 0 <= overlap < 1:
+        raise UserError(f"eval.overlap is {overlap}: it must be at least 0 and less than 1")
+    lengths = recordings.memo.setdefault("lengths", {})
+
+    def measure(index: int) -> None:
         try:
             clip = recordings.open(index)
-            spare = clip.num_samples / clip.sample_rate - seconds
-        except Exception:  # noqa: BLE001: reading that window tells the reason
-            spare = 0.0
+            # More windows than one: make sure that there is something in them.
+            count = decode.count_samples(clip) if clip.num_samples > seconds * clip.sample_rate else clip.num_samples
+            lengths[index] = count / clip.sample_rate
+        except Exception:  # reading that window tells the reason
+            lengths[index] = 0.0
+
+    new = [index for index in map(int, indices) if index not in lengths]
+    if new:
+        with ThreadPoolExecutor(_cores()) as pool:
+            list(pool.map(measure, new))
+    table = []
+    for index in map(int, indices):
+        spare = lengths[index] - seconds
         hops = max(int(np.ceil(spare / (seconds * (1 - overlap)) - 1e-6)), 0)
         table += [(index, spare * k / hops if hops else 0.0) for k in range(hops + 1)]
     return table
 
 
-def _iterate(stream: grain.MapDataset, data: ConfigDict) -> grain.IterDataset:
-    """Decodes ahead: in threads of this process, or in `data.workers` processes."""
-    if data.workers:
-        if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which none of our commands use
-            flags.FLAGS.mark_as_parsed()
-        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=max(data.prefetch, 1))
-        workers = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=max(data.prefetch, 1))
-        return stream.to_iter_dataset(options).mp_prefetch(workers)
-    threads = min(max(data.prefetch, 1), 8)
-    return stream.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(data.prefetch, 1)))
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _host_rows(stream: grain.MapDataset, batch_size: int, process_index: int, process_count: int) -> grain.MapDataset:
+    """Returns lists of a host's places of each global batch."""
+    if batch_size % process_count:
+        raise UserError(f"batch_size is {batch_size}: it must be a multiple of the number of hosts, {process_count}")
+    return stream.batch(batch_size // process_count, batch_fn=list)[process_index::process_count]
+
+
+def _in_threads(stream: grain.MapDataset, prefetch: int) -> grain.IterDataset:
+    """Makes `prefetch` batches ahead, two at a time: each one's rows are decoded side by side anyway."""
+    ahead = max(prefetch, 1)
+    return stream.to_iter_dataset(grain.ReadOptions(num_threads=min(ahead, 2), prefetch_buffer_size=ahead))
+
+
+class _InWorkers(grain.IterDataset):
+    """Decodes in processes. Its position is a number of batches, as in threads; Grain's own is one number a process."""
+
+    def __init__(self, stream: grain.MapDataset, workers: int, prefetch: int):
+        super().__init__()
+        self.stream, self.workers, self.prefetch = stream, workers, prefetch
+
+    def __iter__(self) -> "_WorkersIterator":
+        return _WorkersIterator(self)
+
+
+class _WorkersIterator(grain.DatasetIterator):
+    def __init__(self, parent: _InWorkers):
+        super().__init__()
+        self.parent, self.position = parent, 0
+        self.inner: Any = None
+
+    def __next__(self) -> Batch:
+        if self.inner is None:
+            if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which none of our commands use
+                flags.FLAGS.mark_as_parsed()
+            ahead = max(self.parent.prefetch, 1)
+            rest = _in_threads(self.parent.stream[self.position :], ahead)
+            options = grain.MultiprocessingOptions(num_workers=self.parent.workers, per_worker_buffer_size=ahead)
+            self.inner = iter(rest.mp_prefetch(options))
+        batch = next(self.inner)
+        self.position += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        return {"next_index": self.position}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.close()
+        self.position = state["next_index"]
+
+    def close(self) -> None:
+        if self.inner is not None:
+            self.inner.close()
+        self.inner = None

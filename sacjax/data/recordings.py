@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -39,9 +39,14 @@ class Recordings:
     splits: list[str] | None = None  # official 'train' | 'validation' | 'test'
     groups: list[str] | None = None  # what must not cross a split: source recording, speaker
     paths: list[str] | None = None  # absolute paths where the clips are files of their own
+    memo: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+    """What reading has found out, shared by all pipelines of this process: lengths, decoded clips."""
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"memo": {}}  # another process finds out for itself
 
     def with_classes(self, class_names: Sequence[str]) -> "Recordings":
         """Returns the same recordings with a given label order. Raises UserError for a label that is not in it."""

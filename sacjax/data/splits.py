@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from ml_collections import ConfigDict
-from sklearn.model_selection import StratifiedGroupKFold
 
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
@@ -21,7 +20,7 @@ def split(recordings: Recordings, data: ConfigDict) -> Parts:
     `data.validation_fraction` of the rest becomes the validation part where the data set has none.
 
     Raises:
-      UserError: a fold that does not exist, or groups that the data set's own folds or splits share.
+      UserError: a fold that does not exist, shares that are none, or groups that the data set's own folds or splits share.
     """
     everything, seed = np.arange(len(recordings)), data.split_seed
     if data.fold:
@@ -31,13 +30,16 @@ def split(recordings: Recordings, data: ConfigDict) -> Parts:
             raise UserError(f"data.fold is {data.fold}: the data set's folds are: {known}")
         parts = {"test": everything[folds == data.fold]}
         parts |= _validation(recordings, everything[folds != data.fold], data.validation_fraction, seed)
-    elif recordings.splits is not None:
+    elif recordings.splits is not None and set(recordings.splits) != {"train"}:  # 'train' alone is no split
         official = np.asarray(recordings.splits)
         parts = {name: everything[official == name] for name in PARTS}
         if not len(parts["validation"]):
             parts |= _validation(recordings, parts["train"], data.validation_fraction, seed)
     else:
-        _, validation, test = data.holdout
+        shares = tuple(data.holdout)
+        if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+            raise UserError(f"data.holdout is {shares}: it must be three shares that sum to 1: train, validation, test")
+        _, validation, test = shares
         rest, held = hold_out(recordings, everything, test, seed)
         parts = {"test": held} | _validation(recordings, rest, validation / max(1 - test, 1e-9), seed + 1)
     shared = leak(recordings, parts)
@@ -55,22 +57,60 @@ def _validation(recordings: Recordings, indices: np.ndarray, fraction: float, se
 
 
 def hold_out(recordings: Recordings, indices: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits `indices` into (rest, held out): about `fraction` of each class, groups kept whole.
+    """Splits `indices` at random into (rest, held out): `fraction` of each class, groups kept whole.
 
-    By scikit-learn's StratifiedGroupKFold over fine folds, of which as many are held out as come closest to `fraction`.
+    Of clips without groups, each class gives its share rounded up or down and all together theirs to the nearest. Groups are taken as
+    they fit, so the share is about the wanted one. A clip, or group, that holds all there is of its classes stays in the rest. (scikit-learn has stratified shares, and stratified groups, but not both.)
     """
     if fraction <= 0 or len(indices) < 2:
         return indices, indices[:0]
     if fraction >= 1:
         return indices[:0], indices
-    groups = _groups(recordings)[indices]
-    smallest = np.bincount(first_labels(recordings)[indices] + 1)
-    smallest = smallest[smallest > 0].min()
-    best = min(range(2, int(np.clip(max(smallest, round(1 / fraction)), 2, 20)) + 1),
-               key=lambda n: (round(abs(max(round(fraction * n), 1) / n - fraction), 3), n))  # fmt: skip
-    folds = kfold(recordings, min(best, len(set(groups))), seed, indices)
-    held = np.isin(folds, np.arange(max(round(fraction * best), 1)))
+    rng = np.random.default_rng([seed, 79])
+    labels = np.unique(first_labels(recordings)[indices], return_inverse=True)[1]
+    groups = np.unique(_groups(recordings)[indices], return_inverse=True)[1]
+    pick = _pick_clips if groups.max() + 1 == len(indices) else _pick_groups
+    held = pick(labels, groups, fraction, rng)
     return indices[~held], indices[held]
+
+
+def _pick_clips(labels: np.ndarray, _: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    """Returns bool [N]: in the order of (class, chance), each clip at which the running sum of shares passes a whole number."""
+    counts = np.bincount(labels)
+    order = np.lexsort((rng.random(len(labels)), rng.permutation(len(counts))[labels]))
+    order = order[counts[labels[order]] > 1]
+    held = np.zeros(len(labels), bool)
+    held[order[np.diff(np.floor(np.arange(len(order) + 1) * fraction + 0.5)) > 0]] = True
+    full = np.bincount(labels, held) == counts
+    for label in np.flatnonzero(full):
+        held[rng.choice(np.flatnonzero(labels == label))] = False
+    return held
+
+
+def _pick_groups(labels: np.ndarray, groups: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    """Returns bool [N]: goes through the groups by chance and takes each that brings the classes' shares closer to `fraction`."""
+    total = np.bincount(labels)
+    cells, counts = np.unique(np.stack([groups, labels], 1), axis=0, return_counts=True)  # sorted by group
+    ends = np.searchsorted(cells[:, 0], np.arange(groups.max() + 2))
+    table = [(cells[a:b, 1], counts[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    # The others hold all there is of their classes.
+    movable = np.array([(count < total[own]).any() for own, count in table])
+    best, least = np.zeros(len(table), bool), np.inf
+    for _ in range(10 if len(table) < 1000 else 1):
+        off = -fraction * total  # what is held out of each class, less what should be
+        taken = np.zeros(len(table), bool)
+        for group in rng.permutation(np.flatnonzero(movable)):
+            own, count = table[group]
+            if (count * (2 * off[own] + count) / total[own]).sum() < 0:
+                off[own] += count
+                taken[group] = True
+        cost = (off**2 / total).sum()
+        if 0 < taken.sum() < len(table) and cost < least:
+            best, least = taken, cost
+    if not best.any() and movable.any():  # too large, each of them: the one that does least harm
+        harm = [(count * (count / total[own] - 2 * fraction)).sum() for own, count in table]
+        best[int(np.argmin(np.where(movable, harm, np.inf)))] = True
+    return best[groups]
 
 
 def kfold(recordings: Recordings, folds: int, seed: int, indices: np.ndarray | None = None) -> np.ndarray:
@@ -79,6 +119,8 @@ def kfold(recordings: Recordings, folds: int, seed: int, indices: np.ndarray | N
     Raises:
       UserError: fewer groups than folds.
     """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # here: decoding processes do without it
+
     indices = np.arange(len(recordings)) if indices is None else indices
     groups = _groups(recordings)[indices]
     labels = first_labels(recordings)[indices]
@@ -89,7 +131,8 @@ def kfold(recordings: Recordings, folds: int, seed: int, indices: np.ndarray | N
             f"{folds}-way split: set data.holdout, data.validation_fraction or data.fold to fit"
         )
     result = np.zeros(len(indices), int)
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    alone = len(set(groups)) == len(groups)
+    splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # classes with fewer clips than folds are spread as far as they go
         for fold, (_, held) in enumerate(splitter.split(indices, labels, groups)):
@@ -107,29 +150,34 @@ def leak(recordings: Recordings, parts: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def subset(recordings: Recordings, train: np.ndarray, data: ConfigDict) -> np.ndarray:
-    """Returns the training part cut down to `labels_per_class` or `label_fraction`, by `data.split_seed`."""
+    """Returns the training part cut down by `data.split_seed`: `labels_per_class` clips, or `label_fraction`, of each class.
+
+    A smaller subset is part of a larger one.
+    """
     if not data.labels_per_class and data.label_fraction >= 1:
         return train
-    rng, labels = np.random.default_rng([data.split_seed, 77]), first_labels(recordings)[train]
-    kept: list[np.ndarray] = []
-    for label in np.unique(labels[labels >= 0]):
-        own = rng.permutation(train[labels == label])
-        kept.append(own[: data.labels_per_class or max(round(data.label_fraction * len(own)), 1)])
-    return np.sort(np.concatenate(kept)) if kept else train[:0]
+    labels, kept = first_labels(recordings)[train], [train[:0]]
+    for label in np.unique(labels):
+        own = np.random.default_rng([data.split_seed, 77, label + 1]).permutation(train[labels == label])
+        if data.labels_per_class:
+            kept.append(own[: data.labels_per_class * bool(label >= 0)])
+        else:
+            kept.append(own[: max(round(data.label_fraction * len(own)), 1)])
+    return np.sort(np.concatenate(kept))
 
 
 def balance(recordings: Recordings, train: np.ndarray, how: str, seed: int) -> np.ndarray:
-    """Returns training indices with every class equally often: `over` repeats the rare ones, `under` drops the frequent."""
-    if how == "none":
-        return train
+    """Returns training indices with every class equally often: `over` repeats the rare ones, `under` drops the frequent.
+
+    By first labels; clips without one are dropped, unless none has one.
+    """
     labels, rng = first_labels(recordings)[train], np.random.default_rng([seed, 78])
     classes, counts = np.unique(labels[labels >= 0], return_counts=True)
+    if how == "none" or not len(classes):
+        return train
     size = counts.max() if how == "over" else counts.min()
-    kept = []
-    for label in classes:
-        own = rng.permutation(train[labels == label])
-        kept.append(np.resize(own, size))  # np.resize repeats in order: each clip nearly equally often
-    return np.concatenate(kept) if kept else train
+    # np.resize repeats in order: each clip of a class equally often, but for one.
+    return np.concatenate([np.resize(rng.permutation(train[labels == label]), size) for label in classes])
 
 
 def first_labels(recordings: Recordings) -> np.ndarray:
