@@ -151,6 +151,8 @@ def test_reading_runs(runs_of, tmp_path):
 
 def manifest(tmp_path, groups, folds):
     rows = [f"{k}.wav,{'ab'[k % 2]},{fold},{group}" for k, (group, fold) in enumerate(zip(groups, folds, strict=True))]
+    for k in range(len(folds)):
+        (tmp_path / f"{k}.wav").touch()
     path = tmp_path / "clips.csv"
     path.write_text("\n".join(["filename,label,fold,group", *rows]))
     data = config_lib.default().supervised.data
