@@ -1,9 +1,9 @@
 """Orbax checkpoints: model, training state, data position and label names, by one manager a stage.
 
-    <workdir>/checkpoints/<stage>/labels.json          label names and what the stage needs to build its model
-    <workdir>/checkpoints/<stage>/<step>/model         parameters, batch statistics, EMA
-    <workdir>/checkpoints/<stage>/<step>/training      optimizer, step, metric sums
-    <workdir>/checkpoints/<stage>/<step>/meta          JSON: data position, best metric so far
+<workdir>/checkpoints/<stage>/labels.json          label names and what the stage needs to build its model
+<workdir>/checkpoints/<stage>/<step>/model         parameters, batch statistics, EMA
+<workdir>/checkpoints/<stage>/<step>/training      optimizer, step, metric sums
+<workdir>/checkpoints/<stage>/<step>/meta          JSON: data position, best metric so far
 """
 
 import dataclasses
@@ -52,15 +52,17 @@ class Checkpoints:
         self.manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy([
-                    policies.LatestN(keep),
-                    policies.BestN(
-                        get_metric_fn=lambda metrics: metrics["best"],
-                        reverse=mode == "min",
-                        n=1,
-                        keep_checkpoints_without_metrics=False,
-                    ),
-                ]),
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [
+                        policies.LatestN(keep),
+                        policies.BestN(
+                            get_metric_fn=lambda metrics: metrics["best"],
+                            reverse=mode == "min",
+                            n=1,
+                            keep_checkpoints_without_metrics=False,
+                        ),
+                    ]
+                ),
                 best_fn=lambda metrics: metrics["best"],
                 best_mode=mode,
                 enable_async_checkpointing=asynchronous,

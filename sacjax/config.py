@@ -297,7 +297,9 @@ def _child(node: Any, part: str, parent: str) -> Any:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds `--config FILE[:ARG]`; overrides `--config.key=value` are left to `parse_known_args`."""
-    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file; --config.key=value overrides")
+    parser.add_argument(
+        "--config", required=True, metavar="FILE[:ARG]", help="config file; --config.key=value overrides"
+    )
 
 
 def from_flags(args: argparse.Namespace, unknown: list[str]) -> ConfigDict:
@@ -354,4 +356,3 @@ def from_json(text: str) -> ConfigDict:
         return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
     return ConfigDict(tuples(json.loads(text))).lock()
-

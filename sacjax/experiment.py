@@ -20,7 +20,7 @@ from sacjax.data import pipeline, sources, splits
 from sacjax.data.bad_files import BadFiles
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
-from sacjax.train import Program, TrainState, fit, make_program, total_steps
+from sacjax.train import Program, TrainState, epoch_examples, fit, make_program, total_steps
 
 Results = dict[str, dict[str, float]]
 
@@ -84,7 +84,8 @@ class Stage:
 
     def make_program(self) -> Program:
         """Returns the stage's program; nothing is compiled yet. Raises UserError for patterns and weights that do not fit."""
-        steps, _ = total_steps(self.stage.train, len(self.parts["train"]))
+        examples = epoch_examples(self.recordings, self.parts["train"], self.stage.data, self.config.seed)
+        steps, _ = total_steps(self.stage.train, examples)
         start = start_from(self.stage, self.workdir)
         return make_program(self.objective, self.stage, self.mesh, steps, self.config.seed, start)
 
@@ -238,14 +239,14 @@ def evaluate_workdirs(
         if first is None:
             total, seen, first = probabilities, ok, (recordings, parts[split], stage)
         elif recordings.names != first[0].names or not np.array_equal(parts[split], first[1]):
-            raise UserError(f"{workdir}: its {split} part differs from that of {workdirs[0]}; an ensemble needs the same clips")
+            raise UserError(
+                f"{workdir}: its {split} part differs from that of {workdirs[0]}; an ensemble needs the same clips"
+            )
         else:
             total, seen = total + probabilities, seen & ok
     assert first is not None  # argparse asks for one workdir or more
     recordings, indices, stage = first
-    scores, table = score_part(
-        split, total / len(models), seen, recordings, indices, stage, models[0].config.seed
-    )
+    scores, table = score_part(split, total / len(models), seen, recordings, indices, stage, models[0].config.seed)
     evaluate.write_predictions(folder / "predictions.csv", table, names, multi_label=stage.data.multi_label)
     _write(folder / "scores.json", json.dumps(scores, indent=1, sort_keys=True) + "\n")
     for name, value in scores.items():

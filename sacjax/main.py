@@ -19,14 +19,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mode", choices=("train", "eval"), default="train")
     parser.add_argument("--split", default="test", help="eval: train, validation, test, or all")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="eval: which checkpoint")
-    parser.add_argument("--output", help="eval: folder for scores and predictions (default: <first workdir>/eval/<split>)")
+    parser.add_argument(
+        "--output", help="eval: folder for scores and predictions (default: <first workdir>/eval/<split>)"
+    )
     args, unknown = parser.parse_known_args(argv)
     if args.mode == "eval":
         if args.config:
-            raise errors.UserError("--mode=eval takes its config from the workdir; override keys of it instead of --config")
+            raise errors.UserError(
+                "--mode=eval takes its config from the workdir; override keys of it instead of --config"
+            )
         from sacjax import experiment
 
-        experiment.evaluate_workdirs(args.workdir, config_lib.overrides_from(unknown), args.split, args.checkpoint, args.output)
+        experiment.evaluate_workdirs(
+            args.workdir, config_lib.overrides_from(unknown), args.split, args.checkpoint, args.output
+        )
         return 0
     if args.config is None or len(args.workdir) != 1:
         raise errors.UserError("training needs one --config and one --workdir")

@@ -20,7 +20,9 @@ def make_mesh(mesh: ConfigDict) -> Mesh:
     total, fixed = jax.device_count(), int(np.prod([size for size in sizes.values() if size != -1]))
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1 or total % fixed or (not free and fixed != total):
-        raise UserError(f"config.mesh {sizes} does not fit {total} devices: the sizes must multiply to it, one may be -1")
+        raise UserError(
+            f"config.mesh {sizes} does not fit {total} devices: the sizes must multiply to it, one may be -1"
+        )
     shape = tuple(total // fixed if size == -1 else size for size in sizes.values())
     return jax.make_mesh(shape, tuple(sizes), axis_types=(jax.sharding.AxisType.Auto,) * len(shape))
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from sacjax import metrics
 from sacjax.checkpoint import Checkpoints
-from sacjax.data import pipeline
+from sacjax.data import pipeline, splits
 from sacjax.data.bad_files import BadFiles
 from sacjax.errors import UserError
 from sacjax.optimizer import make_optimizer, make_schedule, update_ema
@@ -143,6 +143,11 @@ def make_program(
     )
 
 
+def epoch_examples(recordings: Any, indices: np.ndarray, data: ConfigDict, seed: int) -> int:
+    """Returns the examples of an epoch: the training part, as `data.balance` repeats or drops clips of it."""
+    return len(splits.balance(recordings, indices, data.balance, seed))
+
+
 def total_steps(train: ConfigDict, examples: int) -> tuple[int, int]:
     """Returns (updates in all, updates an epoch) for so many training examples; an epoch has at least one update."""
     epoch = max(examples // train.batch_size, 1)
@@ -173,7 +178,7 @@ def fit(
     Raises:
       UserError: too many undecodable files, or a loss that is not finite.
     """
-    steps, epoch = total_steps(stage.train, len(indices))
+    steps, epoch = total_steps(stage.train, epoch_examples(recordings, indices, stage.data, config.seed))
     schedule = make_schedule(stage.optimizer, steps)
     evaluate_every = stage.train.evaluate_every or epoch
     first = jax.process_index() == 0

@@ -96,7 +96,9 @@ def test_empty_and_one_class_data(trained, tmp_path):
 def test_a_workdir_of_another_experiment_is_left_alone(trained):
     workdir, _, overrides = trained
     before = (workdir / "results.json").read_bytes()
-    with pytest.raises(UserError, match="holds a different experiment: config.supervised.train.steps is 30 there and 31 here"):
+    with pytest.raises(
+        UserError, match="holds a different experiment: config.supervised.train.steps is 30 there and 31 here"
+    ):
         main_lib.main(arguments(workdir, overrides, "supervised.train.steps=31"))
     assert (workdir / "results.json").read_bytes() == before
 

@@ -18,7 +18,9 @@ PARAMS = {
 
 def options(**changes):
     c = config_lib.stage().optimizer
-    c.update(dict(clip_norm=0.0, weight_decay=0.0, schedule="constant", warmup_fraction=0.0, learning_rate=0.1) | changes)
+    c.update(
+        dict(clip_norm=0.0, weight_decay=0.0, schedule="constant", warmup_fraction=0.0, learning_rate=0.1) | changes
+    )
     return c
 
 
@@ -44,7 +46,11 @@ def test_schedule_warms_up_linearly_and_ends_at_its_final_fraction():
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("linear", [0.1, 0.0505, 0.001]), ("constant", [0.1, 0.1, 0.1]), ("exponential", [0.1, 0.1 * 0.01 ** (50 / 99), 0.001])],
+    [
+        ("linear", [0.1, 0.0505, 0.001]),
+        ("constant", [0.1, 0.1, 0.1]),
+        ("exponential", [0.1, 0.1 * 0.01 ** (50 / 99), 0.001]),
+    ],
 )
 def test_schedule_shapes(name, expected):
     schedule = make_schedule(options(schedule=name, final_fraction=0.01), 100)
@@ -114,14 +120,18 @@ def test_multipliers_scale_the_rate_of_the_first_pattern_that_matches():
 
 
 def test_frozen_parameters_move_only_after_they_thaw_and_count_in_no_norm():
-    c = options(name="sgd", momentum=0.0, freeze=(("^encoder/bn", 0), ("^encoder", 2)), clip_norm=1.0, learning_rate=1.0)
+    c = options(
+        name="sgd", momentum=0.0, freeze=(("^encoder/bn", 0), ("^encoder", 2)), clip_norm=1.0, learning_rate=1.0
+    )
     grads = jax.tree.map(lambda p: jnp.full_like(p, 5.0), PARAMS)
     for steps, moved in ((2, False), (3, True)):
         got = run(c, PARAMS, grads, steps)
         assert bool((got["encoder"]["conv1"]["kernel"] != 1).any()) == moved
         np.testing.assert_array_equal(got["encoder"]["bn"]["scale"], 1)
     one = run(c, PARAMS, grads, 1)
-    np.testing.assert_allclose(one["head"]["bias"], -1 / np.sqrt(8), rtol=1e-5)  # the head's 8 entries alone fill the norm
+    np.testing.assert_allclose(
+        one["head"]["bias"], -1 / np.sqrt(8), rtol=1e-5
+    )  # the head's 8 entries alone fill the norm
 
 
 def test_a_pattern_without_a_match_is_an_error():
@@ -131,4 +141,6 @@ def test_a_pattern_without_a_match_is_an_error():
 
 def test_ema_averages_early_steps_and_then_decays():
     np.testing.assert_allclose(update_ema({"a": 1.0}, {"a": 2.0}, 0.9, jnp.asarray(0))["a"], 0.1 * 1 + 0.9 * 2)
-    np.testing.assert_allclose(update_ema({"a": 1.0}, {"a": 2.0}, 0.9, jnp.asarray(1000))["a"], 0.9 * 1 + 0.1 * 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        update_ema({"a": 1.0}, {"a": 2.0}, 0.9, jnp.asarray(1000))["a"], 0.9 * 1 + 0.1 * 2, rtol=1e-6
+    )

@@ -45,15 +45,33 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
-    parser.add_argument("--only", nargs="*", choices=list(EXPERIMENTS), help="which experiments to run (none: table only)")
+    parser.add_argument(
+        "--only", nargs="*", choices=list(EXPERIMENTS), help="which experiments to run (none: table only)"
+    )
     args = parser.parse_args(argv)
     for name in EXPERIMENTS if args.only is None else args.only:
         _, config, folds = EXPERIMENTS[name]
-        command = [*KFOLD, "--config", config, "--folds", *folds, "--seeds", *args.seeds, "--output", str(args.runs / name)]
+        command = [
+            *KFOLD,
+            "--config",
+            config,
+            "--folds",
+            *folds,
+            "--seeds",
+            *args.seeds,
+            "--output",
+            str(args.runs / name),
+        ]
         subprocess.run(command, check=True)
     for name, (_, parts) in ENSEMBLES.items():
         if all((args.runs / part / "summary.json").is_file() for part in parts):
-            command = [*KFOLD, "--output", str(args.runs / name), "--ensemble", *(str(args.runs / part) for part in parts)]
+            command = [
+                *KFOLD,
+                "--output",
+                str(args.runs / name),
+                "--ensemble",
+                *(str(args.runs / part) for part in parts),
+            ]
             subprocess.run(command, check=True)
     print("| | accuracy, % | macro F1, % | seeds | each fold, % |\n| --- | --- | --- | --- | --- |")
     for name, title in {k: v[0] for k, v in (EXPERIMENTS | ENSEMBLES).items()}.items():

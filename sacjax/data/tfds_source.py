@@ -245,7 +245,7 @@ def _index(builder: Any) -> dict:
 def _scan(builder: Any, splits: list[str]) -> dict:
     import tensorflow_datasets as tfds
 
-    features = dict(builder.info.features.items())
+    features = dict(sorted(builder.info.features.items()))  # TFDS keeps no order
     audio = [key for key, f in features.items() if isinstance(f, tfds.features.Audio)]
     if not audio:
         raise UserError(f"{builder.name}: no feature of it is audio; it has {', '.join(features)}")

@@ -16,9 +16,13 @@ MASK = np.array([1, 1, 1, 0, 1, 1], np.float32)
 def loss(label, mask=MASK, counts=(1, 1, 1), train=False, **objective):
     stage = config_lib.stage()
     stage.objective.update(objective)
-    batch = dict(inputs=jnp.asarray(LOGITS), input_length=None, label=jnp.asarray(label, jnp.float32), mask=jnp.asarray(mask))
+    batch = dict(
+        inputs=jnp.asarray(LOGITS), input_length=None, label=jnp.asarray(label, jnp.float32), mask=jnp.asarray(mask)
+    )
     model = lambda inputs, length, rngs=None: inputs
-    (total, count), metrics = Classification(stage, ("a", "b", "c"), counts).loss(model, batch, "rngs" if train else None)
+    (total, count), metrics = Classification(stage, ("a", "b", "c"), counts).loss(
+        model, batch, "rngs" if train else None
+    )
     return float(total / count), {name: float(a / b) for name, (a, b) in metrics.items()}
 
 
@@ -69,5 +73,7 @@ def test_sigmoid_is_binary_cross_entropy_as_torch():
     torch = pytest.importorskip("torch", reason="torch is the reference")
     label = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0], [0, 0, 1], [1, 0, 0]], np.float32)
     keep = MASK > 0
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor(LOGITS[keep]), torch.tensor(label[keep]))
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        torch.tensor(LOGITS[keep]), torch.tensor(label[keep])
+    )
     np.testing.assert_allclose(loss(label, loss="sigmoid")[0], float(expected), rtol=1e-5)
