@@ -88,7 +88,7 @@ def test_empty_and_one_class_data(trained, tmp_path):
     _, sounds, overrides = trained
     (tmp_path / "empty").mkdir()
     shutil.copytree(sounds / "low", tmp_path / "one" / "low")
-    for name, message in (("empty", "no recordings"), ("one", "1 class found")):
+    for name, message in (("empty", "no sound files"), ("one", "1 class found")):
         with pytest.raises(UserError, match=message):
             main_lib.main(arguments(tmp_path / "run", overrides, f"supervised.data.path={tmp_path / name}"))
 
