@@ -83,9 +83,8 @@ class AudioNet(nnx.Module):
         require(first_kernel > 0, "first_kernel", first_kernel, "give a number of samples greater than 0")
         require(first_stride > 0, "first_stride", first_stride, "give a number of samples greater than 0")
         require(0 <= stochastic_depth < 1, "stochastic_depth", stochastic_depth, "it must lie between 0 and 1")
-        require(
-            stochastic_depth == 0 or variant == "m34_res", "stochastic_depth", stochastic_depth, "only m34_res is residual"
-        )
+        residual = variant == "m34_res" or stochastic_depth == 0
+        require(residual, "stochastic_depth", stochastic_depth, "only m34_res has residual branches to drop")
         first, stages = VARIANTS[variant]
         channels = max(round(first * width), 1)
         self.conv1 = Conv(1, channels, (first_kernel,), first_stride, dtype=dtype, rngs=rngs)

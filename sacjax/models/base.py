@@ -5,6 +5,8 @@ beyond them, and what comes out of a norm or pool is too; paddings are explicit,
 frames alone and in a padded batch.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -64,15 +66,34 @@ class Conv(nnx.Module):
 
     def __call__(self, x: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[B, T, …, inputs] → [B, T', …, outputs], not yet zero beyond the new lengths, and these."""
+        x = x.astype(self.dtype)
         # More at the end where the input is shorter than the kernel, so that one position comes out.
         room = [max(k - n - 2 * p, 0) for k, n, p in zip(self.size, x.shape[1:-1], self.padding, strict=True)]
         padding = [(p, p + r) for p, r in zip(self.padding, room, strict=True)]
-        spec = ("NHWC", "HWIO", "NHWC") if len(self.size) == 2 else ("NHC", "HIO", "NHC")
-        kernel = self.kernel[...].astype(self.dtype)
-        x = jax.lax.conv_general_dilated(x.astype(self.dtype), kernel, self.stride, padding, dimension_numbers=spec)
+        x = convolve(x, self.kernel[...].astype(self.dtype), self.stride, padding)
         if self.bias is not None:
             x = x + self.bias[...].astype(self.dtype)
         return x, out_length(lengths, self.size[0], self.stride[0], self.padding[0])
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Sequence[tuple[int, int]]) -> jax.Array:
+    """Returns the convolution of [B, *space, C] with [*size, C, D].
+
+    XLA:CPU (jaxlib 0.10) takes a path up to 100 times slower where fewer positions come out than the kernel has, as in the last
+    stage of a ResNet on short clips; patches and one matrix product are right there, and the plain convolution everywhere else.
+    """
+    size = kernel.shape[:-2]
+    spans = zip(x.shape[1:-1], size, stride, padding, strict=True)
+    count = [(n + sum(pads) - k) // s + 1 for n, k, s, pads in spans]
+    if jax.default_backend() == "cpu" and math.prod(count) < math.prod(size):
+        x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
+        slices = itertools.product(*(
+            [slice(k, k + (c - 1) * s + 1, s) for k in range(n)] for n, c, s in zip(size, count, stride, strict=True)
+        ))  # fmt: skip
+        patches = jnp.concatenate([x[(slice(None), *place)] for place in slices], -1)
+        return patches @ kernel.reshape(-1, kernel.shape[-1])
+    spec = ("NHWC", "HWIO", "NHWC") if len(size) == 2 else ("NHC", "HIO", "NHC")
+    return jax.lax.conv_general_dilated(x, kernel, tuple(stride), list(padding), dimension_numbers=spec)
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -91,11 +112,13 @@ class BatchNorm(nnx.BatchNorm):
             axes = tuple(range(x.ndim - 1))
             total = lengths.sum() * (x.size // (x.shape[0] * x.shape[1] * x.shape[-1]))
             count = jnp.maximum(total, 1).astype(jnp.float32)
-            mean = jnp.where(mask, y, 0).sum(axes) / count
-            variance = jnp.maximum(jnp.where(mask, y * y, 0).sum(axes) / count - mean**2, 0)
+            counted = jnp.where(mask, y, 0)
+            mean = counted.sum(axes) / count
+            variance = jnp.maximum((counted * counted).sum(axes) / count - mean**2, 0)
             momentum = jnp.where(total > 0, self.momentum, 1.0)  # a batch with nothing valid teaches nothing
             self.mean[...] = momentum * self.mean[...] + (1 - momentum) * jax.lax.stop_gradient(mean)
             self.var[...] = momentum * self.var[...] + (1 - momentum) * jax.lax.stop_gradient(variance)
+        assert self.scale is not None and self.bias is not None
         scale = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
         # One product and sum, so that the backward pass keeps x and nothing else.
         return jnp.where(mask, y * scale + (self.bias[...] - mean * scale), 0).astype(self.dtype)
@@ -155,8 +178,11 @@ def _axis_pool_backward(axis: int, window: int, stride: int, low: int, high: int
         pads = [(shift, blocks - 1 - shift) if a == axis else (0, 0) for a in range(grad.ndim)]
         return jnp.pad(jnp.where(place == k, grad, 0), pads)
 
-    parts = [sum(at(b * stride + r, b) for b in range(blocks) if b * stride + r < window) for r in range(stride)]
-    rows = jnp.stack([jnp.broadcast_to(part, parts[0].shape) for part in parts], axis + 1)
+    zero = jnp.zeros_like(at(0, 0))  # where a stride is longer than the window
+    parts = [
+        sum((at(b * stride + r, b) for b in range(blocks) if b * stride + r < window), zero) for r in range(stride)
+    ]
+    rows = jnp.stack(parts, axis + 1)
     rows = rows.reshape(*grad.shape[:axis], -1, *grad.shape[axis + 1 :])
     pads = [(-low, size + low - rows.shape[axis], 0) if a == axis else (0, 0, 0) for a in range(grad.ndim)]
     return (jax.lax.pad(rows, jnp.zeros([], rows.dtype), pads),)

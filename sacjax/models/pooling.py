@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sacjax.errors import UserError, nearest
+
 KINDS = ("mean", "max", "mean_max", "attention", "statistics")
 
 
@@ -17,8 +19,14 @@ class Pooling(nnx.Module):
 
     def __init__(self, kind: str, features: int, *, dtype: Any = jnp.float32, rngs: nnx.Rngs):
         """Args:
-        features: D of the frames; `self.features` is that of the pooled vector.
+          kind: one of the above.
+          features: D of the frames; `self.features` is that of the pooled vector.
+
+        Raises:
+          UserError: an unknown kind.
         """
+        if kind not in KINDS:
+            raise UserError(f"model.pooling is '{kind}'{nearest(kind, KINDS)}")
         self.kind = kind
         self.features = features * (2 if kind in ("mean_max", "statistics") else 1)
         if kind == "attention":

@@ -14,6 +14,15 @@ STEMS = {"imagenet": (7, 2, True), "small": (3, 1, False)}  # first kernel, its 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+def as_picture(x: jax.Array) -> jax.Array:
+    """Returns a spectrogram [..., 3] of zero mean and unit variance as networks trained on ImageNet see a grey picture.
+
+    The picture has the mean and contrast of ImageNet's; its channels are then normalized by the channels' statistics.
+    """
+    mean, std = jnp.asarray(IMAGENET_MEAN), jnp.asarray(IMAGENET_STD)
+    return (x * std.mean() + mean.mean() - mean) / std
+
+
 class Downsample(nnx.Module):
     """The shortcut where shape changes: 1×1 convolution and norm."""
 
@@ -151,9 +160,7 @@ class SpectrogramResNet(nnx.Module):
         """[B, F, M], lengths [B] → frames [B, F', D]."""
         x = jnp.repeat(inputs[..., None], self.in_channels, -1)
         if self.imagenet_norm:
-            mean, std = jnp.asarray(IMAGENET_MEAN), jnp.asarray(IMAGENET_STD)
-            # A spectrogram of zero mean and unit variance, seen as a grey picture of the usual mean and contrast.
-            x = ((x * std.mean() + mean.mean()) - mean) / std
+            x = as_picture(x)
         x, lengths = self.conv1(zero_padding(x, lengths), lengths)
         x = nnx.relu(self.bn1(x, lengths))
         if self.stem_pool:
