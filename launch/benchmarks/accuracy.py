@@ -18,13 +18,14 @@ from sacjax import errors
 
 KFOLD = [sys.executable, str(Path(__file__).with_name("kfold.py"))]
 FIVE, SIX = ["1", "2", "3", "4", "5"], ["1", "2", "3", "4", "5", "6"]
-EXPERIMENTS = {  # name: (what the table calls it, config, folds)
+EXPERIMENTS = {  # name: (what the table calls it, config, folds; none: the data set's own test part)
     "resnet": ("ESC-10, SpectrogramResNet", "configs/esc50/resnet.py:esc10", FIVE),
     "audionet": ("ESC-10, AudioNet (M11)", "configs/esc50/audionet.py:esc10", FIVE),
     "resnet_no_specaugment": ("… ResNet without SpecAugment", "configs/esc50/resnet.py:esc10,no_specaugment", FIVE),
     "resnet_no_mixup": ("… ResNet without mixup", "configs/esc50/resnet.py:esc10,no_mixup", FIVE),
     "audionet_no_mixup": ("… AudioNet without mixup", "configs/esc50/audionet.py:esc10,no_mixup", FIVE),
     "audionet_article": ("… the source article's AudioNet recipe", "configs/esc50/audionet.py:esc10,article", FIVE),
+    "fsdd_official": ("FSDD, official test recordings", "configs/fsdd/resnet.py", []),
     "fsdd_loso": ("FSDD, one speaker left out", "configs/fsdd/resnet.py:loso", SIX),
 }
 ENSEMBLES = {"ensemble": ("ESC-10, ResNet + AudioNet", ("resnet", "audionet"))}
@@ -51,6 +52,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     for name in EXPERIMENTS if args.only is None else args.only:
         _, config, folds = EXPERIMENTS[name]
+        if not folds:
+            for seed in args.seeds:
+                workdir = args.runs / name / f"fold0_seed{seed}"
+                command = [sys.executable, "-m", "sacjax.main", "--config", config, "--workdir", str(workdir)]
+                subprocess.run([*command, f"--config.seed={seed}"], check=True)
+            subprocess.run([*KFOLD, "--output", str(args.runs / name)], check=True)
+            continue
         command = [
             *KFOLD,
             "--config",

@@ -24,6 +24,11 @@ def randomize(model, seed=0):
                 variable[...] = jnp.asarray(rng.uniform(low, high, variable.shape), jnp.float32)
 
 
+@pytest.fixture(name="quick")
+def quick_fixture():
+    return quick
+
+
 @pytest.fixture
 def check_padding():
     def check(model, size, lengths, features=()):

@@ -86,8 +86,8 @@ def load(model, state):
         variables[path][...] = jnp.asarray(value)
 
 
-@pytest.mark.parametrize("depth, channels", [(18, 1), (18, 3), (50, 3)])
-def test_torchvisions_weights_give_the_same_features(depth, channels):
+@pytest.mark.parametrize("depth, channels", [(18, 1), (50, 3)])
+def test_torchvisions_weights_give_the_same_features(depth, channels, quick):
     reference = torch_resnet(depth, 8, channels).eval()
     import torch
 
@@ -97,7 +97,7 @@ def test_torchvisions_weights_give_the_same_features(depth, channels):
     x = np.random.default_rng(0).standard_normal((2, 75, 40)).astype(np.float32)
     with torch.no_grad():
         want = reference(torch.tensor(x)[:, None].repeat(1, channels, 1, 1)).mean(3).numpy().transpose(0, 2, 1)
-    frames, lengths, _ = nnx.jit(lambda model, x: model(x, jnp.array([75, 75])))(model, jnp.asarray(x))
+    frames, lengths, _ = quick(model, lambda model, x: model(x, jnp.array([75, 75])))(jnp.asarray(x))
     assert lengths.tolist() == [want.shape[1]] * 2
     np.testing.assert_allclose(frames, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
 
