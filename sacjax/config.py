@@ -17,7 +17,10 @@ from ml_collections.config_dict import FieldReference
 
 from sacjax.errors import UserError, nearest
 
-OPEN = ("model.encoder",)  # sub-configs whose keys are a constructor's options; the models check them
+OPEN = (
+    "model.encoder",
+    "objective.options",
+)  # sub-configs whose keys are a constructor's options; the models check them
 
 
 def stage() -> ConfigDict:
@@ -65,14 +68,17 @@ def stage() -> ConfigDict:
         mean=0.0, std=1.0,  # for global
     )  # fmt: skip
     c.model = dict(
-        name="spectrogram_resnet",  # audionet | spectrogram_resnet | small_cnn
+        name="spectrogram_resnet",  # audionet | spectrogram_resnet | small_cnn | wav2vec2
         encoder=dict(),  # options of that encoder's constructor
+        layers="last",  # last | weighted: a learned weighted sum over the encoder's layers (wav2vec2)
+        projection=0,  # > 0: features of a linear map before pooling
         pooling="mean",  # mean | max | mean_max | attention | statistics
         dropout=0.0,  # before the head
         dtype="float32",  # of the computation; parameters stay float32
     )
     c.objective = dict(
-        name="classification",
+        name="classification",  # classification | contrastive
+        options=dict(),  # of that objective; contrastive's are in sacjax/objectives/contrastive.py
         loss="softmax",  # softmax | sigmoid (multi-label, or one-vs-rest)
         label_smoothing=0.0,
         class_weights="none",  # none | balanced
@@ -81,6 +87,8 @@ def stage() -> ConfigDict:
         name="adamw",  # adamw | sgd | adafactor | lion
         learning_rate=1e-3,
         schedule="cosine",  # cosine | linear | constant | exponential | one_cycle
+        schedule_frames=0,  # > 0: the schedule counts masked frames seen, so many a step, instead of updates (contrastive)
+        schedule_steps=0,  # length of the schedule in its steps; 0 = the updates of the run
         warmup_steps=0,
         warmup_fraction=0.05,  # of all steps, where warmup_steps is 0
         final_fraction=0.01,  # last learning rate as a share of the peak
@@ -90,6 +98,7 @@ def stage() -> ConfigDict:
         accumulation=1,  # micro-batches an update
         ema_decay=0.0,  # > 0: evaluate an exponential moving average of the parameters
         multipliers=(),  # ((pattern of parameter names, factor of the learning rate), …); the first that matches
+        layer_decay=1.0,  # < 1: layer i of L learns at layer_decay^(L - i) of the rate, what is below the stack at ^(L + 1)
         freeze=(),  # ((pattern, step at which it thaws; 0 = never), …)
     )  # fmt: skip
     c.train = dict(
@@ -135,6 +144,7 @@ CHOICES = {
     "frontend.log": ("natural", "log10", "db"),
     "frontend.normalize": ("none", "clip", "band", "global"),
     "model.pooling": ("mean", "max", "mean_max", "attention", "statistics"),
+    "model.layers": ("last", "weighted"),
     "model.dtype": ("float32", "bfloat16", "float16"),
     "objective.loss": ("softmax", "sigmoid"),
     "objective.class_weights": ("none", "balanced"),
@@ -147,7 +157,8 @@ POSITIVE = ("data.sample_rate", "data.seconds", "data.examples", "frontend.n_fft
             "frontend.n_mels", "frontend.floor", "optimizer.accumulation", "train.batch_size", "train.log_every",
             "eval.batch_size", "eval.top_k")  # fmt: skip
 SHARES = ("data.validation_fraction", "data.label_fraction", "data.max_bad_fraction", "model.dropout",
-          "objective.label_smoothing", "optimizer.warmup_fraction", "optimizer.ema_decay", "eval.overlap")  # fmt: skip
+          "objective.label_smoothing", "optimizer.warmup_fraction", "optimizer.ema_decay", "optimizer.layer_decay",
+          "eval.overlap")  # fmt: skip
 
 
 def check(config: ConfigDict) -> ConfigDict:
@@ -202,8 +213,12 @@ def _check_stage(name: str, c: ConfigDict) -> None:
         )
     if c.data.multi_label and c.objective.loss != "sigmoid":
         raise UserError(f"config.{name}.data.multi_label needs config.{name}.objective.loss=sigmoid")
-    objectives.check(c)
     models.check(c.model)
+    objectives.check(c)
+    if c.optimizer.schedule_frames and objectives.OBJECTIVES[c.objective.name].needs_labels:
+        raise UserError(
+            f"config.{name}.optimizer.schedule_frames counts masked frames: it needs objective.name=contrastive"
+        )
     augment.check(c.augment.waveform, "waveform")
     augment.check(c.augment.spectrogram, "spectrogram")
 

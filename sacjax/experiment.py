@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sacjax import checkpoint, evaluate, objectives, report, sharding
+from sacjax import checkpoint, evaluate, metrics, objectives, probe, report, sharding
 from sacjax import config as config_lib
 from sacjax.data import pipeline, sources, splits
 from sacjax.data.bad_files import BadFiles
@@ -102,7 +102,7 @@ class Stage:
             return self.scores(program, state, "validation", intervals=False)[0]
 
         state, checkpoints = fit(
-            self.name, self.stage, self.config, program, self.recordings, self.parts["train"], validate,
+            self.name, self.stage, self.config, self.objective, program, self.recordings, self.parts["train"], validate,
             self.mesh, self.workdir,
         )  # fmt: skip
         if self.stage.eval.checkpoint == "best" and checkpoints.best() is not None:
@@ -125,6 +125,8 @@ class Stage:
         indices = self.parts[part]
         if not len(indices):
             return {}, []
+        if not self.objective.needs_labels:
+            return self.unlabelled_scores(program, state, part), []
         logits, seen = predict(
             lambda batch: program.predict(state, batch), self.recordings, indices, self.stage, self.mesh, self.workdir
         )
@@ -133,11 +135,46 @@ class Stage:
             intervals,
         )  # fmt: skip
 
+    def unlabelled_scores(self, program: Program, state: TrainState, part: str) -> dict[str, float]:
+        """Evaluates a part by the objective itself and, if `probe_examples`, by a nearest-neighbour probe."""
+        total: Any = None
+        batches = eval_batches(self.recordings, self.parts[part], self.stage)
+        bad = BadFiles(self.workdir, self.recordings, self.stage.data.max_bad_fraction)
+        for batch in batches:
+            bad.note(batch)
+            sums = jax.device_get(program.evaluate(state, sharding.put_batch(batch, self.mesh)))
+            total = sums if total is None else metrics.add(total, sums)
+        bad.flush()
+        scores = self.objective.summarize(total)
+        if self.objective.probe_examples:
+            scores |= self.knn_scores(program, state, part)
+        return {f"{part}/{name}": value for name, value in scores.items()}
+
+    def knn_scores(self, program: Program, state: TrainState, part: str) -> dict[str, float]:
+        """Returns the accuracy of nearest neighbours among labelled training clips; nothing where there are no labels."""
+        labels = splits.first_labels(self.recordings)
+        train, test = (self.parts[name][labels[self.parts[name]] >= 0] for name in ("train", part))
+        most = self.objective.probe_examples
+        train = np.random.default_rng(self.config.seed).permutation(train)[:most]  # the same ones at each evaluation
+        if not len(train) or not len(test):
+            return {}
+        both = np.concatenate([train, test])
+        vectors, seen = predict(
+            lambda batch: program.predict(state, batch), self.recordings, both, self.stage, self.mesh, self.workdir,
+            self.objective.features,
+        )  # fmt: skip
+        train, test = train[seen[train]], test[seen[test]]
+        accuracy = probe.knn(
+            vectors[train], labels[train], vectors[test], labels[test], self.objective.probe_neighbours
+        )
+        return {"knn_accuracy": accuracy}
+
     def finish(self, results: Results, table: list[dict]) -> None:
         """Writes predictions, report and, last, results: a stage with results is done."""
         last = [row for row in table if row["split"] == self.stage.eval.splits[-1]]
         names, several = self.recordings.class_names, self.stage.data.multi_label
-        evaluate.write_predictions(self.workdir / "predictions.csv", table, names, multi_label=several)
+        if self.objective.needs_labels:
+            evaluate.write_predictions(self.workdir / "predictions.csv", table, names, multi_label=several)
         report.write(self.workdir, self.name, self.config, results, last, self.recordings)
         _write(self.workdir / "results.json", json.dumps(results, indent=1, sort_keys=True) + "\n")
         print_scores(self.name, results[self.name], self.stage)
@@ -150,21 +187,30 @@ def predict(
     stage: ConfigDict,
     mesh: Mesh,
     workdir: Path,
+    width: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (logits [N, C] averaged over windows, seen [N] bool) for all N recordings; only `indices` are read."""
+    """Returns (logits [N, C] averaged over windows, seen [N] bool) for all N recordings; only `indices` are read.
+
+    `width` is C where it is not the number of classes.
+    """
     bad = BadFiles(workdir, recordings, stage.data.max_bad_fraction)
-    batches = pipeline.eval_batches(
-        recordings, indices, stage.data, stage.eval.batch_size, stage.eval.overlap,
-        jax.process_index(), jax.process_count(),
-    )  # fmt: skip
+    batches = eval_batches(recordings, indices, stage)
 
     def on_devices(batch: dict) -> Any:
         bad.note(batch)
         return apply(sharding.put_batch(batch, mesh))
 
-    logits, seen = evaluate.predict(on_devices, batches, len(recordings), len(recordings.class_names))
+    logits, seen = evaluate.predict(on_devices, batches, len(recordings), width or len(recordings.class_names))
     bad.flush()
     return logits, seen
+
+
+def eval_batches(recordings: Recordings, indices: np.ndarray, stage: ConfigDict) -> Any:
+    """Returns this host's evaluation batches of some recordings."""
+    return pipeline.eval_batches(
+        recordings, indices, stage.data, stage.eval.batch_size, stage.eval.overlap,
+        jax.process_index(), jax.process_count(),
+    )  # fmt: skip
 
 
 def score_part(
@@ -291,6 +337,13 @@ def print_scores(name: str, scores: dict[str, float], stage: ConfigDict) -> None
             print(
                 f"{name}: {part} accuracy {100 * scores[f'{part}/accuracy']:.2f} %{interval}, "
                 f"macro F1 {100 * scores[f'{part}/macro_f1']:.2f} %"
+            )
+        elif f"{part}/contrastive_accuracy" in scores:
+            value = {key.split("/", 1)[1]: number for key, number in scores.items() if key.startswith(f"{part}/")}
+            knn = f", k-nearest neighbours {100 * value['knn_accuracy']:.1f} %" if "knn_accuracy" in value else ""
+            print(
+                f"{name}: {part} contrastive accuracy {100 * value['contrastive_accuracy']:.1f} % (chance "
+                f"{100 * value['chance_accuracy']:.1f} %), code perplexity {value.get('code_perplexity_1', 0.0):.1f}{knn}"
             )
 
 

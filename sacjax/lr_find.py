@@ -20,7 +20,7 @@ from sacjax import config as config_lib
 from sacjax import errors, experiment, sharding
 from sacjax.data import pipeline
 from sacjax.data.bad_files import BadFiles
-from sacjax.train import make_program, objective_labels
+from sacjax.train import make_program
 
 
 def sweep(step: Any, state: Any, batches: Iterator[Any], rates: np.ndarray) -> np.ndarray:
@@ -83,7 +83,7 @@ def find(
         batches = iter(
             pipeline.train_batches(
                 prepared.recordings, prepared.parts["train"], stage.data, stage.train.batch_size, config.seed,
-                jax.process_index(), jax.process_count(), labels=objective_labels(stage),
+                jax.process_index(), jax.process_count(), labels=objective.needs_labels,
             )
         )  # fmt: skip
 

@@ -24,11 +24,12 @@ def name_of(path: tuple) -> str:
 
 
 def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
-    """Returns update → learning rate over `steps` updates: a linear warm-up, then the config's shape.
+    """Returns step → learning rate over `steps` (or `schedule_steps`) steps: a linear warm-up, then the config's shape.
 
     `exponential` goes from the learning rate to `final_fraction` of it (the learning-rate finder rises with it);
     `one_cycle` is Smith and Topin 2019, with the warm-up as the rising share (0.3 where none is set).
     """
+    steps = config.schedule_steps or steps
     peak, end = config.learning_rate, config.learning_rate * config.final_fraction
     warmup = min(config.warmup_steps or round(config.warmup_fraction * steps), steps - 1)
     if config.schedule == "one_cycle":
@@ -46,8 +47,8 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     return optax.join_schedules([ramp, shapes[config.schedule]], [warmup])
 
 
-def make_optimizer(config: ConfigDict, steps: int, params: Any) -> optax.GradientTransformation:
-    """Returns the transformation for `steps` updates of `params`.
+def make_optimizer(config: ConfigDict, steps: int, params: Any) -> optax.GradientTransformationExtraArgs:
+    """Returns the transformation for `steps` updates of `params`; its update also takes `place`, the steps of the schedule so far.
 
     Raises:
       UserError: a pattern of `multipliers` or `freeze` that matches no parameter.
@@ -71,8 +72,9 @@ def make_optimizer(config: ConfigDict, steps: int, params: Any) -> optax.Gradien
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         kinds[config.name](),
         optax.add_decayed_weights(config.weight_decay, decay) if config.weight_decay else optax.identity(),
-        optax.scale_by_learning_rate(schedule),
+        _scale_by(schedule),
         _scale(factors) if config.multipliers else optax.identity(),
+        _scale(_layer_factors(config.layer_decay, params)) if config.layer_decay != 1 else optax.identity(),
         gate,
     )
 
@@ -87,6 +89,31 @@ def _by_pattern(rules: tuple, default: float, params: Any, key: str) -> Any:
     return jax.tree.map(
         lambda name: next((value for pattern, value in rules if re.search(pattern, name)), default), tree
     )
+
+
+def _scale_by(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """Scales by minus the learning rate at `place`, the steps of the schedule so far; without it, at the count of updates."""
+
+    def update(updates: Any, state: Any, params: Any = None, *, place: Any = None, **_: Any) -> tuple[Any, Any]:
+        rate = schedule(state.count if place is None else place)
+        return jax.tree.map(lambda u: -rate * u, updates), optax.ScaleByScheduleState(state.count + 1)
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
+
+
+def _layer_factors(decay: float, params: Any) -> Any:
+    """Returns the factors of layer-wise decay (BEiT): decay^(L - i) for layer i of a stack of L, decay^(L + 1) below it, 1 above."""
+    tree = zip(jax.tree.leaves(names(params)), jax.tree.leaves(params), strict=True)
+    depth = next((leaf.shape[0] for name, leaf in tree if name.startswith("encoder/layers/")), 0)
+    if not depth:
+        raise UserError(f"optimizer.layer_decay is {decay}, but the encoder has no stack of layers; use multipliers")
+
+    def factor(name: str, leaf: Any) -> Any:
+        if name.startswith("encoder/layers/"):
+            return decay ** jnp.arange(depth, 0, -1.0).reshape(-1, *[1] * (leaf.ndim - 1))
+        return decay ** (depth + 1.0) if name.startswith("encoder/") else 1.0
+
+    return jax.tree.map(factor, names(params), params)
 
 
 def _scale(factors: Any) -> optax.GradientTransformation:

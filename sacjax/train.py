@@ -27,6 +27,7 @@ class TrainState(NamedTuple):
     """All that a step changes. `sums` adds up metrics since the last log line, so that a resumed run logs the same."""
 
     step: Any  # int32 [], updates done
+    progress: Any  # int32 [2], place in the schedule: whole steps, and masked frames beyond (see `schedule_frames`)
     params: Any
     extra: Any  # variables that are not trained, such as batch statistics
     opt_state: Any
@@ -39,7 +40,8 @@ class Program(NamedTuple):
 
     init: Callable[[], TrainState]
     step: Callable[[TrainState, dict], TrainState]  # donates the state
-    predict: Callable[[TrainState, dict], jax.Array]  # logits, by the EMA where it is on
+    predict: Callable[[TrainState, dict], jax.Array]  # logits or embeddings, by the EMA where it is on
+    evaluate: Callable[[TrainState, dict], Any]  # {metric: (sum, count)} of a batch in evaluation mode, by the EMA
     graphdef: Any  # of the model in evaluation mode
 
 
@@ -56,7 +58,7 @@ def make_program(
     """
     init_key, step_key = jax.random.split(jax.random.key(seed))
     preprocess = make_preprocess(stage, objective.num_classes)
-    accumulation = stage.optimizer.accumulation
+    accumulation, schedule_frames = stage.optimizer.accumulation, stage.optimizer.schedule_frames
 
     def build() -> nnx.Module:
         return objective.build(nnx.Rngs(init_key))
@@ -74,26 +76,30 @@ def make_program(
     if start_from:  # a misfit is told before anything compiles
         jax.eval_shape(lambda: start_from(*fresh()))
 
-    def micro_loss(params: Any, extra: Any, batch: dict, key: jax.Array) -> tuple[Any, Any]:
+    def micro_loss(params: Any, extra: Any, batch: dict, key: jax.Array, progress: Any) -> tuple[Any, Any]:
         model = nnx.merge(graphdef, params, extra, copy=True)
-        (total, count), sums = objective.loss(model, batch, nnx.Rngs(dropout=key))
+        (total, count), sums = objective.loss(model, batch | {"progress": progress}, nnx.Rngs(dropout=key))
         _, _, extra = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
         return total, (count, sums, nnx.as_pure(extra))
 
-    def gradients(params: Any, extra: Any, batch: dict, key: jax.Array) -> tuple[Any, Any, Any, Any]:
+    def gradients(
+        params: Any, extra: Any, batch: dict, key: jax.Array, progress: jax.Array
+    ) -> tuple[Any, Any, Any, Any]:
         """Sums gradients and counts over micro-batches and divides once, so that unequal counts weigh right."""
 
         def micro(carry: tuple, xs: tuple) -> tuple[tuple, None]:
             grads, count, sums, extra = carry
             part, k = xs
             grad_fn = jax.grad(micro_loss, has_aux=True)
-            new, (n, s, extra) = grad_fn(params, extra, part, jax.random.fold_in(key, k))
+            new, (n, s, extra) = grad_fn(params, extra, part, jax.random.fold_in(key, k), progress)
             return (metrics.add(grads, new), count + n, metrics.add(sums, s), extra), None
 
         # Row i goes to micro-batch i mod k: each device's rows stay on it.
-        parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
+        parts = jax.tree.map(
+            lambda x: x.reshape(len(x) // accumulation, accumulation, *x.shape[1:]).swapaxes(0, 1), batch
+        )
         first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(micro_loss, params, extra, first, key)[1]
+        shapes = jax.eval_shape(micro_loss, params, extra, first, key, progress)[1]
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         carry = (jax.tree.map(jnp.zeros_like, params), zeros[0], zeros[1], extra)
         if accumulation == 1:
@@ -107,13 +113,19 @@ def make_program(
         key = jax.random.fold_in(step_key, state.step)
         augment_key, dropout_key = jax.random.split(key)
         batch = preprocess(batch, augment_key)
-        grads, _, sums, extra = gradients(state.params, state.extra, batch, dropout_key)
+        place = schedule_place(state.step, state.progress, schedule_frames)
+        grads, _, sums, extra = gradients(state.params, state.extra, batch, dropout_key, place)
         sums = sums | {"gradient_norm": (optax.tree.norm(grads), jnp.ones([]))}
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, place=place)
         params = optax.apply_updates(state.params, updates)
         decay = stage.optimizer.ema_decay
         ema = update_ema(state.ema, params, decay, state.step) if decay else None
-        return TrainState(state.step + 1, params, extra, opt_state, ema, metrics.add(state.sums, sums))
+        progress = state.progress
+        if schedule_frames:  # whole steps and the rest, so that no count is too large to be exact
+            rest = progress[1] + sums["masked_frames"][0].astype(jnp.int32)
+            progress = jnp.stack([progress[0] + rest // schedule_frames, rest % schedule_frames])
+        sums = metrics.add(state.sums, sums)
+        return TrainState(state.step + 1, progress, params, extra, opt_state, ema, sums)
 
     def init() -> TrainState:
         params, extra = fresh()
@@ -124,23 +136,39 @@ def make_program(
         rows = jnp.zeros([size], jnp.int32)
         label = jnp.zeros([size, objective.num_classes]) if stage.data.multi_label else rows
         batch = dict(audio=audio, length=rows, label=label, mask=rows * 1.0, index=rows)
-        shapes = jax.eval_shape(lambda b: gradients(params, extra, preprocess(b, init_key), init_key)[2], batch)
+        start = jnp.zeros([])
+        shapes = jax.eval_shape(lambda b: gradients(params, extra, preprocess(b, init_key), init_key, start)[2], batch)
         sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         sums["gradient_norm"] = (jnp.zeros([]), jnp.zeros([]))
         ema = jax.tree.map(jnp.copy, params) if stage.optimizer.ema_decay else None
-        return TrainState(jnp.zeros([], jnp.int32), params, extra, optimizer.init(params), ema, sums)
+        zero = jnp.zeros([], jnp.int32)
+        return TrainState(zero, jnp.zeros([2], jnp.int32), params, extra, optimizer.init(params), ema, sums)
+
+    def evaluated(state: TrainState) -> Any:
+        return nnx.merge(eval_graphdef, state.params if state.ema is None else state.ema, state.extra, copy=True)
 
     def predict(state: TrainState, batch: dict) -> jax.Array:
-        model = nnx.merge(eval_graphdef, state.params if state.ema is None else state.ema, state.extra, copy=True)
-        return objective.predict(model, preprocess(batch))
+        return objective.predict(evaluated(state), preprocess(batch))
+
+    def evaluate(state: TrainState, batch: dict) -> Any:
+        place = schedule_place(state.step, state.progress, schedule_frames)
+        return objective.loss(evaluated(state), preprocess(batch) | {"progress": place})[1]
 
     whole, rows = replicated(mesh), over_batch(mesh)
     return Program(
         init=jax.jit(init, out_shardings=whole),
         step=jax.jit(step, in_shardings=(whole, rows), out_shardings=whole, donate_argnums=0),
         predict=jax.jit(predict, in_shardings=(whole, rows), out_shardings=rows),
+        evaluate=jax.jit(evaluate, in_shardings=(whole, rows), out_shardings=whole),
         graphdef=eval_graphdef,
     )
+
+
+def schedule_place(step: Any, progress: Any, schedule_frames: int) -> Any:
+    """Returns float32 [], the steps of the schedule so far: updates, or masked frames seen over `schedule_frames`."""
+    if not schedule_frames:
+        return jnp.asarray(step, jnp.float32)
+    return progress[0] + progress[1] / schedule_frames
 
 
 def epoch_examples(recordings: Any, indices: np.ndarray, data: ConfigDict, seed: int) -> int:
@@ -158,6 +186,7 @@ def fit(
     name: str,
     stage: ConfigDict,
     config: ConfigDict,
+    objective: Any,
     program: Program,
     recordings: Any,
     indices: np.ndarray,
@@ -176,10 +205,11 @@ def fit(
       (the last state, the stage's checkpoints, still open).
 
     Raises:
-      UserError: too many undecodable files, or a loss that is not finite.
+      UserError: too many undecodable files, a loss that is not finite, or a collapse.
     """
     steps, epoch = total_steps(stage.train, epoch_examples(recordings, indices, stage.data, config.seed))
     schedule = make_schedule(stage.optimizer, steps)
+    schedule_frames = stage.optimizer.schedule_frames
     evaluate_every = stage.train.evaluate_every or epoch
     first = jax.process_index() == 0
     checkpoints = Checkpoints(
@@ -189,7 +219,7 @@ def fit(
     batches = iter(
         pipeline.train_batches(
             recordings, indices, stage.data, stage.train.batch_size, config.seed,
-            jax.process_index(), jax.process_count(), labels=objective_labels(stage),
+            jax.process_index(), jax.process_count(), labels=objective.needs_labels,
         )
     )  # fmt: skip
     meta: dict[str, Any] = {"best": None, "best_step": 0, "since_best": 0, "stopped": False}
@@ -209,20 +239,29 @@ def fit(
     while step < steps and not meta["stopped"]:
         batch = progress.wait(batches)
         bad.note(batch)
+        logged = (step + 1) % stage.train.log_every == 0 or step + 1 == steps
+        place = schedule_place(step, state.progress, schedule_frames) if logged else 0.0
         state = program.step(state, put_batch(batch, mesh))
         step += 1
         progress.tick()
         last = step == steps
-        if step % stage.train.log_every == 0 or last:
-            values = {f"train/{key}": value for key, value in metrics.means(state.sums).items()}
+        if logged:
+            values = objective.summarize(state.sums)
+            reason = objective.collapse(values)
+            meta["collapsed"] = meta.get("collapsed", 0) + 1 if reason else 0
+            values = {f"train/{key}": value for key, value in values.items()}
             if not np.isfinite(values.get("train/loss", 0.0)):
                 raise UserError(f"the loss is {values['train/loss']} at step {step}: lower optimizer.learning_rate")
             state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
-            values |= {"learning_rate": float(schedule(step - 1)), "epoch": step / epoch} | progress.rates()
+            values |= {"learning_rate": float(schedule(place)), "epoch": step / epoch} | progress.rates()
             progress.show(values)
             if log:
                 log.write(step, values)
             progress.reset()
+            if objective.collapse_patience and meta["collapsed"] >= objective.collapse_patience:
+                raise UserError(
+                    f"stage {name} has collapsed ({meta['collapsed']} log lines in a row, up to step {step}): {reason}; {objective.advice}"
+                )
         if step % evaluate_every == 0 or last:
             values = validate(state)
             progress.show(values)
@@ -242,13 +281,6 @@ def fit(
         log.close()
     checkpoints.manager.wait_until_finished()
     return state, checkpoints
-
-
-def objective_labels(stage: ConfigDict) -> bool:
-    """Whether a stage's objective reads labels."""
-    from sacjax.objectives import OBJECTIVES
-
-    return OBJECTIVES[stage.objective.name].needs_labels
 
 
 def _best(meta: dict[str, Any], values: dict[str, float], evaluation: ConfigDict, step: int) -> float | None:

@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
     parser.add_argument(
         "--only", nargs="*", choices=list(EXPERIMENTS), help="which experiments to run (none: table only)"
     )
@@ -67,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
             *folds,
             "--seeds",
             *args.seeds,
+            "--jobs",
+            str(args.jobs),
             "--output",
             str(args.runs / name),
         ]

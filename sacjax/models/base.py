@@ -73,7 +73,11 @@ class Conv(nnx.Module):
         x = convolve(x, self.kernel[...].astype(self.dtype), self.stride, padding)
         if self.bias is not None:
             x = x + self.bias[...].astype(self.dtype)
-        return x, out_length(lengths, self.size[0], self.stride[0], self.padding[0])
+        return x, self.lengths(lengths)
+
+    def lengths(self, lengths: Any) -> Any:
+        """Returns the valid positions that come of so many."""
+        return out_length(lengths, self.size[0], self.stride[0], self.padding[0])
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Sequence[tuple[int, int]]) -> jax.Array:

@@ -1,5 +1,6 @@
 """Supervised classification: softmax cross-entropy, or one sigmoid a class; soft labels are welcome (mixup)."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,14 +10,18 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax import models
+from sacjax.objectives.base import Objective, Sums
 
-Sums = dict[str, tuple[Any, Any]]
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """`config.<stage>.objective.options`: none."""
 
 
-class Classification:
+class Classification(Objective):
     """Encoder → pooling → head, trained on labels [B, C] that may be one-hot, soft or multi-hot."""
 
-    needs_labels = True
+    Options = Options
 
     def __init__(self, stage: ConfigDict, class_names: tuple[str, ...], class_counts: np.ndarray):
         self.stage = stage
@@ -27,6 +32,10 @@ class Classification:
             # scikit-learn's 'balanced': a class weighs as if all were equally frequent; absent classes weigh nothing.
             weights = np.where(counts > 0, counts.sum() / (self.num_classes * np.maximum(counts, 1)), 0.0)
         self.weights = jnp.asarray(weights, jnp.float32)
+
+    @classmethod
+    def check(cls, stage: ConfigDict) -> None:
+        """Nothing beyond what the config's schema says."""
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """Returns the classifier with fresh parameters."""

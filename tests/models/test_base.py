@@ -95,7 +95,8 @@ from jax.sharding import PartitionSpec as P, NamedSharding
 from sacjax.models import AudioNet, SpectrogramResNet
 assert jax.device_count() == 8
 mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
-for model, size in ((SpectrogramResNet(width=4, rngs=nnx.Rngs(0)), (40, 20)), (AudioNet(variant='m5', width=0.125, rngs=nnx.Rngs(0)), (1000,))):
+for make, size in ((lambda: SpectrogramResNet(width=4, rngs=nnx.Rngs(0)), (40, 20)), (lambda: AudioNet(variant='m5', width=0.125, rngs=nnx.Rngs(0)), (1000,))):
+    model = nnx.jit(make)()
     model.train()
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     rng = np.random.default_rng(0)
