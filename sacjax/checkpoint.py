@@ -158,6 +158,22 @@ def write_labels(workdir: Path, stage: str, class_names: tuple[str, ...]) -> Non
     (folder / "labels.json").write_text(json.dumps({"class_names": list(class_names)}) + "\n")
 
 
+def write_trained(
+    workdir: str | Path, config: ConfigDict, stage: str, class_names: tuple[str, ...], model: nnx.Module
+) -> None:
+    """Writes a workdir that holds a model that was trained elsewhere, for `load_trained`; it counts as finished."""
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_labels(workdir, stage, class_names)
+    _, params, extra = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    flat = _flat({"params": nnx.as_pure(params), "extra": nnx.as_pure(extra), "ema": None})
+    checkpoints = Checkpoints(workdir, stage, asynchronous=False)
+    checkpoints.manager.save(0, args=ocp.args.Composite(model=ocp.args.StandardSave(flat)))
+    checkpoints.close()
+    (workdir / "config.json").write_text(config_lib.to_json(config))
+    (workdir / "results.json").write_text(json.dumps({stage: {}}) + "\n")
+
+
 @dataclasses.dataclass
 class Trained:
     """A trained model, ready to label audio."""

@@ -16,11 +16,14 @@ from ml_collections import ConfigDict
 
 from sacjax import checkpoint, evaluate, metrics, objectives, probe, report, sharding
 from sacjax import config as config_lib
+from sacjax.convert import huggingface
 from sacjax.data import pipeline, sources, splits
 from sacjax.data.bad_files import BadFiles
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
-from sacjax.train import Program, TrainState, epoch_examples, fit, make_program, total_steps
+from sacjax.train import Program, Start, TrainState, epoch_examples, fit, make_program, total_steps
+
+HF = "hf:"  # before a folder of a Hugging Face checkpoint
 
 Results = dict[str, dict[str, float]]
 
@@ -34,7 +37,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
     Raises:
       UserError: a bad config or data set, a workdir that cannot be written or holds another experiment.
     """
-    workdir = Path(workdir)
+    workdir, config = Path(workdir), resolve(config)
     mesh = sharding.make_mesh(config.mesh)
     _check_workdir(config, workdir)
     results = read_results(workdir)
@@ -306,26 +309,53 @@ def _apply(trained: checkpoint.Trained, batch: dict) -> Any:
     return trained.apply(batch["audio"], batch["length"])
 
 
-def start_from(stage: ConfigDict, workdir: Path) -> Callable | None:
-    """Returns a function that puts the encoder of `stage.init_from` (a workdir, or an earlier stage) into fresh parameters."""
-    if not stage.init_from:
+def start_from(stage: ConfigDict, workdir: Path) -> Start | None:
+    """Returns the variables that `stage.init_from` names: an earlier stage's, a workdir's, or `hf:` and a checkpoint's folder."""
+    where = stage.init_from
+    if not where:
         return None
-    earlier = (workdir / "checkpoints" / stage.init_from / "labels.json").is_file()
-    trained = (
-        checkpoint.load_trained(workdir, "last", stage.init_from)
-        if earlier
-        else checkpoint.load_trained(stage.init_from, "best")
-    )
-    _, params, extra = nnx.split(trained.model, nnx.Param, ...)  # type: ignore[misc]
-    source = {"params": nnx.as_pure(params), "extra": nnx.as_pure(extra)}
+    if where.startswith(HF):
+        model = huggingface.load_huggingface(where.removeprefix(HF)).model
+    elif (workdir / "checkpoints" / where / "labels.json").is_file():
+        model = checkpoint.load_trained(workdir, "last", where).model
+    else:
+        model = checkpoint.load_trained(where, "best").model
+    encoder = getattr(model, "encoder", model)
+    _, params, extra = nnx.split(encoder, nnx.Param, ...)  # type: ignore[misc]
+    return Start(where, {"encoder": nnx.as_pure(params)}, {"encoder": nnx.as_pure(extra)})
 
-    def start(params: Any, extra: Any) -> tuple[Any, Any]:
-        return (
-            checkpoint.take_encoder(params, source["params"], stage.init_from),
-            checkpoint.take_encoder(extra, source["extra"], stage.init_from),
-        )
 
-    return start
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Returns the config with the encoders of stages that start from `hf:PATH` filled in from that checkpoint.
+
+    Options of `model.encoder` that the config sets itself stay, with a warning where its input normalization is another one.
+
+    Raises:
+      UserError: a folder that cannot be read, another encoder, or a sample rate that is not the checkpoint's.
+    """
+    config = config_lib.from_json(config_lib.to_json(config))
+    for name in config.stages:
+        stage = config[name]
+        if not stage.init_from.startswith(HF):
+            continue
+        path = stage.init_from.removeprefix(HF)
+        options = huggingface.encoder_options(path)
+        if stage.model.name != "wav2vec2":
+            raise UserError(f"config.{name}.init_from={stage.init_from} needs config.{name}.model.name=wav2vec2")
+        rate = huggingface.read_preprocessor(path).get("sampling_rate", stage.data.sample_rate)
+        if rate != stage.data.sample_rate:
+            raise UserError(
+                f"config.{name}.data.sample_rate is {stage.data.sample_rate}, but {path} was trained at {rate} Hz: set it to that"
+            )
+        given = stage.model.encoder.to_dict()
+        if given.get("normalize_input", options["normalize_input"]) != options["normalize_input"]:
+            print(
+                f"warning: config.{name}.model.encoder.normalize_input is {given['normalize_input']}, the checkpoint's "
+                f"do_normalize {options['normalize_input']}: it was trained on the other kind of waveforms"
+            )
+        with stage.model.unlocked():
+            stage.model.encoder = options | given
+    return config_lib.check(config)
 
 
 def print_scores(name: str, scores: dict[str, float], stage: ConfigDict) -> None:

@@ -69,7 +69,7 @@ def find(
     config: ConfigDict, stage_name: str, start: float, end: float, steps: int
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Returns (suggested learning rate, rates, losses) for a stage of a config. Raises UserError for bad data."""
-    config = ConfigDict(config.to_dict()).unlock() if config.is_locked else config
+    config = experiment.resolve(config)  # a copy
     stage = config[stage_name]
     stage.optimizer.schedule, stage.optimizer.learning_rate = "exponential", start
     stage.optimizer.final_fraction = end / start
@@ -78,12 +78,14 @@ def find(
     mesh = sharding.make_mesh(config.mesh)
     with tempfile.TemporaryDirectory() as folder:
         prepared = experiment.Stage.prepare(stage_name, config, mesh, Path(folder))
-        program = make_program(prepared.objective, stage, mesh, steps, config.seed)
+        program = make_program(
+            prepared.objective, stage, mesh, steps, config.seed, experiment.start_from(stage, Path(folder))
+        )
         bad = BadFiles(Path(folder), prepared.recordings, stage.data.max_bad_fraction)
         batches = iter(
             pipeline.train_batches(
                 prepared.recordings, prepared.parts["train"], stage.data, stage.train.batch_size, config.seed,
-                jax.process_index(), jax.process_count(), labels=objective.needs_labels,
+                jax.process_index(), jax.process_count(), labels=prepared.objective.needs_labels,
             )
         )  # fmt: skip
 

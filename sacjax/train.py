@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sacjax import metrics
-from sacjax.checkpoint import Checkpoints
+from sacjax.checkpoint import Checkpoints, take_encoder
 from sacjax.data import pipeline, splits
 from sacjax.data.bad_files import BadFiles
 from sacjax.errors import UserError
@@ -35,6 +35,14 @@ class TrainState(NamedTuple):
     sums: Any  # {metric: (sum, count)}
 
 
+class Start(NamedTuple):
+    """Trained variables, of which a new stage takes the encoder's."""
+
+    where: str  # what a message calls them
+    params: Any
+    extra: Any
+
+
 class Program(NamedTuple):
     """What a stage compiles: pure functions over arrays."""
 
@@ -46,7 +54,7 @@ class Program(NamedTuple):
 
 
 def make_program(
-    objective: Any, stage: ConfigDict, mesh: Mesh, steps: int, seed: int, start_from: Callable | None = None
+    objective: Any, stage: ConfigDict, mesh: Mesh, steps: int, seed: int, start: Start | None = None
 ) -> Program:
     """Returns the compiled functions of a stage.
 
@@ -54,7 +62,7 @@ def make_program(
       objective: see `sacjax.objectives`.
       steps: updates in all, for the schedule.
       seed: of parameters, dropout and augmentation.
-      start_from: (params, extra) -> (params, extra), applied to the fresh ones.
+      start: variables of an encoder that training starts from.
     """
     init_key, step_key = jax.random.split(jax.random.key(seed))
     preprocess = make_preprocess(stage, objective.num_classes)
@@ -63,9 +71,12 @@ def make_program(
     def build() -> nnx.Module:
         return objective.build(nnx.Rngs(init_key))
 
-    def fresh() -> tuple[Any, Any]:
+    def fresh(source: tuple | None) -> tuple[Any, Any]:
         _, params, extra = nnx.split(build(), nnx.Param, ...)  # type: ignore[misc]
-        return nnx.as_pure(params), nnx.as_pure(extra)
+        new = nnx.as_pure(params), nnx.as_pure(extra)
+        if start is None or source is None:
+            return new
+        return take_encoder(new[0], source[0], start.where), take_encoder(new[1], source[1], start.where)
 
     model = nnx.eval_shape(build)
     model.eval()
@@ -73,8 +84,8 @@ def make_program(
     model.train()
     graphdef, shapes, _ = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     optimizer = make_optimizer(stage.optimizer, steps, nnx.as_pure(shapes))
-    if start_from:  # a misfit is told before anything compiles
-        jax.eval_shape(lambda: start_from(*fresh()))
+    source = None if start is None else (start.params, start.extra)
+    jax.eval_shape(fresh, source)  # a misfit is told before anything compiles
 
     def micro_loss(params: Any, extra: Any, batch: dict, key: jax.Array, progress: Any) -> tuple[Any, Any]:
         model = nnx.merge(graphdef, params, extra, copy=True)
@@ -127,17 +138,15 @@ def make_program(
         sums = metrics.add(state.sums, sums)
         return TrainState(state.step + 1, progress, params, extra, opt_state, ema, sums)
 
-    def init() -> TrainState:
-        params, extra = fresh()
-        if start_from:
-            params, extra = start_from(params, extra)
+    def init(source: tuple | None) -> TrainState:
+        params, extra = fresh(source)
         size = stage.train.batch_size
         audio = jnp.zeros([size, round(stage.data.seconds * stage.data.sample_rate)], jnp.int16)
         rows = jnp.zeros([size], jnp.int32)
         label = jnp.zeros([size, objective.num_classes]) if stage.data.multi_label else rows
         batch = dict(audio=audio, length=rows, label=label, mask=rows * 1.0, index=rows)
-        start = jnp.zeros([])
-        shapes = jax.eval_shape(lambda b: gradients(params, extra, preprocess(b, init_key), init_key, start)[2], batch)
+        place = jnp.zeros([])
+        shapes = jax.eval_shape(lambda b: gradients(params, extra, preprocess(b, init_key), init_key, place)[2], batch)
         sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         sums["gradient_norm"] = (jnp.zeros([]), jnp.zeros([]))
         ema = jax.tree.map(jnp.copy, params) if stage.optimizer.ema_decay else None
@@ -155,8 +164,9 @@ def make_program(
         return objective.loss(evaluated(state), preprocess(batch) | {"progress": place})[1]
 
     whole, rows = replicated(mesh), over_batch(mesh)
+    jitted_init = jax.jit(init, out_shardings=whole)  # the source is an argument: as a constant it would be compiled in
     return Program(
-        init=jax.jit(init, out_shardings=whole),
+        init=lambda: jitted_init(source),
         step=jax.jit(step, in_shardings=(whole, rows), out_shardings=whole, donate_argnums=0),
         predict=jax.jit(predict, in_shardings=(whole, rows), out_shardings=rows),
         evaluate=jax.jit(evaluate, in_shardings=(whole, rows), out_shardings=whole),

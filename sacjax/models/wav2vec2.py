@@ -328,6 +328,19 @@ class Wav2Vec2(nnx.Module):
         self.gradient_scale = feature_gradient_scale
         self.time_mask, self.feature_mask = (mask_probability, mask_span), (mask_feature_probability, mask_feature_span)
         self.remat, self.dtype = remat, dtype
+        self.all_options = tuple(sorted(
+            (o | rates | dict(
+                norm_padding=norm_padding, projection_norm=projection_norm, positional_kernel=positional_kernel,
+                positional_groups=positional_groups, positional_layers=positional_layers,
+                mask_probability=mask_probability, mask_span=mask_span,
+                mask_feature_probability=mask_feature_probability, mask_feature_span=mask_feature_span,
+            )).items()
+        ))  # fmt: skip
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's options, for those who write checkpoints."""
+        return dict(self.all_options)
 
     def frame_lengths(self, lengths: Any) -> Any:
         """Returns the frames of clips of so many samples: 1 at least, 0 for an empty one."""
@@ -399,9 +412,8 @@ class Wav2Vec2(nnx.Module):
             x = self.norm(x)
         x = jnp.where(inside, x, 0)
         states = None
-        if hidden_states:
-            states = jnp.concatenate([first[None], outputs[:-1], x[None]])
-            states = jnp.where(inside[None], states, 0)
+        if hidden_states:  # the last one before the final norm of the pre-norm order, as transformers 5 counts
+            states = jnp.where(inside[None], jnp.concatenate([first[None], outputs]), 0)
         return EncoderOutput(x, lengths, states), normed
 
     def _augment(self, x: jax.Array, lengths: jax.Array, rngs: nnx.Rngs) -> jax.Array:

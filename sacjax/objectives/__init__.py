@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from sacjax import options
 from sacjax.errors import UserError, nearest
-from sacjax.objectives.base import Objective
 from sacjax.objectives.classification import Classification
 from sacjax.objectives.contrastive import Contrastive
 
@@ -33,7 +32,7 @@ def check(stage: ConfigDict) -> None:
     kind.check(stage)
 
 
-def build(stage: ConfigDict, class_names: tuple[str, ...], class_counts: Any) -> Objective:
+def build(stage: ConfigDict, class_names: tuple[str, ...], class_counts: Any) -> Any:
     """Returns the objective that a stage's config names.
 
     Args:

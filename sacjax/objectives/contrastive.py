@@ -50,7 +50,7 @@ class Pretraining(nnx.Module):
     """Encoder, quantizer and the two projections that are compared."""
 
     def __init__(self, encoder: Wav2Vec2, options: Options, rngs: nnx.Rngs):
-        self.encoder = encoder
+        self.encoder, self.options = encoder, options
         self.quantizer = Quantizer(
             encoder.conv_features, groups=options.codebook_groups, entries=options.codebook_entries,
             dim=options.codebook_dim, rngs=rngs,

@@ -1,0 +1,60 @@
+"""wav2vec 2.0, small, on the Free Spoken Digit Dataset: pretrained without labels, fine-tuned on few, tested on a speaker never heard.
+
+    python -m sacjax.main --config configs/fsdd/wav2vec2.py:fold=1,shots=10 --workdir runs/fsdd/wav2vec2
+    python launch/benchmarks/few_labels.py --only fsdd --runs runs     # the README's table: folds × shots × draws, from scratch beside it
+
+Arguments: `fold=k` the speaker left out (of both stages), `shots` labels per digit (0: all), `draw` which ones, `scratch` leaves the
+pretraining out, `pretrain_only` the fine-tuning. Frames are 10 ms: digits last half a second, and a masked span is 100 ms.
+A small batch, and so no collapse, on one device: a Gumbel temperature that falls within the run, and a small codebook.
+"""
+
+import os
+
+from sacjax import config as config_lib
+
+ENCODER = dict(
+    size="mini", conv_channels=(128,) * 5, conv_kernels=(10, 3, 3, 3, 2), conv_strides=(5, 2, 2, 2, 2),
+    positional_kernel=32, positional_groups=8, layer_drop=0.0,
+)  # fmt: skip
+
+
+def get_config(arg=""):
+    arg = config_lib.parse_arg(arg, fold=1, shots=10, draw=0, scratch=False, pretrain_only=False)
+    c = config_lib.default(pretrain=config_lib.stage(), finetune=config_lib.stage())
+    folder = os.path.join(config_lib.data_root(), "fsdd")
+    for s in (c.pretrain, c.finetune):
+        s.data.source, s.data.name = "tfds", "fsdd/loso"
+        s.data.path = folder if os.path.isdir(folder) else ""
+        s.data.fold, s.data.validation_fraction = arg.fold, 0.0
+        s.data.sample_rate, s.data.seconds, s.data.cache = 8000, 1.0, True
+        s.model.name, s.model.encoder = "wav2vec2", ENCODER
+        s.train.batch_size, s.eval.batch_size = 64, 100
+        s.train.evaluate_every = 10**6
+    p = c.pretrain
+    p.augment.waveform = (dict(name="gain"),)
+    p.objective.name = "contrastive"
+    p.objective.options = dict(
+        codebook_entries=64, codebook_dim=128, projection_dim=128, negatives=30, temperature_decay=0.9995,
+        feature_penalty=1.0, probe_examples=1000,
+    )  # fmt: skip
+    p.optimizer.learning_rate, p.optimizer.warmup_fraction, p.optimizer.beta2 = 1e-3, 0.1, 0.98
+    p.train.steps, p.train.log_every, p.train.evaluate_every = 6000, 50, 1000
+    p.eval.best, p.eval.best_mode, p.eval.splits = "validation/loss", "min", ("test",)
+    c.checkpoint.every = 1000
+
+    f = c.finetune
+    f.data.labels_per_class, f.data.split_seed = arg.shots, arg.draw
+    f.augment.waveform = (dict(name="shift", max_share=0.1, circular=False), dict(name="gain"))
+    f.model.encoder = ENCODER | dict(mask_probability=0.3, mask_span=5)
+    f.model.layers, f.model.projection = "weighted", 128
+    f.optimizer.learning_rate, f.optimizer.warmup_fraction = 1e-3, 0.1
+    f.train.batch_size, f.train.steps = 32, 400
+    if arg.scratch:
+        c.stages = ("finetune",)
+    else:
+        f.init_from = "pretrain"
+        f.optimizer.freeze = (("encoder/conv", 0), ("encoder/(layers|projection|positional|norm|mask)", 50))
+        f.optimizer.layer_decay = 0.8
+    if arg.pretrain_only:
+        c.stages = ("pretrain",)
+    return c

@@ -1,0 +1,40 @@
+"""wav2vec 2.0 base as published (Baevski et al. 2020; fairseq's wav2vec2_base_librispeech), for a pod.
+
+    python -m sacjax.main --config configs/wav2vec2/base_pretrain.py --workdir gs://… --config.pretrain.data.path=DIR
+
+Reads ArrayRecord shards of 16 kHz speech (see `python -m sacjax.prepare`). A batch is 1.6 hours of sound, as on 64 GPUs; 400,000 updates.
+On fewer devices: optimizer.accumulation, or a smaller batch with optimizer.schedule_frames, which keeps the recipe's course over
+masked frames seen; `small_batch` as argument sets it for 16 clips an update.
+"""
+
+import os
+
+from sacjax import config as config_lib
+
+MASKED_FRAMES = 384 * 382  # of one published update: 384 clips of 781 frames, 49 % of them masked
+
+
+def get_config(arg=""):
+    arg = config_lib.parse_arg(arg, small_batch=False)
+    c = config_lib.default(pretrain=config_lib.stage())
+    c.checkpoint.every = 1000
+    p = c.pretrain
+    p.data.source, p.data.path = "arrayrecord", os.path.join(config_lib.data_root(), "librispeech")
+    p.data.sample_rate, p.data.seconds, p.data.workers = 16000, 15.625, 8
+    p.data.holdout = (0.99, 0.01, 0.0)
+    p.model.name, p.model.dtype = "wav2vec2", "bfloat16"
+    p.model.encoder = dict(size="base", layer_drop=0.05, feature_gradient_scale=0.1)
+    p.objective.name = "contrastive"
+    p.objective.options = dict(feature_penalty=10.0, feature_dropout=0.1)
+    p.optimizer.learning_rate, p.optimizer.schedule, p.optimizer.final_fraction = 5e-4, "linear", 0.0
+    p.optimizer.warmup_steps, p.optimizer.weight_decay, p.optimizer.clip_norm = 32_000, 0.01, 0.0
+    p.optimizer.beta2, p.optimizer.eps = 0.98, 1e-6
+    p.train.batch_size, p.train.steps, p.train.log_every, p.train.evaluate_every = 384, 400_000, 200, 10_000
+    p.eval.best, p.eval.best_mode, p.eval.splits, p.eval.batch_size = "validation/loss", "min", ("validation",), 64
+    if arg.small_batch:
+        p.train.batch_size, p.train.steps = 16, 400_000
+        p.optimizer.schedule_frames, p.optimizer.schedule_steps = MASKED_FRAMES, 400_000 * 16 // 384
+        p.optimizer.warmup_steps, p.optimizer.clip_norm = 32_000 * 16 // 384, 1.0
+        p.optimizer.learning_rate = 1e-4
+        p.objective.options.temperature_decay = 0.9999
+    return c

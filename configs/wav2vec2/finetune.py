@@ -1,0 +1,27 @@
+"""Fine-tunes a wav2vec 2.0, HuBERT or data2vec-audio checkpoint on a folder of labelled sounds.
+
+    python -m sacjax.main --config configs/wav2vec2/finetune.py --workdir runs/finetuned \\
+        --config.finetune.data.path=DIR --config.finetune.init_from=hf:CHECKPOINT      # or a workdir of sacjax
+
+The published way of fine-tuning: convolutions frozen, the Transformer for the first tenth of the updates, spans of frames and channels masked.
+The encoder's shape comes from an hf: checkpoint; for a workdir's set model.encoder as there.
+"""
+
+from sacjax import config as config_lib
+
+
+def get_config():
+    c = config_lib.default(finetune=config_lib.stage())
+    f = c.finetune
+    f.data.source, f.data.sample_rate, f.data.seconds = "folder", 16000, 5.0
+    f.model.name = "wav2vec2"
+    f.model.encoder = dict(
+        layer_drop=0.1, activation_dropout=0.1, mask_probability=0.5, mask_feature_probability=0.25, mask_feature_span=64
+    )
+    f.model.layers, f.model.projection = "weighted", 256
+    f.optimizer.learning_rate, f.optimizer.schedule, f.optimizer.warmup_fraction = 5e-5, "linear", 0.1
+    f.optimizer.beta2, f.optimizer.multipliers = 0.98, (("^(head|project|layer_weights)", 20.0),)
+    f.optimizer.freeze = (("encoder/conv", 0), ("encoder/(layers|projection|positional|norm|mask)", 500))
+    f.train.batch_size, f.train.steps, f.train.evaluate_every = 32, 5000, 250
+    f.eval.checkpoint = "best"
+    return c

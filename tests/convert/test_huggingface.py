@@ -1,0 +1,208 @@
+"""Against transformers' own models, randomly initialized: nothing is downloaded."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sacjax import checkpoint, errors
+from sacjax.convert import __main__ as convert
+from sacjax.convert import huggingface
+from sacjax.errors import UserError
+
+torch = pytest.importorskip("torch", reason="needs the extra `parity`")
+transformers = pytest.importorskip("transformers", reason="needs the extra `parity`")
+
+SMALL = dict(
+    hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, conv_dim=(16,) * 7,
+    num_conv_pos_embedding_groups=4,
+)  # fmt: skip
+LARGE = dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
+HEADS = dict(num_codevectors_per_group=20, codevector_dim=16, proj_codevector_dim=12, num_negatives=7)
+CASES = {  # name: (class, config class, options)
+    "post-norm": ("Wav2Vec2Model", "Wav2Vec2Config", SMALL | dict(num_conv_pos_embeddings=16)),
+    "pre-norm": ("Wav2Vec2Model", "Wav2Vec2Config", SMALL | LARGE | dict(num_conv_pos_embeddings=15)),
+    "pretraining": ("Wav2Vec2ForPreTraining", "Wav2Vec2Config", SMALL | HEADS),
+    "classifier": (
+        "Wav2Vec2ForSequenceClassification",
+        "Wav2Vec2Config",
+        SMALL | dict(classifier_proj_size=24, num_labels=3, id2label={0: "a", 1: "b", 2: "c"}, use_weighted_layer_sum=True),
+    ),
+    "hubert": ("HubertModel", "HubertConfig", SMALL | dict(feat_proj_layer_norm=False)),
+    "hubert classifier": ("HubertForSequenceClassification", "HubertConfig", SMALL | LARGE | dict(num_labels=4)),
+    "data2vec": ("Data2VecAudioModel", "Data2VecAudioConfig", SMALL),
+    "data2vec classifier": ("Data2VecAudioForSequenceClassification", "Data2VecAudioConfig", SMALL | dict(num_labels=4)),
+    "base": ("Wav2Vec2ForPreTraining", "Wav2Vec2Config", {}),
+    "large": (
+        "Wav2Vec2Model",
+        "Wav2Vec2Config",
+        LARGE | dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+    ),
+}
+BIG = ("base", "large")
+
+
+def make(name):
+    """Returns a random model of transformers whose norms and biases are not trivial."""
+    kind, config, options = CASES[name]
+    torch.manual_seed(0)
+    model = getattr(transformers, kind)(getattr(transformers, config)(**options)).eval()
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            if "norm" in key or key.endswith("bias") or "layer_weights" in key:
+                value.add_(0.1 * torch.randn_like(value))
+    return model
+
+
+def audio(lengths):
+    """Returns a padded batch, float32 [B, T]."""
+    x = 0.3 * np.random.default_rng(0).normal(size=(len(lengths), max(lengths))).astype(np.float32)
+    return x * (np.arange(max(lengths)) < np.asarray(lengths)[:, None])
+
+
+def theirs(model, x, lengths):
+    """Returns what transformers makes of a batch."""
+    mask = torch.tensor((np.arange(x.shape[1]) < np.asarray(lengths)[:, None]).astype(int))
+    with torch.no_grad():
+        return model(torch.tensor(x), attention_mask=mask, output_hidden_states=True)
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def pair(request, tmp_path_factory):
+    """A model of transformers, the folder that it was saved to, and ours from there."""
+    model = make(request.param)
+    path = tmp_path_factory.mktemp("hf")
+    model.save_pretrained(path, max_shard_size="150MB" if request.param == "base" else "5GB")
+    # Their group norm and data2vec's positions let padding in.
+    return request.param, model, path, huggingface.load_huggingface(path, norm_padding="reference", normalize_input=False)
+
+
+def test_every_hidden_state_agrees_in_a_padded_batch(pair):
+    name, model, _, loaded = pair
+    lengths = (8000, 5000) if name in BIG else (9000, 6000, 3000)
+    x = audio(lengths)
+    wanted = theirs(model, x, lengths)
+    encoder = loaded.model if loaded.kind == "bare" else loaded.model.encoder
+    ours = jax.jit(lambda x, n: encoder(x, n, hidden_states=True))(jnp.asarray(x), jnp.asarray(lengths))
+    assert len(ours.hidden_states) == len(wanted.hidden_states) == model.config.num_hidden_layers + 1
+    for state, reference in zip(ours.hidden_states, wanted.hidden_states, strict=True):
+        for row, count in enumerate(np.asarray(ours.lengths)):
+            np.testing.assert_allclose(state[row, :count], reference[row, :count].numpy(), atol=1e-4)
+    if loaded.kind == "classification":
+        logits = loaded.model(jnp.asarray(x), jnp.asarray(lengths))
+        np.testing.assert_allclose(logits, wanted.logits.numpy(), atol=1e-4)
+
+
+def test_a_round_trip_is_bit_exact_and_loads_without_a_missing_or_unexpected_key(pair, tmp_path):
+    name, model, _, loaded = pair
+    huggingface.save_huggingface(
+        loaded.model, tmp_path, class_names=loaded.class_names, model_type=loaded.config["model_type"]
+    )
+    again, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    before, after = model.state_dict(), again.state_dict()
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        assert torch.equal(value, after[key]), key
+    if loaded.kind == "classification":
+        assert again.config.id2label == model.config.id2label
+    features = transformers.AutoFeatureExtractor.from_pretrained(tmp_path)
+    assert not features.do_normalize and features.sampling_rate == 16000
+    assert list(again.config.conv_kernel) == list(model.config.conv_kernel)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with a tiny post-norm encoder."""
+    path = tmp_path_factory.mktemp("saved")
+    make("post-norm").save_pretrained(path)
+    return path
+
+
+def copy(saved, folder, **changes):
+    """Copies a folder, with keys of its config changed."""
+    for file in saved.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_the_older_spelling_of_weight_norm_gives_the_same_model(saved, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(saved / "model.safetensors")
+    old = {
+        key.replace("parametrizations.weight.original0", "weight_g").replace("parametrizations.weight.original1", "weight_v"): value
+        for key, value in tensors.items()
+    }  # fmt: skip
+    assert set(old) != set(tensors)
+    copy(saved, tmp_path)
+    save_file(old, tmp_path / "model.safetensors")
+    a, b = (huggingface.load_huggingface(path).model.positional[0] for path in (saved, tmp_path))
+    assert np.array_equal(a.kernel[...], b.kernel[...]) and np.array_equal(a.scale[...], b.scale[...])
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(model_type="bert"), "model_type is 'bert'"),
+        (dict(architectures=["Wav2Vec2ForCTC"]), "architecture is Wav2Vec2ForCTC"),
+        (dict(add_adapter=True), "add_adapter is True"),
+        (dict(hidden_act="relu"), "hidden_act is 'relu'"),
+        (dict(num_hidden_layers=4), "missing: encoder.layers.3"),
+        (dict(num_hidden_layers=2), "unknown: encoder.layers.2"),
+        (dict(intermediate_size=40), "another shape than config.json says: encoder.layers.0.feed_forward"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_one_line_that_lists_what(saved, tmp_path, changes, words):
+    with pytest.raises(UserError, match=words):
+        huggingface.load_huggingface(copy(saved, tmp_path, **changes))
+
+
+def test_truncated_missing_and_pickled_weights_are_refused(saved, tmp_path):
+    copy(saved, tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        huggingface.load_huggingface(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    with pytest.raises(UserError, match="pickled weights are not read"):
+        huggingface.load_huggingface(tmp_path)
+    index = {"weight_map": {"a": "../outside.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="outside its folder"):
+        huggingface.load_huggingface(tmp_path)
+    with pytest.raises(UserError, match="no config.json"):
+        huggingface.load_huggingface(tmp_path / "nowhere")
+
+
+def test_convert_from_the_shell_and_back_keeps_every_prediction(tmp_path, capsys):
+    model = make("classifier")
+    source, workdir, back = tmp_path / "hf", tmp_path / "workdir", tmp_path / "back"
+    model.save_pretrained(source)
+    (source / "preprocessor_config.json").write_text(json.dumps(dict(do_normalize=True, sampling_rate=8000)))
+    assert convert.main(["--from_huggingface", str(source), "--workdir", str(workdir)]) == 0
+    trained = checkpoint.load_trained(workdir)
+    assert trained.class_names == ("a", "b", "c") and trained.stage_config.data.sample_rate == 8000
+    x = audio((6000,))
+    extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(source)
+    inputs = extractor(x[0], sampling_rate=8000, return_tensors="np")["input_values"]
+    logits = trained.apply(jnp.asarray(x), jnp.asarray([6000]))
+    np.testing.assert_allclose(logits, theirs(model, inputs, (6000,)).logits.numpy(), atol=1e-4)
+    assert convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)]) == 0
+    again = transformers.AutoModelForAudioClassification.from_pretrained(back)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+    with pytest.raises(UserError, match="not empty"):
+        convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)])
+    with pytest.raises(UserError, match="give --from_huggingface"):
+        convert.main(["--checkpoint", str(workdir)])
+
+
+def test_errors_end_without_a_traceback(tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        errors.run(lambda: convert.main(["--from_huggingface", str(tmp_path), "--workdir", str(tmp_path / "w")]))
+    assert stopped.value.code != 0
