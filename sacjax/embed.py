@@ -47,6 +47,7 @@ class Embedder:
           stage: a stage's config: its `data` (rate, seconds), `frontend`, `model` and `eval` are used.
           encoder: of `sacjax.models`; it is put into evaluation mode.
           layer: -1: the encoder's output; k: the k-th of its Transformer's hidden states, 0 being its input; mean: of all of them.
+            Of a pre-norm encoder the last hidden state is before the final norm, its output after it.
           config, name: the whole config and what the stage is called in it, where there is one.
 
         Raises:
@@ -190,7 +191,8 @@ def load(workdir: str | Path, which: str = "best", stage: str | None = None, lay
       UserError: no workdir, no checkpoint in it, or a layer that its encoder does not have.
     """
     trained = load_trained(workdir, which, stage)
-    return Embedder(trained.stage_config, trained.model.encoder, layer, trained.config, trained.stage)
+    model: Any = trained.model
+    return Embedder(trained.stage_config, model.encoder, layer, trained.config, trained.stage)
 
 
 def untrained(embedder: Embedder, seed: int = 0) -> Embedder:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from sklearn.metrics import confusion_matrix
 
 from sacjax import config as config_lib
+from sacjax import objectives
 from sacjax.data import decode
 from sacjax.data.recordings import Recordings
 from sacjax.report import html, plots
@@ -45,6 +46,12 @@ def write(
     curves = plots.png(plots.training_curves(plots.read_metrics(workdir, stage)))
     (folder / "training_curves.png").write_bytes(curves)
     sections.append(("Training", html.picture(curves, "training curves")))
+    if "train/contrastive_accuracy" in (metrics := plots.read_metrics(workdir, stage)):
+        entries = objectives.build(sub, (), ()).options.codebook_entries
+        health = plots.png(plots.pretraining_curves(metrics, entries, plots.read_reference()))
+        (folder / "pretraining_health.png").write_bytes(health)
+        text = "Behind each curve, in gray, a run of ours that went well, stretched to this one's length."
+        sections.append(("Health of the pretraining", f"<p>{text}</p>" + html.picture(health, "pretraining curves")))
     cards = [_card(row, k, recordings, sub, folder) for k, row in enumerate(mistakes(rows, names, sub.eval.mistakes))]
     if cards:
         sections.append((f"Most confident mistakes ({rows[0]['split']})", f'<div class="cards">{"".join(cards)}</div>'))

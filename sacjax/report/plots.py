@@ -1,6 +1,7 @@
 """Pictures of a run, as matplotlib figures without pyplot's global state."""
 
 import base64
+import csv
 import io
 import json
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+
+HEALTHY = Path(__file__).with_name("healthy_pretraining.csv")  # perplexity there is a share of the entries
 
 
 def png(figure: Figure) -> bytes:
@@ -80,6 +83,56 @@ def training_curves(curves: dict[str, tuple[list[int], list[float]]]) -> Figure:
         if len(axes.lines) > 1:
             axes.legend()
         if not axes.lines:
+            axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color="gray")
+    return figure
+
+
+def read_reference() -> dict[str, tuple[list[float], list[float]]]:
+    """Returns {metric: (share of the run, values)} of a pretraining run of ours that went well (`launch/benchmarks/few_labels.py`)."""
+    with open(HEALTHY, newline="") as file:
+        rows = list(csv.DictReader(file))
+    share = [float(row["share_of_run"]) for row in rows]
+    return {name: (share, [float(row[name]) for row in rows]) for name in rows[0] if name != "share_of_run"}
+
+
+def pretraining_curves(
+    curves: dict[str, tuple[list[int], list[float]]], entries: int, reference: dict[str, tuple[list[float], list[float]]]
+) -> Figure:
+    """Draws what tells a healthy contrastive pretraining from a collapsed one over steps, a healthy run of ours behind it in gray.
+
+    Args:
+      entries: of a codebook's group; perplexity is drawn as a share of them.
+      reference: of `read_reference`, stretched to this run's length.
+    """
+    panels: dict[str, dict[str, str]] = {
+        "contrastive accuracy": {
+            "train/contrastive_accuracy": "train", "validation/contrastive_accuracy": "validation",
+            "train/shuffled_accuracy": "shuffled targets", "train/chance_accuracy": "chance",
+        },
+        "code perplexity, share of the entries": {
+            f"train/code_perplexity_{k}": f"group {k}" for k in range(1, 9)
+        },
+        "variance": {"train/target_variance": "targets", "train/prediction_variance": "predictions"},
+        "loss": {"train/loss": "train", "validation/loss": "validation", "train/diversity_loss": "diversity"},
+        "nearest neighbours' accuracy": {"validation/knn_accuracy": "validation", "test/knn_accuracy": "test"},
+        "norms": {"train/feature_norm": "features", "train/gradient_norm": "gradient"},
+    }  # fmt: skip
+    last = max((steps[-1] for steps, _ in curves.values()), default=1)
+    figure = Figure(figsize=(13, 6.5), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(2, 3).flat, panels.items(), strict=True):
+        for name, label in names.items():
+            scale = 1 / entries if "perplexity" in name else 1.0
+            if name in reference:
+                share, values = reference[name]
+                axes.plot(np.asarray(share) * last, values, color="0.8", linewidth=4, zorder=0)
+            if name in curves:
+                steps, values = curves[name]
+                axes.plot(steps, np.asarray(values) * scale, label=label, marker="." if len(steps) < 20 else None)
+        axes.set(title=title, xlabel="step")
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
+        else:
             axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color="gray")
     return figure
 

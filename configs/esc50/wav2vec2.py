@@ -1,0 +1,56 @@
+"""wav2vec 2.0, small, on ESC-10: pretrained without labels on four folds, fine-tuned on few labels of them, tested on the fifth.
+
+    python -m sacjax.main --config configs/esc50/wav2vec2.py:fold=1,shots=4 --workdir runs/esc10/wav2vec2
+    python launch/benchmarks/few_labels.py --only esc10 --runs runs    # the README's table: folds × draws, from scratch beside it
+
+Arguments: `fold=k` the test fold (of both stages), `shots` labels a class (0: all), `draw` which ones, `scratch` leaves the pretraining
+out, `pretrain_only` the fine-tuning.
+"""
+
+import os
+
+from sacjax import config as config_lib
+
+ENCODER = dict(size="mini", positional_kernel=32, positional_groups=8, layer_drop=0.0)
+
+
+def get_config(arg=""):
+    arg = config_lib.parse_arg(arg, fold=1, shots=4, draw=0, scratch=False, pretrain_only=False)
+    c = config_lib.default(pretrain=config_lib.stage(), finetune=config_lib.stage())
+    folder = os.path.join(config_lib.data_root(), "esc10")
+    for s in (c.pretrain, c.finetune):
+        s.data.source, s.data.name = "tfds", "esc50/esc10"
+        s.data.path = folder if os.path.isdir(folder) else ""
+        s.data.fold, s.data.validation_fraction = arg.fold, 0.0
+        s.data.sample_rate, s.data.seconds, s.data.cache = 16000, 2.5, True
+        s.model.name, s.model.encoder = "wav2vec2", ENCODER
+        s.train.batch_size, s.eval.batch_size = 32, 32
+        s.train.evaluate_every = 10**6
+    p = c.pretrain
+    p.augment.waveform = (dict(name="gain"),)
+    p.objective.name = "contrastive"
+    p.objective.options = dict(
+        codebook_entries=64, codebook_dim=128, projection_dim=128, negatives=50, temperature_decay=0.999,
+        feature_penalty=1.0, probe_examples=1000,
+    )  # fmt: skip
+    p.optimizer.learning_rate, p.optimizer.warmup_fraction, p.optimizer.beta2 = 1e-3, 0.1, 0.98
+    p.train.steps, p.train.log_every, p.train.evaluate_every = 2000, 50, 500
+    p.eval.best, p.eval.best_mode, p.eval.splits = "validation/loss", "min", ("test",)
+    c.checkpoint.every = 500
+
+    f = c.finetune
+    f.data.labels_per_class, f.data.split_seed = arg.shots, arg.draw
+    f.augment.waveform = (dict(name="shift", probability=1.0), dict(name="gain"))
+    f.model.encoder = ENCODER | dict(mask_probability=0.3)
+    f.model.layers, f.model.projection = "weighted", 128
+    f.optimizer.learning_rate, f.optimizer.warmup_fraction = 1e-3, 0.1
+    f.train.steps = 300
+    if arg.scratch:
+        c.stages = ("finetune",)
+    else:
+        f.init_from = "pretrain"
+        f.optimizer.freeze = (("encoder/conv", 0), ("encoder/(layers|projection|positional|norm|mask)", 50))
+        f.optimizer.layer_decay = 0.8
+    if arg.pretrain_only:
+        c.stages = ("pretrain",)
+    return c

@@ -1,0 +1,174 @@
+"""The README's table of few labels: what pretraining without labels brings, on speakers or recordings never heard.
+
+    python launch/benchmarks/few_labels.py --runs runs --only fsdd --jobs 2        # resumable; hours on two cores
+    python launch/benchmarks/few_labels.py --runs runs --only fsdd --folds 1 --draws 1
+    python launch/benchmarks/few_labels.py --runs runs --only                      # the table of what is there
+
+For each fold one encoder is pretrained on the training part without labels; then, for each number of labels a class and each draw of
+them, the same network is fine-tuned from it and from scratch, and linear probes read the pretrained and a random encoder. The means are over
+folds and draws; ± is the deviation over draws of the mean over folds. Nothing is picked by test accuracy: the last step is reported.
+"""
+
+import argparse
+import concurrent.futures
+import csv
+import functools
+import json
+import os
+import queue
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sacjax import errors
+from sacjax.errors import UserError
+from sacjax.report import plots
+
+TASKS: dict[str, dict[str, Any]] = {
+    "fsdd": dict(title="FSDD, a speaker left out", config="configs/fsdd/wav2vec2.py", folds=(1, 2, 3, 4, 5, 6), shots=(1, 5, 10)),
+    "esc10": dict(title="ESC-10, five folds", config="configs/esc50/wav2vec2.py", folds=(1, 2, 3, 4, 5), shots=(4,)),
+}  # fmt: skip
+METHODS = {
+    "pretrained": "pretrained, fine-tuned",
+    "scratch": "from scratch",
+    "probe_pretrained": "linear probe, pretrained",
+    "probe_random": "linear probe, random network",
+}
+PROBES = {"probe_pretrained": "trained", "probe_random": "random"}  # what sacjax.probe calls them
+
+
+def commands(task: str, root: Path, folds: list[int], draws: int) -> list[list[tuple[Path, list[str]]]]:
+    """Returns the runs in two waves, (result's path, command): all pretraining, then what builds on it."""
+    config, shots = TASKS[task]["config"], TASKS[task]["shots"]
+    first, second = [], []
+    for fold in folds:
+        encoder = root / f"fold{fold}" / "pretrain"
+        main = [sys.executable, "-m", "sacjax.main"]
+        command = [*main, "--config", f"{config}:fold={fold},pretrain_only", "--workdir", str(encoder)]
+        first.append((encoder / "results.json", command))
+        for shot in shots:
+            for draw in range(draws):
+                spec = f"{config}:fold={fold},shots={shot},draw={draw}"
+                for method in ("pretrained", "scratch"):
+                    workdir = root / f"fold{fold}" / f"{method}_shots{shot}_draw{draw}"
+                    own = [",scratch"] if method == "scratch" else ["", f"--config.finetune.init_from={encoder}"]
+                    command = [*main, "--config", spec + own[0], "--workdir", str(workdir), f"--config.seed={draw}", *own[1:]]
+                    command += ["--config.stages=('finetune',)"] if method == "pretrained" else []
+                    second.append((workdir / "results.json", command))
+        path = root / f"fold{fold}" / "probe.json"
+        command = [sys.executable, "-m", "sacjax.probe", "--checkpoint", str(encoder), "--layer", "mean", "--random"]
+        second.append((path, [*command, "--shots", *map(str, shots), "--draws", str(draws), "--output", str(path)]))
+    return [first, second]
+
+
+def run_wave(wave: list[tuple[Path, list[str]]], jobs: int) -> None:
+    """Runs what has no result yet, `jobs` at a time, each on its share of the cores. Raises UserError where one fails."""
+    cores = sorted(os.sched_getaffinity(0))
+    free: queue.Queue[list[int]] = queue.Queue()
+    for k in range(jobs):
+        free.put(cores[k::jobs])
+
+    def run(job: tuple[Path, list[str]]) -> None:
+        path, command = job
+        if path.is_file():
+            return
+        own = free.get()
+        log = path.parent.with_suffix(".log") if path.name == "results.json" else path.with_suffix(".log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        print(" ".join(command[1:]), flush=True)
+        with open(log, "w") as file:
+            pin = functools.partial(os.sched_setaffinity, 0, own)
+            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, preexec_fn=pin).returncode
+        free.put(own)
+        if code:
+            raise UserError(f"{' '.join(command[1:])} ended with exit code {code}; its messages are in {log}")
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(run, wave))
+
+
+def summarize(task: str, root: Path) -> dict[str, dict[int, dict[str, Any]]]:
+    """Returns {method: {shots: {'mean', 'std', 'folds', 'draws'}}} of what is there; accuracies as shares."""
+    found: dict[str, dict[int, dict[tuple[int, int], float]]] = {method: {} for method in METHODS}
+    for folder in sorted(root.glob("fold*")):
+        fold = int(folder.name.removeprefix("fold"))
+        for method in METHODS:
+            if method in PROBES:
+                path = folder / "probe.json"
+                table = json.loads(path.read_text())[PROBES[method]]["few_shot_accuracy"] if path.is_file() else {}
+                for shots, accuracies in table.items():
+                    for draw, value in enumerate(accuracies):
+                        found[method].setdefault(int(shots), {})[fold, draw] = value
+            for path in folder.glob(f"{method}_shots*_draw*/results.json"):
+                shots, draw = (int(part.strip("shotdraw")) for part in path.parent.name.split("_")[1:])
+                scores = json.loads(path.read_text()).get("finetune", {})
+                if "test/accuracy" in scores:
+                    found[method].setdefault(shots, {})[fold, draw] = scores["test/accuracy"]
+    result: dict[str, dict[int, dict[str, Any]]] = {}
+    for method, by_shots in found.items():
+        for shots, values in sorted(by_shots.items()):
+            draws, folds = sorted({d for _, d in values}), sorted({f for f, _ in values})
+            means = [np.mean([values[f, d] for f in folds if (f, d) in values]) for d in draws]
+            std = float(np.std(means, ddof=1)) if len(means) > 1 else None
+            result.setdefault(method, {})[shots] = dict(
+                mean=float(np.mean(list(values.values()))), std=std, folds=folds, draws=len(draws)
+            )
+    return result
+
+
+def write_reference(workdir: Path) -> None:
+    """Writes the curves of a run that went well, as the report draws them behind others."""
+    curves = plots.read_metrics(workdir, "pretrain")
+    entries = json.loads((workdir / "config.json").read_text())["pretrain"]["objective"]["options"]["codebook_entries"]
+    names = [name for name in curves if name.startswith("train/") and any(
+        part in name for part in ("contrastive_accuracy", "code_perplexity", "_variance", "train/loss")
+    )]  # fmt: skip
+    steps = curves[names[0]][0]
+    with open(plots.HEALTHY, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["share_of_run", *names])
+        for k in range(0, len(steps), max(len(steps) // 60, 1)):
+            values = [curves[name][1][k] / (entries if "perplexity" in name else 1) for name in names]
+            writer.writerow([f"{steps[k] / steps[-1]:.4f}", *(f"{value:.5g}" for value in values)])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs what is asked for and missing, then prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--only", nargs="*", choices=list(TASKS), help="which tasks to run (none: table only)")
+    parser.add_argument("--folds", type=int, nargs="+", help="default: all of the task's")
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
+    parser.add_argument("--reference", type=Path, metavar="WORKDIR", help="only keep this pretraining's curves as the healthy ones")
+    args = parser.parse_args(argv)
+    if args.reference:
+        write_reference(args.reference)
+        return 0
+    for task in TASKS if args.only is None else args.only:
+        root = args.runs / f"{task}_few_labels"
+        for wave in commands(task, root, args.folds or list(TASKS[task]["folds"]), args.draws):
+            run_wave(wave, args.jobs)
+    for task, about in TASKS.items():
+        root = args.runs / f"{task}_few_labels"
+        if not root.is_dir():
+            continue
+        summary = summarize(task, root)
+        (root / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        print(f"\n| {about['title']} | {' | '.join(f'{shots} labels a class' for shots in about['shots'])} |")
+        print("| --- " * (1 + len(about["shots"])) + "|")
+        for method, title in METHODS.items():
+            cells = []
+            for shots in about["shots"]:
+                cell = summary.get(method, {}).get(shots)
+                spread = "" if not cell or cell["std"] is None else f" ± {100 * cell['std']:.1f}"
+                cells.append(f"{100 * cell['mean']:.1f}{spread}" if cell else "")
+            print(f"| {title} | {' | '.join(cells)} |")
+    return 0
+
+
+if __name__ == "__main__":
+    errors.run(lambda: main(sys.argv[1:]))
