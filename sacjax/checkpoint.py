@@ -218,12 +218,13 @@ def load_trained(workdir: str | Path, which: str = "best", stage: str | None = N
     step = checkpoints.latest() if step is None else step
     if step is None:
         raise UserError(f"{workdir}: there is no complete checkpoint of stage {stage} in it")
-    model = objective.build(nnx.Rngs(0))
+    model = nnx.eval_shape(lambda: objective.build(nnx.Rngs(0)))  # its shapes; the values come from the checkpoint
     model.eval()
     graphdef, params, extra = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     template = {"params": nnx.as_pure(params), "extra": nnx.as_pure(extra)}
     template["ema"] = template["params"] if config[stage].optimizer.ema_decay else None
-    wanted = {k: ocp.utils.to_shape_dtype_struct(jnp.asarray(v)) for k, v in _flat(template).items()}
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=here) for k, v in _flat(template).items()}
     _check_same(wanted, checkpoints._stored(step), checkpoints.folder)
     restored = checkpoints.manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(wanted)))
     checkpoints.close()

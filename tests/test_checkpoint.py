@@ -11,7 +11,15 @@ from sacjax.train import TrainState
 
 def state(step, width=3):
     params = {"encoder": {"conv": {"kernel": jnp.full([2, width], float(step))}}, "head": {"bias": jnp.zeros([width])}}
-    return TrainState(jnp.asarray(step), params, {}, (jnp.ones([]),), None, {"loss": (jnp.ones([]), jnp.ones([]))})
+    return TrainState(
+        jnp.asarray(step),
+        jnp.zeros([2], jnp.int32),
+        params,
+        {},
+        (jnp.ones([]),),
+        None,
+        {"loss": (jnp.ones([]), jnp.ones([]))},
+    )
 
 
 def test_keeps_the_last_and_the_best(tmp_path):

@@ -144,3 +144,32 @@ def test_ema_averages_early_steps_and_then_decays():
     np.testing.assert_allclose(
         update_ema({"a": 1.0}, {"a": 2.0}, 0.9, jnp.asarray(1000))["a"], 0.9 * 1 + 0.1 * 2, rtol=1e-6
     )
+
+
+def test_layer_decay_is_that_of_the_papers_formula():
+    """BEiT: layer i of L learns at decay^(L - i), what is below at decay^(L + 1), the head at 1."""
+    params = {
+        "encoder": {"layers": {"kernel": jnp.ones([3, 2])}, "conv": {"kernel": jnp.ones([2])}},
+        "head": {"kernel": jnp.ones([2])},
+    }
+    c = options(name="sgd", momentum=0.0, learning_rate=1.0, schedule="constant", warmup_fraction=0.0, weight_decay=0.0)
+    c.clip_norm, c.layer_decay = 0.0, 0.5
+    optimizer = make_optimizer(c, 10, params)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    np.testing.assert_allclose(-updates["encoder"]["layers"]["kernel"], [[0.125] * 2, [0.25] * 2, [0.5] * 2])
+    np.testing.assert_allclose(-updates["encoder"]["conv"]["kernel"], 0.0625)
+    np.testing.assert_allclose(-updates["head"]["kernel"], 1.0)
+    with pytest.raises(UserError, match="layer_decay is 0.5.*no stack of layers"):
+        make_optimizer(c, 10, {"head": params["head"]})
+
+
+def test_the_learning_rate_follows_the_place_that_is_given():
+    c = options(name="sgd", momentum=0.0, learning_rate=1.0, schedule="linear", warmup_steps=4, weight_decay=0.0)
+    c.clip_norm, c.final_fraction, c.schedule_steps = 0.0, 0.0, 8
+    params = {"w": jnp.ones([1])}
+    optimizer = make_optimizer(c, 1000, params)
+    state = optimizer.init(params)
+    rates = [
+        -float(optimizer.update(params, state, params, place=p)[0]["w"][0]) for p in (0.0, 0.5, 3.0, 4.0, 6.0, 8.0, 9.0)
+    ]
+    np.testing.assert_allclose(rates, [0.25, 0.375, 1.0, 1.0, 0.5, 0.0, 0.0], atol=1e-6)

@@ -16,7 +16,11 @@ def get_config():
     f.data.source, f.data.sample_rate, f.data.seconds = "folder", 16000, 5.0
     f.model.name = "wav2vec2"
     f.model.encoder = dict(
-        layer_drop=0.1, activation_dropout=0.1, mask_probability=0.5, mask_feature_probability=0.25, mask_feature_span=64
+        layer_drop=0.1,
+        activation_dropout=0.1,
+        mask_probability=0.5,
+        mask_feature_probability=0.25,
+        mask_feature_span=64,
     )
     f.model.layers, f.model.projection = "weighted", 256
     f.optimizer.learning_rate, f.optimizer.schedule, f.optimizer.warmup_fraction = 5e-5, "linear", 0.1

@@ -55,7 +55,15 @@ def commands(task: str, root: Path, folds: list[int], draws: int) -> list[list[t
                 for method in ("pretrained", "scratch"):
                     workdir = root / f"fold{fold}" / f"{method}_shots{shot}_draw{draw}"
                     own = [",scratch"] if method == "scratch" else ["", f"--config.finetune.init_from={encoder}"]
-                    command = [*main, "--config", spec + own[0], "--workdir", str(workdir), f"--config.seed={draw}", *own[1:]]
+                    command = [
+                        *main,
+                        "--config",
+                        spec + own[0],
+                        "--workdir",
+                        str(workdir),
+                        f"--config.seed={draw}",
+                        *own[1:],
+                    ]
                     command += ["--config.stages=('finetune',)"] if method == "pretrained" else []
                     second.append((workdir / "results.json", command))
         path = root / f"fold{fold}" / "probe.json"
@@ -143,7 +151,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--folds", type=int, nargs="+", help="default: all of the task's")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
-    parser.add_argument("--reference", type=Path, metavar="WORKDIR", help="only keep this pretraining's curves as the healthy ones")
+    parser.add_argument(
+        "--reference", type=Path, metavar="WORKDIR", help="only keep this pretraining's curves as the healthy ones"
+    )
     args = parser.parse_args(argv)
     if args.reference:
         write_reference(args.reference)

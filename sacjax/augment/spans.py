@@ -21,7 +21,8 @@ def span_mask(
       length: int32 [], its valid frames.
       size: frames of the batch, T.
       probability: that a frame starts a span (fairseq's mask_prob is this times `span`), or, if `exact`, the share of the valid
-        frames that is masked in the end, to the frame: the last span is cut where it would be more.
+        frames that is masked in the end, to the frame (the last span is cut where it would be more), or `minimum` spans where
+        that is more.
       span: frames of a span; a shorter clip is one span.
       minimum: spans drawn at the least, as far as the clip has room for starts.
       exact: see `probability`.

@@ -91,6 +91,13 @@ class Contrastive(Objective):
         ):
             if not getattr(o, name) > 0:
                 raise UserError(f"{where}.{name} is {getattr(o, name)}: it must be greater than 0")
+        for name in ("mask_minimum", "diversity_weight", "feature_penalty", "collapse_patience", "probe_examples"):
+            if getattr(o, name) < 0:
+                raise UserError(f"{where}.{name} is {getattr(o, name)}: it must not be negative")
+        if not o.mask_probability and not o.mask_minimum:
+            raise UserError(
+                f"{where}.mask_probability and mask_minimum are 0: nothing would be masked, and nothing learned"
+            )
         for name in ("mask_probability", "feature_dropout", "temperature_decay"):
             if not 0 <= getattr(o, name) <= 1:
                 raise UserError(f"{where}.{name} is {getattr(o, name)}: it must lie between 0 and 1")
@@ -131,8 +138,8 @@ class Contrastive(Objective):
         key = rngs.dropout() if training else jax.random.key(0)
         rows = jnp.arange(len(lengths)) if training else batch["index"]
         keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row)))(rows)
-        frames = jnp.where(batch["mask"] > 0, lengths, 0)
-        mask = masks(keys[:, 0], frames, features.shape[1], o)
+        lengths = jnp.where(batch["mask"] > 0, lengths, 0)
+        mask = masks(keys[:, 0], lengths, features.shape[1], o)
         positions, used = masked_positions(mask, most_masked(
             features.shape[1], probability=o.mask_probability, span=o.mask_span, minimum=o.mask_minimum, exact=o.mask_exact
         ))  # fmt: skip
@@ -193,20 +200,25 @@ class Contrastive(Objective):
         # The control: as if the target were that of another masked frame of the clip.
         places = jnp.arange(positions.shape[1])
         number = jnp.maximum(used.sum(-1, keepdims=True), 1)
-        other = jnp.take_along_axis(similarity, ((places + jnp.maximum(number // 2, 1)) % number)[..., None], -1)[
-            ..., 0
-        ]
+        other_place = ((places + jnp.maximum(number // 2, 1)) % number)[..., None]
+        other = jnp.take_along_axis(similarity, other_place, -1)[..., 0]
+        same_other = jnp.take_along_axis(jnp.take_along_axis(same, other_place, 1), negatives, -1)
+        highest_other = jnp.where(same_other, -1e30, negative).max(-1)
         one = jnp.ones([])
-        right = lambda value: ((counted & (value > highest)).sum().astype(jnp.float32), count)  # noqa: E731
-        candidates = 1 + (~coincide).sum(-1)
+        right = lambda value, top: ((counted & (value > top)).sum().astype(jnp.float32), count)  # noqa: E731
+        # Chance: frames of equal codes are one candidate, and so is a negative drawn twice; how many different ones to expect.
+        alike = same & used[:, None]
+        share = jnp.minimum(alike.sum(-1) / jnp.maximum(number - 1, 1), 1)
+        drawn = jnp.where(used & (jnp.argmax(alike, -1) == places), 1 - (1 - share) ** o.negatives, 0)
+        candidates = 1 + jnp.where(same, 0, drawn[:, None]).sum(-1)
         sums = {
             "loss": (total, count),
             "contrastive_loss": (contrastive, count),
             "diversity_loss": (diversity, count),
             "feature_penalty": (penalty, count),
-            "contrastive_accuracy": right(positive),
+            "contrastive_accuracy": right(positive, highest),
             "chance_accuracy": (jnp.where(counted, 1 / candidates, 0).sum(), count),
-            "shuffled_accuracy": right(other),
+            "shuffled_accuracy": right(other, highest_other),
             "identical_negatives": ((coincide & counted[..., None]).sum().astype(jnp.float32), count * o.negatives),
             "softmax_perplexity": (soft / o.codebook_groups, one),
             "codes": (chosen.sum((0, 1)), count),
@@ -260,8 +272,8 @@ class Contrastive(Objective):
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """Returns vectors of length 1."""
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-8)
+    """Returns vectors of length 1; a vector of zeros stays one, with a finite gradient."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
 
 
 def _variance(x: jax.Array, counted: jax.Array, count: jax.Array) -> tuple[Any, Any]:

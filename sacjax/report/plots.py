@@ -96,7 +96,9 @@ def read_reference() -> dict[str, tuple[list[float], list[float]]]:
 
 
 def pretraining_curves(
-    curves: dict[str, tuple[list[int], list[float]]], entries: int, reference: dict[str, tuple[list[float], list[float]]]
+    curves: dict[str, tuple[list[int], list[float]]],
+    entries: int,
+    reference: dict[str, tuple[list[float], list[float]]],
 ) -> Figure:
     """Draws what tells a healthy contrastive pretraining from a collapsed one over steps, a healthy run of ours behind it in gray.
 

@@ -1,6 +1,7 @@
 """Against transformers' own models, randomly initialized: nothing is downloaded."""
 
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from sacjax.convert import __main__ as convert
 from sacjax.convert import huggingface
 from sacjax.errors import UserError
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else a local folder is looked up in the hub as well
 torch = pytest.importorskip("torch", reason="needs the extra `parity`")
 transformers = pytest.importorskip("transformers", reason="needs the extra `parity`")
 
@@ -28,12 +30,17 @@ CASES = {  # name: (class, config class, options)
     "classifier": (
         "Wav2Vec2ForSequenceClassification",
         "Wav2Vec2Config",
-        SMALL | dict(classifier_proj_size=24, num_labels=3, id2label={0: "a", 1: "b", 2: "c"}, use_weighted_layer_sum=True),
+        SMALL
+        | dict(classifier_proj_size=24, num_labels=3, id2label={0: "a", 1: "b", 2: "c"}, use_weighted_layer_sum=True),
     ),
     "hubert": ("HubertModel", "HubertConfig", SMALL | dict(feat_proj_layer_norm=False)),
     "hubert classifier": ("HubertForSequenceClassification", "HubertConfig", SMALL | LARGE | dict(num_labels=4)),
     "data2vec": ("Data2VecAudioModel", "Data2VecAudioConfig", SMALL),
-    "data2vec classifier": ("Data2VecAudioForSequenceClassification", "Data2VecAudioConfig", SMALL | dict(num_labels=4)),
+    "data2vec classifier": (
+        "Data2VecAudioForSequenceClassification",
+        "Data2VecAudioConfig",
+        SMALL | dict(num_labels=4),
+    ),
     "base": ("Wav2Vec2ForPreTraining", "Wav2Vec2Config", {}),
     "large": (
         "Wav2Vec2Model",
@@ -76,7 +83,12 @@ def pair(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("hf")
     model.save_pretrained(path, max_shard_size="150MB" if request.param == "base" else "5GB")
     # Their group norm and data2vec's positions let padding in.
-    return request.param, model, path, huggingface.load_huggingface(path, norm_padding="reference", normalize_input=False)
+    return (
+        request.param,
+        model,
+        path,
+        huggingface.load_huggingface(path, norm_padding="reference", normalize_input=False),
+    )
 
 
 def test_every_hidden_state_agrees_in_a_padded_batch(pair):

@@ -10,11 +10,15 @@ from sacjax import models
 from sacjax.errors import UserError
 from sacjax.models.pooling import KINDS
 
-OPTIONS = {"audionet": dict(variant="m5", width=0.125), "spectrogram_resnet": dict(width=4), "small_cnn": dict(channels=(4, 4), hidden=8)}  # fmt: skip
+OPTIONS = {"audionet": dict(variant="m5", width=0.125), "spectrogram_resnet": dict(width=4), "small_cnn": dict(channels=(4, 4), hidden=8), "wav2vec2": dict(size="tiny", positional_kernel=16, positional_groups=4)}  # fmt: skip
 
 
-def config(name="small_cnn", pooling="mean", dropout=0.0, dtype="float32", **encoder):
-    return ConfigDict(dict(name=name, encoder=encoder, pooling=pooling, dropout=dropout, dtype=dtype))
+def config(name="small_cnn", pooling="mean", dropout=0.0, dtype="float32", layers="last", projection=0, **encoder):
+    return ConfigDict(
+        dict(
+            name=name, encoder=encoder, pooling=pooling, dropout=dropout, dtype=dtype, layers=layers, projection=projection
+        )
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", models.ENCODERS)
@@ -75,3 +79,24 @@ def test_options_that_may_be_several_things_pass():
     models.check(config("spectrogram_resnet", stem="small", stem_kernel=None, stem_pool=True, stochastic_depth=0))
     models.check(config("audionet", width=1))
     models.check(config("small_cnn", channels=[8, 8]))
+
+
+def test_weighted_layers_are_a_softmax_weighted_sum_before_pooling(quick):
+    """SUPERB's way; the projection is applied to the frames."""
+    c = config("wav2vec2", layers="weighted", projection=5, **OPTIONS["wav2vec2"])
+    model = models.build(c, num_classes=3, num_features=1, rngs=nnx.Rngs(0))
+    model.eval()
+    weights = np.array([0.3, -1.0, 0.7], np.float32)
+    model.layer_weights[...] = jnp.asarray(weights)
+    x, n = jnp.asarray(np.random.default_rng(0).standard_normal((1, 2000)), jnp.float32), jnp.array([2000])
+    logits, out = quick(model, lambda model: (model(x, n), model.encoder(x, n, hidden_states=True)))()
+    share = np.exp(weights) / np.exp(weights).sum()
+    frames = np.tensordot(share, np.asarray(out.hidden_states), 1)[0, : int(out.lengths[0])]
+    pooled = (frames @ np.asarray(model.project.kernel) + np.asarray(model.project.bias)).mean(0)
+    wanted = pooled @ np.asarray(model.head.kernel) + np.asarray(model.head.bias)
+    np.testing.assert_allclose(logits[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_weighted_layers_need_a_stack():
+    with pytest.raises(UserError, match="layers=weighted needs an encoder with a stack"):
+        models.check(config("small_cnn", layers="weighted", **OPTIONS["small_cnn"]))

@@ -1,0 +1,69 @@
+"""Every config in the tree loads, checks, and says what it must; the published pretraining recipes compile."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sacjax import config as config_lib
+from sacjax import objectives, sharding, train
+from sacjax.train import make_program
+
+ROOT = Path(__file__).parents[1]
+ARGUMENTS = {
+    "configs/esc50/resnet.py": ("esc10", "esc10,fold=3,no_specaugment,no_mixup"),
+    "configs/esc50/audionet.py": ("esc10", "esc10,article", "esc10,no_mixup"),
+    "configs/esc50/wav2vec2.py": ("fold=2", "scratch", "pretrain_only"),
+    "configs/fsdd/resnet.py": ("loso,fold=2",),
+    "configs/fsdd/wav2vec2.py": ("fold=2", "scratch", "pretrain_only"),
+    "configs/wav2vec2/base_pretrain.py": ("small_batch",),
+}
+SPECS = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("configs/**/*.py"))]
+SPECS += [f"{path}:{arg}" for path, args in ARGUMENTS.items() for arg in args]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_loads_and_is_documented(spec, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = config_lib.load(spec)
+    assert config.stages and config_lib.from_json(config_lib.to_json(config)) == config
+    text = (ROOT / spec.partition(":")[0]).read_text()
+    assert "python -m sacjax.main --config" in text.split('"""')[1]
+
+
+@pytest.mark.parametrize(
+    "name, millions",
+    [("base", 95.05), ("large", 317.39)],  # transformers' Wav2Vec2ForPreTraining of these sizes
+)
+def test_published_pretraining_compiles_and_needs_the_memory_that_adam_needs(name, millions, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = config_lib.load(f"configs/wav2vec2/{name}_pretrain.py", ["--config.pretrain.train.batch_size=2"])
+    stage = config.pretrain
+    stage.data.seconds = 1.0  # a reduced batch: the parameters and the program's shape are what is looked at
+    objective = objectives.build(stage, (), np.ones(0))
+    program = make_program(objective, stage, sharding.make_mesh(config.mesh), 100, 0)
+    state = jax.eval_shape(program.init)
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert count / 1e6 == pytest.approx(millions, abs=0.02)
+    rows = jax.ShapeDtypeStruct([2], jnp.int32)
+    batch = dict(
+        audio=jax.ShapeDtypeStruct([2, 16000], jnp.int16), length=rows, label=rows, index=rows,
+        mask=jax.ShapeDtypeStruct([2], jnp.float32),
+    )  # fmt: skip
+    compiled = program.step.lower(state, batch).compile({"xla_backend_optimization_level": "0"})
+    memory = compiled.memory_analysis()
+    # Parameters and Adam's two moments, float32; given and given back in the same place.
+    assert memory.argument_size_in_bytes == pytest.approx(3 * 4 * count, rel=0.01)
+    assert memory.alias_size_in_bytes == pytest.approx(3 * 4 * count, rel=0.01)
+
+
+def test_the_small_batch_recipe_runs_the_published_course_over_masked_frames(monkeypatch):
+    """After 24 updates of 16 clips, as many masked frames as one published update has, one step of the schedule is done."""
+    monkeypatch.chdir(ROOT)
+    config = config_lib.load("configs/wav2vec2/base_pretrain.py:small_batch")
+    o, frames = config.pretrain.optimizer, 781
+    masked = 16 * 0.49 * frames * 24
+    place = train.schedule_place(24, np.asarray([0, round(masked)]), o.schedule_frames)
+    assert float(place) == pytest.approx(1.0, rel=0.02)

@@ -1,0 +1,64 @@
+"""Workdirs of tiny encoders, trained or not, for the tests of what uses them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from sacjax import checkpoint, objectives
+from sacjax import config as config_lib
+from sacjax.data import sources
+
+RATE = 8000
+ENCODERS = {
+    "wav2vec2": dict(
+        size="tiny", conv_channels=(16,) * 5, conv_kernels=(10, 3, 3, 3, 2), conv_strides=(5, 2, 2, 2, 2), positional_kernel=16,
+        positional_groups=4,
+    ),
+    "small_cnn": dict(channels=(4, 4), hidden=8),
+    "spectrogram_resnet": dict(width=4, stem="small"),
+}  # fmt: skip
+
+
+def config_of(name, objective="classification"):
+    """Returns a config of an experiment of seconds: synthetic sounds of half a second at 8 kHz."""
+    c = config_lib.default()
+    s = c.supervised
+    s.data.source, s.data.examples, s.data.sample_rate, s.data.seconds = "synthetic", 80, RATE, 0.5
+    s.frontend.n_fft, s.frontend.hop_length, s.frontend.n_mels = 256, 128, 16
+    s.model.name, s.objective.name = name, objective
+    with s.model.unlocked():
+        s.model.encoder = ENCODERS[name]
+    s.train.batch_size, s.train.steps, s.eval.batch_size, c.tensorboard = 8, 1, 16, False
+    return config_lib.check(c)
+
+
+def random_values(make, seed=3):
+    """Returns the module that `make()` makes with random values in it: scales about 1, statistics positive, kernels that keep the
+    size of what goes in. Nothing is compiled for them."""
+    rng = np.random.default_rng(seed)
+
+    def value(path, leaf):
+        normal, name = rng.standard_normal(leaf.shape), jax.tree_util.keystr(path)
+        if "scale" in name:
+            normal = 1 + 0.2 * normal
+        elif "kernel" in name:
+            normal *= 2 / np.prod(leaf.shape[:-1]) ** 0.5
+        else:
+            normal *= 0.2
+        return jnp.asarray(normal, leaf.dtype)
+
+    graphdef, params, extra = nnx.split(nnx.eval_shape(make), nnx.Param, ...)
+    params = jax.tree_util.tree_map_with_path(value, params)
+    extra = jax.tree.map(lambda x: jnp.asarray(rng.uniform(0.5, 1.5, x.shape), x.dtype), extra)
+    return nnx.merge(graphdef, params, extra)
+
+
+def write_workdir(folder, name, objective="classification"):
+    """Writes a workdir with a random network, as if it had been trained; returns the network."""
+    config = config_of(name, objective)
+    names = sources.load(config.supervised.data).class_names
+    made = objectives.build(config.supervised, names, np.ones(len(names)))
+    model = random_values(lambda: made.build(nnx.Rngs(0)))
+    checkpoint.write_trained(folder, config, "supervised", names, model)
+    return model
