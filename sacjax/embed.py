@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from sacjax import errors, evaluate, models
 from sacjax.checkpoint import load_trained
+from sacjax.convert import huggingface
 from sacjax.data import decode, pipeline
 from sacjax.data.recordings import Recordings
 from sacjax.data.sources import OpenFiles
@@ -185,11 +186,15 @@ def _power_of_two(number: int) -> int:
 
 
 def load(workdir: str | Path, which: str = "best", stage: str | None = None, layer: Layer = -1) -> Embedder:
-    """Returns the encoder of a workdir's last finished stage (or of `stage`), at its `best` or `last` checkpoint.
+    """Returns the encoder of a workdir's last finished stage (or of `stage`), at its `best` or `last` checkpoint; or of `hf:PATH`.
 
     Raises:
-      UserError: no workdir, no checkpoint in it, or a layer that its encoder does not have.
+      UserError: no workdir, no checkpoint in it, or a layer that its encoder does not have; or what `load_huggingface` says.
     """
+    if str(workdir).startswith("hf:"):
+        loaded = huggingface.load_huggingface(str(workdir).removeprefix("hf:"))
+        encoder = loaded.model if loaded.kind == "bare" else loaded.model.encoder
+        return Embedder(huggingface.as_stage(loaded), encoder, layer)
     trained = load_trained(workdir, which, stage)
     model: Any = trained.model
     return Embedder(trained.stage_config, model.encoder, layer, trained.config, trained.stage)

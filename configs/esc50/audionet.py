@@ -35,12 +35,16 @@ def get_config(arg=""):
         s.optimizer.weight_decay = 0.0
         s.train.epochs = 20
         return c
-    s.data.seconds, s.eval.overlap = 2.0, 0.75
+    s.data.seconds = 5.0
     s.model.encoder = dict(variant="m11", width=0.5)
     s.model.pooling = "mean_max"
-    s.augment.waveform = (dict(name="gain", low_db=-6.0, high_db=6.0), dict(name="polarity", probability=0.5))
-    if not arg.no_mixup:
-        s.augment.waveform += (dict(name="mixup", alpha=1.0),)
+    s.augment.waveform = (
+        dict(name="shift", probability=1.0),
+        dict(name="gain", low_db=-6.0, high_db=6.0),
+        dict(name="polarity", probability=0.5),
+    )
+    if not arg.no_mixup:  # between-class learning (Tokozume et al. 2018): mixed so that both are equally loud at 1/2
+        s.augment.waveform += (dict(name="mixup", alpha=1.0, between_class=True),)
     s.optimizer.learning_rate, s.optimizer.weight_decay = 2e-3, 0.05
-    s.train.epochs = 150
+    s.train.epochs = 60
     return c

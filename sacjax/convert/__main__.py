@@ -20,28 +20,14 @@ from sacjax.errors import UserError
 def to_workdir(path: str, workdir: str) -> str:
     """Writes a workdir with the checkpoint of a folder; returns the stage's name. Raises UserError."""
     loaded = huggingface.load_huggingface(path)
-    labelled = loaded.kind == "classification"
-    name = "finetune" if labelled else "pretrain"
-    config = config_lib.default(**{name: config_lib.stage()})
-    stage = config[name]
-    stage.data.sample_rate, stage.data.seconds = loaded.sample_rate, 10.0
-    stage.model.name = "wav2vec2"
-    with stage.unlocked():
-        stage.model.encoder = loaded.encoder_options
-    model = loaded.model
-    if labelled:
-        stage.model.layers = "last" if model.layer_weights is None else "weighted"
-        stage.model.projection = model.project.out_features
-    elif loaded.kind == "bare":
+    if loaded.kind == "bare":
         raise UserError(
             f"{path}: a bare encoder has no head to put into a workdir; use it as init_from=hf:{path}, or as --checkpoint hf:{path} of "
             "sacjax.embed and sacjax.probe"
         )
-    else:
-        stage.objective.name = "contrastive"
-        with stage.unlocked():
-            stage.objective.options = huggingface.changed(model.options)
-    write_trained(workdir, config_lib.check(config), name, loaded.class_names, model)
+    name = "finetune" if loaded.kind == "classification" else "pretrain"
+    config = config_lib.default(**{name: huggingface.as_stage(loaded)})
+    write_trained(workdir, config_lib.check(config), name, loaded.class_names, loaded.model)
     return name
 
 

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from sacjax import config as config_lib
 from sacjax.errors import UserError
 from sacjax.models.classifier import Classifier
 from sacjax.models.wav2vec2 import Wav2Vec2
@@ -245,6 +247,21 @@ def _objective_options(config: dict[str, Any]) -> Options:
         negatives=config["num_negatives"], logit_temperature=config["contrastive_logits_temperature"],
         diversity_weight=config["diversity_loss_weight"], feature_dropout=config.get("feat_quantizer_dropout", 0.0),
     )  # fmt: skip
+
+
+def as_stage(loaded: Loaded) -> ConfigDict:
+    """Returns the config of a stage that would build a checkpoint's model; a bare encoder's has fresh heads."""
+    stage = config_lib.stage()
+    stage.data.sample_rate, stage.data.seconds = loaded.sample_rate, 10.0
+    stage.model.name, stage.model.encoder = "wav2vec2", ConfigDict(loaded.encoder_options)
+    if loaded.kind == "classification":
+        stage.model.layers = "last" if loaded.model.layer_weights is None else "weighted"
+        stage.model.projection = loaded.model.project.out_features
+    else:
+        stage.objective.name = "contrastive"
+    if loaded.kind == "pretraining":
+        stage.objective.options = ConfigDict(changed(loaded.model.options))
+    return stage
 
 
 def changed(options: Options) -> dict[str, Any]:

@@ -46,8 +46,12 @@ def zero_padding(x: jax.Array, lengths: jax.Array) -> jax.Array:
 
 
 def out_length(length: Any, kernel: int, stride: int, padding: int) -> Any:
-    """Returns the positions that a convolution or pool gives: 1 at least for the shortest clip, 0 for an empty one."""
-    return jnp.where(length > 0, jnp.maximum((length + 2 * padding - kernel) // stride + 1, 1), 0)
+    """Returns the positions that a convolution or pool gives: 1 at least for the shortest clip, 0 for an empty one.
+
+    Few operations, each input used twice: XLA:CPU copies a chain of these into every loop that compares with a length.
+    """
+    length = jnp.asarray(length)
+    return jnp.minimum(jnp.maximum(jax.lax.div(length + 2 * padding - kernel, jnp.full_like(length, stride)) + 1, 1), length)
 
 
 class Conv(nnx.Module):

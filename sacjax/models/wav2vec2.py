@@ -13,7 +13,7 @@ from flax import nnx
 
 from sacjax.augment.spans import span_mask
 from sacjax.errors import UserError, nearest
-from sacjax.models.base import Conv, EncoderOutput, require, valid, zero_padding
+from sacjax.models.base import Conv, EncoderOutput, out_length, require, valid, zero_padding
 
 CONV = dict(conv_kernels=(10, 3, 3, 3, 3, 2, 2), conv_strides=(5, 2, 2, 2, 2, 2, 2))
 GROUP = dict(conv_norm="group", conv_bias=False, pre_norm=False, normalize_input=False)
@@ -67,15 +67,14 @@ class ConvLayer(nnx.Module):
         kinds: dict[str, Any] = {"group": GroupNorm, "layer": LayerNorm}
         self.norm = kinds[norm](outputs, dtype=dtype, rngs=rngs) if norm else None
 
-    def __call__(self, x: jax.Array, lengths: jax.Array, norm_lengths: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """[B, T, C] → [B, T', D], zero beyond the new lengths; `norm_lengths` are what the group norm counts as valid."""
-        x, lengths = self.conv(x, lengths)
-        norm_lengths = self.conv.lengths(norm_lengths)
+    def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
+        """[B, T, C] → [B, T', D], zero beyond `lengths`, the valid frames of the result."""
+        x, _ = self.conv(x, lengths)
         if isinstance(self.norm, GroupNorm):
-            x = self.norm(x, norm_lengths)
+            x = self.norm(x, lengths)
         elif self.norm is not None:
             x = self.norm(x)
-        return zero_padding(jax.nn.gelu(x, approximate=False), norm_lengths), lengths, norm_lengths
+        return zero_padding(jax.nn.gelu(x, approximate=False), lengths)
 
 
 class Projection(nnx.Module):
@@ -166,7 +165,7 @@ class Layer(nnx.Module):
     def __call__(self, x: jax.Array, mask: jax.Array, rates: tuple[float, float, float], key: Any) -> jax.Array:
         """[B, T, D]; rates of the dropout of branches, of attention weights and inside the MLP, used where there is a key."""
         hidden_rate, attention_rate, inner_rate = rates
-        keys = [None] * 4 if key is None else jax.random.split(key, 4)
+        keys: Any = [None] * 4 if key is None else jax.random.split(key, 4)
 
         def mlp(x: jax.Array) -> jax.Array:
             inner = drop(jax.nn.gelu(self.mlp_in(x), approximate=False), inner_rate, keys[2])
@@ -344,9 +343,17 @@ class Wav2Vec2(nnx.Module):
 
     def frame_lengths(self, lengths: Any) -> Any:
         """Returns the frames of clips of so many samples: 1 at least, 0 for an empty one."""
-        for layer in self.conv:
-            lengths = layer.conv.lengths(lengths)
-        return lengths
+        return self._lengths(lengths, len(self.conv))
+
+    def _lengths(self, lengths: Any, layers: int) -> Any:
+        """Returns the frames after so many convolutions, by the kernel and stride that they are together.
+
+        One by one, XLA:CPU would copy the chain into each loop that compares with a length, and compile for minutes.
+        """
+        field, stride = 1, 1
+        for layer in self.conv[:layers]:
+            field, stride = field + (layer.conv.size[0] - 1) * stride, stride * layer.conv.stride[0]
+        return out_length(lengths, field, stride, 0)
 
     def convolve(self, inputs: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[B, T] samples → the convolutions' frames [B, T', conv_features], zero beyond the lengths [B]."""
@@ -354,9 +361,10 @@ class Wav2Vec2(nnx.Module):
         if self.normalize_input:
             x = standardize(x, lengths)
         x = x[..., None]
-        norm_lengths = jnp.full_like(lengths, x.shape[1]) if self.norm_padding == "reference" else lengths
-        for layer in self.conv:
-            x, lengths, norm_lengths = layer(x, lengths, norm_lengths)
+        counted = jnp.full_like(lengths, x.shape[1]) if self.norm_padding == "reference" else lengths
+        for k, layer in enumerate(self.conv, 1):
+            x = layer(x, self._lengths(counted, k))
+        lengths = self.frame_lengths(lengths)
         x = zero_padding(x, lengths)
         return (x if self.gradient_scale == 1 else scale_gradient(x, self.gradient_scale)), lengths
 
@@ -401,19 +409,17 @@ class Wav2Vec2(nnx.Module):
                 y = layer(x, attended, self.rates, key)
                 if self.layer_drop:
                     y = jnp.where(jax.random.bernoulli(skip, self.layer_drop), x, y)
-            return y, (y if hidden_states else None)
+            return y, (x if hidden_states else None)
 
         if self.remat != "none":
             apply = jax.checkpoint(apply, policy=REMAT[self.remat])
         layer_keys = None if keys[2] is None else jax.random.split(keys[2], self.depth)
-        first = x
-        x, outputs = jax.lax.scan(apply, x, (stacked, layer_keys))
+        x, before = jax.lax.scan(apply, x, (stacked, layer_keys))
+        # The last state is before the final norm of the pre-norm order, as transformers 5 counts.
+        states = None if before is None else jnp.where(inside[None], jnp.concatenate([before, x[None]]), 0)
         if self.pre_norm:
             x = self.norm(x)
         x = jnp.where(inside, x, 0)
-        states = None
-        if hidden_states:  # the last one before the final norm of the pre-norm order, as transformers 5 counts
-            states = jnp.where(inside[None], jnp.concatenate([first[None], outputs]), 0)
         return EncoderOutput(x, lengths, states), normed
 
     def _augment(self, x: jax.Array, lengths: jax.Array, rngs: nnx.Rngs) -> jax.Array:

@@ -105,7 +105,7 @@ class Contrastive(Objective):
             raise UserError(
                 f"{where}.temperature_start {o.temperature_start} is below temperature_end {o.temperature_end}"
             )
-        model = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
+        model: Any = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
         size = round(self.stage.data.seconds * self.stage.data.sample_rate)
         frames = int(model.encoder.frame_lengths(size))
         if frames < o.mask_span + 1:
@@ -133,10 +133,9 @@ class Contrastive(Objective):
           batch: `inputs` [B, T], `input_length` [B], `mask` [B], `index` [B], and `progress` [], steps of the schedule so far.
         """
         o = self.options
-        training = rngs is not None
         features, lengths = model.encoder.convolve(batch["inputs"], batch["input_length"])
-        key = rngs.dropout() if training else jax.random.key(0)
-        rows = jnp.arange(len(lengths)) if training else batch["index"]
+        key = jax.random.key(0) if rngs is None else rngs.dropout()
+        rows = batch["index"] if rngs is None else jnp.arange(len(lengths))
         keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row)))(rows)
         lengths = jnp.where(batch["mask"] > 0, lengths, 0)
         mask = masks(keys[:, 0], lengths, features.shape[1], o)

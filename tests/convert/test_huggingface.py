@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from ml_collections import ConfigDict
 
-from sacjax import checkpoint, errors
+from sacjax import checkpoint, embed, errors, experiment
+from sacjax import config as config_lib
 from sacjax.convert import __main__ as convert
 from sacjax.convert import huggingface
 from sacjax.errors import UserError
@@ -218,3 +221,57 @@ def test_errors_end_without_a_traceback(tmp_path):
     with pytest.raises(SystemExit) as stopped:
         errors.run(lambda: convert.main(["--from_huggingface", str(tmp_path), "--workdir", str(tmp_path / "w")]))
     assert stopped.value.code != 0
+
+
+def finetuning(saved, **encoder):
+    """A config that fine-tunes the head alone, on a few synthesized clips."""
+    c = config_lib.default(finetune=config_lib.stage())
+    f = c.finetune
+    f.data.source, f.data.examples, f.data.seconds, f.data.sample_rate = "synthetic", 100, 0.25, 16000
+    f.model.name, f.model.encoder, f.init_from = "wav2vec2", ConfigDict(encoder), f"hf:{saved}"
+    f.optimizer.freeze, f.train.batch_size, f.train.steps, f.eval.batch_size = (("encoder", 0),), 8, 1, 16
+    f.eval.splits, c.tensorboard = ("test",), False
+    return c
+
+
+def test_fine_tuning_starts_from_a_folder_and_the_workdir_stands_on_its_own(saved, tmp_path, capsys):
+    source = copy(saved, make_folder(tmp_path / "hf"))
+    (source / "preprocessor_config.json").write_text(json.dumps(dict(do_normalize=True, sampling_rate=16000)))
+    results = experiment.run(finetuning(source, dropout=0.0), tmp_path / "run")
+    assert "test/accuracy" in results["finetune"] and "warning" not in capsys.readouterr().out
+    for file in source.iterdir():
+        file.unlink()
+    trained = checkpoint.load_trained(tmp_path / "run")
+    wanted = huggingface.load_huggingface(saved).model
+    for name, value in nnx.to_flat_state(nnx.state(trained.model.encoder, nnx.Param)):
+        assert np.array_equal(value[...], dict(nnx.to_flat_state(nnx.state(wanted)))[name][...]), name
+    assert trained.model.encoder.normalize_input and trained.stage_config.model.encoder.width == 32
+    assert trained.stage_config.model.encoder.dropout == 0.0
+
+
+def make_folder(path):
+    path.mkdir()
+    return path
+
+
+def test_a_rate_or_normalization_that_contradicts_the_checkpoint_is_told(saved, tmp_path, capsys):
+    source = copy(saved, make_folder(tmp_path / "hf"))
+    preprocessor = source / "preprocessor_config.json"
+    preprocessor.write_text(json.dumps(dict(do_normalize=True, sampling_rate=8000)))
+    with pytest.raises(UserError, match="data.sample_rate is 16000.*trained at 8000 Hz"):
+        experiment.resolve(finetuning(source))
+    preprocessor.write_text(json.dumps(dict(do_normalize=True, sampling_rate=16000)))
+    experiment.resolve(finetuning(source, normalize_input=False))
+    assert "normalize_input is False, the checkpoint's do_normalize True" in capsys.readouterr().out
+    config = finetuning(source)
+    config.finetune.model.name = "small_cnn"
+    with pytest.raises(UserError, match="needs config.finetune.model.name=wav2vec2"):
+        experiment.resolve(config)
+
+
+def test_embeddings_come_straight_from_a_folder(saved):
+    x, lengths = audio((6000,)), jnp.asarray([6000])
+    vectors = embed.load(f"hf:{saved}").clips(x, lengths)
+    model = huggingface.load_huggingface(saved).model
+    out = model(jnp.asarray(x), lengths)
+    np.testing.assert_allclose(vectors[0], np.asarray(out.frames[0]).mean(0), atol=1e-5)
