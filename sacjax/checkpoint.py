@@ -245,3 +245,14 @@ def load_trained(workdir: str | Path, which: str = "best", stage: str | None = N
         config, stage, step, tuple(labels), lambda audio, length: logits(variables, audio, length),
         objective.probabilities, model,
     )  # fmt: skip
+
+
+def load_classifier(workdir: str | Path, which: str = "best") -> Trained:
+    """Returns `load_trained(workdir, which)`. Raises UserError also where its last stage was trained without labels."""
+    trained = load_trained(workdir, which)
+    if not objectives.OBJECTIVES[trained.stage_config.objective.name].needs_labels:
+        raise UserError(
+            f"{workdir}: stage {trained.stage} was trained without labels and cannot give any: fine-tune it "
+            f"(init_from={workdir}), or use sacjax.embed or sacjax.probe"
+        )
+    return trained

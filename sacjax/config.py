@@ -35,7 +35,7 @@ def stage() -> ConfigDict:
         sample_rate=16000,  # Hz; everything is resampled to it
         seconds=1.0,  # length of a training crop and of an evaluation window
         crop="random",  # random | center | start (training)
-        pad="zero",  # zero | repeat | reflect, for clips shorter than `seconds`
+        pad="zero",  # zero | repeat | reflect: what follows a clip shorter than `seconds`; encoders hear the true length alone
         multi_label=False,  # several labels a clip: sigmoid, BCE
         fold=0,  # k: test on official fold k, train on the others; 0: no folds
         holdout=(0.6, 0.2, 0.2),  # train, validation, test shares where the data set has no split of its own

@@ -264,7 +264,7 @@ def evaluate_workdirs(
     Raises:
       UserError: an unknown split or label, an empty part, or workdirs with different labels.
     """
-    models = [checkpoint.load_trained(workdir, which) for workdir in workdirs]
+    models = [checkpoint.load_classifier(workdir, which) for workdir in workdirs]
     folder = Path(output) if output else Path(workdirs[0]) / "eval" / split
     folder.mkdir(parents=True, exist_ok=True)
     names = models[0].class_names

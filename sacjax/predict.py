@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sacjax import errors, evaluate
-from sacjax.checkpoint import Trained, load_trained
+from sacjax.checkpoint import Trained, load_classifier
 from sacjax.data import pipeline
 from sacjax.data.recordings import Recordings
 from sacjax.data.sources import EXTENSIONS, OpenFiles
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     files = find_files(args.paths)
-    models = [load_trained(workdir, args.which) for workdir in args.checkpoint]
+    models = [load_classifier(workdir, args.which) for workdir in args.checkpoint]
     table, bad = probabilities(models, files)
     for file, reason in bad.items():
         print(f"skipped {file}: {reason}", file=sys.stderr)

@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 import soundfile as sf
+import workdirs
 
 from sacjax import config as config_lib
 from sacjax import errors, predict
@@ -50,7 +51,7 @@ def workdirs(monkeypatch):
     models = {"one": trained(), "sure": trained(scale=4.0), "other": trained(("a", "b", "c"))}
     models["44k"] = trained(scale=2.0, rate=44100)
     models["multi"] = trained(multi_label=True)
-    monkeypatch.setattr(predict, "load_trained", lambda workdir, which: models[workdir])
+    monkeypatch.setattr(predict, "load_classifier", lambda workdir, which: models[workdir])
     return models
 
 
