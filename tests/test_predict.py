@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 import soundfile as sf
-import workdirs
+from workdirs import write_workdir
 
 from sacjax import config as config_lib
 from sacjax import errors, predict
@@ -47,7 +47,7 @@ def tone(path, frequency, seconds=0.5, rate=RATE, channels=1):
 
 @pytest.fixture
 def workdirs(monkeypatch):
-    """Makes `load_trained` answer from a dict."""
+    """Makes `load_classifier` answer from a dict."""
     models = {"one": trained(), "sure": trained(scale=4.0), "other": trained(("a", "b", "c"))}
     models["44k"] = trained(scale=2.0, rate=44100)
     models["multi"] = trained(multi_label=True)
@@ -184,3 +184,10 @@ def test_a_workdir_that_is_none(tmp_path, capsys):
         errors.run(lambda: predict.main(["--checkpoint", str(tmp_path / "none"), path]))
     err = capsys.readouterr().err
     assert exit.value.code == 2 and err.count("\n") == 1 and "not a workdir" in err
+
+
+def test_a_checkpoint_trained_without_labels_is_refused(tmp_path):
+    write_workdir(tmp_path / "pretrained", "wav2vec2", "contrastive")
+    path = tone(tmp_path / "a.wav", 3000)
+    with pytest.raises(UserError, match="stage .* was trained without labels.*sacjax.embed"):
+        predict.main(["--checkpoint", str(tmp_path / "pretrained"), path])

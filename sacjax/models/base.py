@@ -51,7 +51,9 @@ def out_length(length: Any, kernel: int, stride: int, padding: int) -> Any:
     Few operations, each input used twice: XLA:CPU copies a chain of these into every loop that compares with a length.
     """
     length = jnp.asarray(length)
-    return jnp.minimum(jnp.maximum(jax.lax.div(length + 2 * padding - kernel, jnp.full_like(length, stride)) + 1, 1), length)
+    return jnp.minimum(
+        jnp.maximum(jax.lax.div(length + 2 * padding - kernel, jnp.full_like(length, stride)) + 1, 1), length
+    )
 
 
 class Conv(nnx.Module):
