@@ -13,7 +13,7 @@ import os
 from sacjax import config as config_lib
 
 ENCODER = dict(
-    size="mini", conv_channels=(128,) * 5, conv_kernels=(10, 3, 3, 3, 2), conv_strides=(5, 2, 2, 2, 2),
+    size="mini", conv_channels=(64,) * 5, conv_kernels=(10, 3, 3, 3, 2), conv_strides=(5, 2, 2, 2, 2),
     positional_kernel=32, positional_groups=8, layer_drop=0.0,
 )  # fmt: skip
 
@@ -31,16 +31,17 @@ def get_config(arg=""):
         s.train.batch_size, s.eval.batch_size = 64, 100
         s.train.evaluate_every = 10**6
     p = c.pretrain
+    p.data.seconds = 0.64  # most digits are shorter than that
     p.augment.waveform = (dict(name="gain"),)
     p.objective.name = "contrastive"
     p.objective.options = dict(
-        codebook_entries=64, codebook_dim=128, projection_dim=128, negatives=30, temperature_decay=0.9995,
+        codebook_entries=64, codebook_dim=128, projection_dim=128, negatives=30, temperature_decay=0.999,
         feature_penalty=1.0, probe_examples=1000,
     )  # fmt: skip
     p.optimizer.learning_rate, p.optimizer.warmup_fraction, p.optimizer.beta2 = 1e-3, 0.1, 0.98
-    p.train.steps, p.train.log_every, p.train.evaluate_every = 6000, 50, 1000
+    p.train.steps, p.train.log_every, p.train.evaluate_every = 3000, 50, 500
     p.eval.best, p.eval.best_mode, p.eval.splits = "validation/loss", "min", ("test",)
-    c.checkpoint.every = 1000
+    c.checkpoint.every = 500
 
     f = c.finetune
     f.data.labels_per_class, f.data.split_seed = arg.shots, arg.draw
