@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
 from sacjax import errors, experiment, sharding
+from sacjax.compilation import enable_cache
 from sacjax.data import pipeline
 from sacjax.data.bad_files import BadFiles
 from sacjax.train import make_program
@@ -102,6 +103,7 @@ def find(
 
 def main(argv: list[str] | None = None) -> int:
     """Parses flags, sweeps, writes `lr_find.csv` and `lr_find.png` and prints the suggestion."""
+    enable_cache()
     parser = argparse.ArgumentParser(
         prog="python -m sacjax.lr_find", description="Sweeps the learning rate and suggests one.", allow_abbrev=False
     )

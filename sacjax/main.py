@@ -26,6 +26,9 @@ def main(argv: list[str] | None = None) -> int:
         "--output", help="eval: folder for scores and predictions (default: <first workdir>/eval/<split>)"
     )
     args, unknown = parser.parse_known_args(argv)
+    from sacjax.compilation import enable_cache  # here, as what follows: --help and mistakes are answered without JAX
+
+    enable_cache()
     if args.mode == "eval":
         if args.config:
             raise errors.UserError(

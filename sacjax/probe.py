@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
 from sacjax import errors
+from sacjax.compilation import enable_cache
 from sacjax.errors import UserError
 
 REGULARIZATION = tuple(10.0**k for k in range(-4, 3))  # values of C to choose from
@@ -189,6 +190,7 @@ def show(results: dict[str, dict[str, Any]], neighbours: int) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses flags, embeds, probes, prints and writes."""
+    enable_cache()
     from absl import logging
 
     from sacjax import embed  # here: training, which probes too, does without

@@ -1,6 +1,9 @@
 """Small audio and small experiments for tests."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,17 @@ import pytest
 import soundfile as sf
 
 ROOT = Path(__file__).resolve().parent.parent
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # one for all tests and their processes, and not the user's
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="sacjax-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture
+def clean_environment():
+    """The environment without what chooses a compilation cache, for processes that import sacjax."""
+    kept = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+    return kept | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 
 
 @pytest.fixture

@@ -130,7 +130,8 @@ def summarize(task: str, root: Path) -> dict[str, dict[int, dict[str, Any]]]:
 def write_reference(workdir: Path) -> None:
     """Writes the curves of a run that went well, as the report draws them behind others."""
     curves = plots.read_metrics(workdir, "pretrain")
-    entries = json.loads((workdir / "config.json").read_text())["pretrain"]["objective"]["options"]["codebook_entries"]
+    stage = json.loads((workdir / "config.json").read_text())["pretrain"]
+    entries, total = stage["objective"]["options"]["codebook_entries"], stage["train"]["steps"]
     names = [name for name in curves if name.startswith("train/") and any(
         part in name for part in ("contrastive_accuracy", "code_perplexity", "_variance", "train/loss")
     )]  # fmt: skip
@@ -140,7 +141,7 @@ def write_reference(workdir: Path) -> None:
         writer.writerow(["share_of_run", *names])
         for k in range(0, len(steps), max(len(steps) // 60, 1)):
             values = [curves[name][1][k] / (entries if "perplexity" in name else 1) for name in names]
-            writer.writerow([f"{steps[k] / steps[-1]:.4f}", *(f"{value:.5g}" for value in values)])
+            writer.writerow([f"{steps[k] / total:.4f}", *(f"{value:.5g}" for value in values)])
 
 
 def main(argv: list[str] | None = None) -> int:
