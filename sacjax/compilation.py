@@ -12,7 +12,7 @@ def enable_cache() -> Path | None:
 
     JAX_ENABLE_COMPILATION_CACHE=false switches it off. Returns None where nothing can be written.
     """
-    folder = Path(jax.config.read("jax_compilation_cache_dir") or _default())
+    folder = Path(jax.config.values["jax_compilation_cache_dir"] or _default())
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:  # a read-only home costs time, not the run
