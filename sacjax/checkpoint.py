@@ -20,7 +20,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
-from sacjax import objectives
+from sacjax import objectives, sharding
 from sacjax.errors import UserError
 from sacjax.optimizer import name_of
 from sacjax.preprocess import make_preprocess
@@ -197,8 +197,12 @@ class Trained:
         return self.stage_config.data.multi_label
 
 
-def load_trained(workdir: str | Path, which: str = "best", stage: str | None = None) -> Trained:
+def load_trained(
+    workdir: str | Path, which: str = "best", stage: str | None = None, everywhere: bool = False
+) -> Trained:
     """Loads the model of a workdir's last finished stage (or of `stage`), at its `best` or `last` checkpoint.
+
+    `everywhere` puts it on all devices of the config's mesh instead of on one.
 
     Raises:
       UserError: no workdir, no checkpoint in it, or one of another model than its config's.
@@ -223,7 +227,9 @@ def load_trained(workdir: str | Path, which: str = "best", stage: str | None = N
     graphdef, params, extra = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     template = {"params": nnx.as_pure(params), "extra": nnx.as_pure(extra)}
     template["ema"] = template["params"] if config[stage].optimizer.ema_decay else None
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    here: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if everywhere:
+        here = sharding.replicated(sharding.make_mesh(config.mesh))
     wanted = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=here) for k, v in _flat(template).items()}
     _check_same(wanted, checkpoints._stored(step), checkpoints.folder)
     restored = checkpoints.manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(wanted)))
@@ -247,9 +253,9 @@ def load_trained(workdir: str | Path, which: str = "best", stage: str | None = N
     )  # fmt: skip
 
 
-def load_classifier(workdir: str | Path, which: str = "best") -> Trained:
+def load_classifier(workdir: str | Path, which: str = "best", everywhere: bool = False) -> Trained:
     """Returns `load_trained(workdir, which)`. Raises UserError also where its last stage was trained without labels."""
-    trained = load_trained(workdir, which)
+    trained = load_trained(workdir, which, everywhere=everywhere)
     if not objectives.OBJECTIVES[trained.stage_config.objective.name].needs_labels:
         raise UserError(
             f"{workdir}: stage {trained.stage} was trained without labels and cannot give any: fine-tune it "

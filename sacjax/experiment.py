@@ -264,7 +264,7 @@ def evaluate_workdirs(
     Raises:
       UserError: an unknown split or label, an empty part, or workdirs with different labels.
     """
-    models = [checkpoint.load_classifier(workdir, which) for workdir in workdirs]
+    models = [checkpoint.load_classifier(workdir, which, everywhere=True) for workdir in workdirs]
     folder = Path(output) if output else Path(workdirs[0]) / "eval" / split
     folder.mkdir(parents=True, exist_ok=True)
     names = models[0].class_names
@@ -322,7 +322,9 @@ def start_from(stage: ConfigDict, workdir: Path) -> Start | None:
         model = checkpoint.load_trained(where, "best").model
     encoder = getattr(model, "encoder", model)
     _, params, extra = nnx.split(encoder, nnx.Param, ...)  # type: ignore[misc]
-    return Start(where, {"encoder": nnx.as_pure(params)}, {"encoder": nnx.as_pure(extra)})
+    # On the host, so that a mesh of any devices can take them.
+    params, extra = jax.device_get((nnx.as_pure(params), nnx.as_pure(extra)))
+    return Start(where, {"encoder": params}, {"encoder": extra})
 
 
 def resolve(config: ConfigDict) -> ConfigDict:

@@ -74,6 +74,7 @@ def find(
     stage = config[stage_name]
     stage.optimizer.schedule, stage.optimizer.learning_rate = "exponential", start
     stage.optimizer.final_fraction = end / start
+    stage.optimizer.schedule_frames, stage.optimizer.schedule_steps = 0, 0  # the sweep is over updates
     stage.train.steps, stage.train.log_every = steps, 1
     rates = start * (end / start) ** (np.arange(steps) / max(steps - 1, 1))
     mesh = sharding.make_mesh(config.mesh)

@@ -2,7 +2,7 @@
 
     python -m sacjax.main --config configs/wav2vec2/base_pretrain.py --workdir gs://… --config.pretrain.data.path=DIR
 
-Reads ArrayRecord shards of 16 kHz speech (see `python -m sacjax.prepare`). A batch is 1.6 hours of sound, as on 64 GPUs; 400,000 updates.
+Reads ArrayRecord shards of 16 kHz speech (see `python -m sacjax.prepare`). A batch is 1.7 hours of sound, as on 64 GPUs; 400,000 updates.
 On fewer devices: optimizer.accumulation, or a smaller batch with optimizer.schedule_frames, which keeps the recipe's course over
 masked frames seen; `small_batch` as argument sets it for 16 clips an update.
 """

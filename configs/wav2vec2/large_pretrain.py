@@ -2,7 +2,8 @@
 
     python -m sacjax.main --config configs/wav2vec2/large_pretrain.py --workdir gs://… --config.pretrain.data.path=DIR
 
-Reads ArrayRecord shards of 16 kHz speech (see `python -m sacjax.prepare`). A batch is 2.7 hours of sound, as on 128 GPUs; 600,000 updates.
+Reads ArrayRecord shards of 16 kHz speech (see `python -m sacjax.prepare`). A batch is 2.8 hours of sound, as on 128 GPUs.
+Peak rate, temperature and the 600,000 updates are the paper's; no dropout and no layer drop are fairseq's wav2vec2_large_librivox.
 """
 
 import os
@@ -19,7 +20,7 @@ def get_config():
     p.data.holdout = (0.999, 0.001, 0.0)
     p.model.name, p.model.dtype = "wav2vec2", "bfloat16"
     p.model.encoder = dict(
-        size="large", layer_drop=0.2, dropout=0.0, attention_dropout=0.0, projection_dropout=0.0, remat="dots"
+        size="large", layer_drop=0.0, dropout=0.0, attention_dropout=0.0, projection_dropout=0.0, remat="dots"
     )
     p.objective.name = "contrastive"
     p.objective.options = dict(codebook_dim=768, projection_dim=768, temperature_end=0.1)

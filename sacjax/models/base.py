@@ -61,12 +61,12 @@ class Conv(nnx.Module):
 
     def __init__(
         self, inputs: int, outputs: int, kernel: Sequence[int], stride: int | Sequence[int] = 1, *, use_bias: bool = False,
-        padding: Sequence[int] | None = None, dtype: Any, rngs: nnx.Rngs,
+        padding: Sequence[int] | None = None, kernel_init: Any = HE, dtype: Any, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.size = tuple(kernel)
         self.stride = (stride,) * len(self.size) if isinstance(stride, int) else tuple(stride)
         self.padding = tuple(k // 2 for k in kernel) if padding is None else tuple(padding)
-        self.kernel = nnx.Param(HE(rngs.params(), (*self.size, inputs, outputs)))
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (*self.size, inputs, outputs)))
         self.bias = nnx.Param(jnp.zeros([outputs])) if use_bias else None
         self.dtype = dtype
 

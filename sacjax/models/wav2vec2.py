@@ -30,6 +30,7 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }  # what a layer's backward pass keeps: its input alone, or also the results of its matrix products
 NORMAL = nnx.initializers.normal(0.02)
+KAIMING = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")  # as fairseq's convolutions
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -63,7 +64,9 @@ class ConvLayer(nnx.Module):
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int, *, bias: bool, norm: str, dtype: Any, rngs: nnx.Rngs
     ):
-        self.conv = Conv(inputs, outputs, (kernel,), stride, use_bias=bias, padding=(0,), dtype=dtype, rngs=rngs)
+        self.conv = Conv(
+            inputs, outputs, (kernel,), stride, use_bias=bias, padding=(0,), kernel_init=KAIMING, dtype=dtype, rngs=rngs
+        )
         kinds: dict[str, Any] = {"group": GroupNorm, "layer": LayerNorm}
         self.norm = kinds[norm](outputs, dtype=dtype, rngs=rngs) if norm else None
 
@@ -145,7 +148,7 @@ class Attention(nnx.Module):
         if key is None or rate == 0:
             y = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None])
         else:
-            scores = jnp.einsum("bthd,bshd->bhts", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
+            scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
             weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, -1e30), -1).astype(x.dtype)
             y = jnp.einsum("bhts,bshd->bthd", drop(weights, rate, key), v)
         return self.out(y.reshape(x.shape))

@@ -101,6 +101,8 @@ class Contrastive(Objective):
         for name in ("mask_probability", "feature_dropout", "temperature_decay"):
             if not 0 <= getattr(o, name) <= 1:
                 raise UserError(f"{where}.{name} is {getattr(o, name)}: it must lie between 0 and 1")
+        if o.feature_dropout == 1:
+            raise UserError(f"{where}.feature_dropout is 1: it must be below 1")
         if not o.temperature_start >= o.temperature_end:
             raise UserError(
                 f"{where}.temperature_start {o.temperature_start} is below temperature_end {o.temperature_end}"
