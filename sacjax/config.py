@@ -346,8 +346,11 @@ def parse_arg(arg: str, **defaults: Any) -> ConfigDict:
         if name not in defaults:
             raise UserError(f"unknown config argument '{name}'{nearest(name, defaults)}")
         try:
-            values[name] = type(defaults[name])(raw) if equals else True
-        except ValueError as error:
+            if equals and isinstance(defaults[name], bool):
+                values[name] = {"true": True, "1": True, "false": False, "0": False}[raw.lower()]
+            else:
+                values[name] = type(defaults[name])(raw) if equals else True
+        except (ValueError, KeyError) as error:
             raise UserError(f"config argument '{word}': expected {type(defaults[name]).__name__}") from error
     return ConfigDict(values)
 

@@ -9,6 +9,7 @@ import pytest
 
 from sacjax import config as config_lib
 from sacjax import objectives, sharding, train
+from sacjax.errors import UserError
 from sacjax.train import make_program
 
 ROOT = Path(__file__).parents[1]
@@ -68,3 +69,11 @@ def test_the_small_batch_recipe_runs_the_published_course_over_masked_frames(mon
     masked = 16 * 0.49 * frames * 24
     place = train.schedule_place(24, np.asarray([0, round(masked)]), o.schedule_frames)
     assert float(place) == pytest.approx(1.0, rel=0.02)
+
+
+def test_flags_of_a_config_may_be_spelled_out():
+    parse = lambda text: config_lib.parse_arg(text, scratch=False, mixup=True).to_dict()
+    assert parse("scratch") == dict(scratch=True, mixup=True)
+    assert parse("scratch=False,mixup=false") == dict(scratch=False, mixup=False)
+    with pytest.raises(UserError, match="'scratch=no': expected bool"):
+        parse("scratch=no")
