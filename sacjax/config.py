@@ -17,10 +17,8 @@ from ml_collections.config_dict import FieldReference
 
 from sacjax.errors import UserError, nearest
 
-OPEN = (
-    "model.encoder",
-    "objective.options",
-)  # sub-configs whose keys are a constructor's options; the models check them
+# Sub-configs whose keys are a constructor's options; the models and objectives check them.
+OPEN = ("model.encoder", "objective.options")
 
 
 def stage() -> ConfigDict:
@@ -358,6 +356,12 @@ def parse_arg(arg: str, **defaults: Any) -> ConfigDict:
 def data_root() -> str:
     """Returns the folder with the real recordings that configs and benchmarks read: `$SACJAX_DATA` or `../shared/data`."""
     return os.environ.get("SACJAX_DATA", os.path.join("..", "shared", "data"))
+
+
+def local_data(name: str) -> str:
+    """Returns the folder of a data set under `data_root()`, or '' where it is not there (then it is downloaded)."""
+    folder = os.path.join(data_root(), name)
+    return folder if os.path.isdir(folder) else ""
 
 
 def to_json(config: ConfigDict) -> str:

@@ -192,8 +192,8 @@ def load(workdir: str | Path, which: str = "best", stage: str | None = None, lay
     Raises:
       UserError: no workdir, no checkpoint in it, or a layer that its encoder does not have; or what `load_huggingface` says.
     """
-    if str(workdir).startswith("hf:"):
-        loaded = huggingface.load_huggingface(str(workdir).removeprefix("hf:"))
+    if (folder := huggingface.folder_of(str(workdir))) is not None:
+        loaded = huggingface.load_huggingface(folder)
         encoder = loaded.model if loaded.kind == "bare" else loaded.model.encoder
         return Embedder(huggingface.as_stage(loaded), encoder, layer)
     trained = load_trained(workdir, which, stage)

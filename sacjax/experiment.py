@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ from sacjax.data.bad_files import BadFiles
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 from sacjax.train import Program, Start, TrainState, epoch_examples, fit, make_program, total_steps
-
-HF = "hf:"  # before a folder of a Hugging Face checkpoint
 
 Results = dict[str, dict[str, float]]
 
@@ -141,15 +139,11 @@ class Stage:
     def unlabelled_scores(self, program: Program, state: TrainState, part: str) -> dict[str, float]:
         """Evaluates a part by the objective itself and, if `probe_examples`, by a nearest-neighbour probe."""
         total: Any = None
-        batches = eval_batches(self.recordings, self.parts[part], self.stage)
-        bad = BadFiles(self.workdir, self.recordings, self.stage.data.max_bad_fraction)
-        for batch in batches:
-            bad.note(batch)
+        for batch in eval_batches(self.recordings, self.parts[part], self.stage, self.workdir):
             sums = jax.device_get(program.evaluate(state, sharding.put_batch(batch, self.mesh)))
             total = sums if total is None else metrics.add(total, sums)
-        bad.flush()
         scores = self.objective.summarize(total)
-        if self.objective.probe_examples:
+        if self.objective.options.probe_examples:
             scores |= self.knn_scores(program, state, part)
         return {f"{part}/{name}": value for name, value in scores.items()}
 
@@ -157,7 +151,7 @@ class Stage:
         """Returns the accuracy of nearest neighbours among labelled training clips; nothing where there are no labels."""
         labels = splits.first_labels(self.recordings)
         train, test = (self.parts[name][labels[self.parts[name]] >= 0] for name in ("train", part))
-        most = self.objective.probe_examples
+        most = self.objective.options.probe_examples
         train = np.random.default_rng(self.config.seed).permutation(train)[:most]  # the same ones at each evaluation
         if not len(train) or not len(test):
             return {}
@@ -168,7 +162,7 @@ class Stage:
         )  # fmt: skip
         train, test = train[seen[train]], test[seen[test]]
         accuracy = probe.knn(
-            vectors[train], labels[train], vectors[test], labels[test], self.objective.probe_neighbours
+            vectors[train], labels[train], vectors[test], labels[test], self.objective.options.probe_neighbours
         )
         return {"knn_accuracy": accuracy}
 
@@ -196,24 +190,23 @@ def predict(
 
     `width` is C where it is not the number of classes.
     """
+    batches = eval_batches(recordings, indices, stage, workdir)
+    return evaluate.predict(
+        lambda batch: apply(sharding.put_batch(batch, mesh)), batches, len(recordings),
+        width or len(recordings.class_names),
+    )  # fmt: skip
+
+
+def eval_batches(recordings: Recordings, indices: np.ndarray, stage: ConfigDict, workdir: Path) -> Iterator[dict]:
+    """Yields this host's evaluation batches of some recordings, and lists those that cannot be decoded."""
     bad = BadFiles(workdir, recordings, stage.data.max_bad_fraction)
-    batches = eval_batches(recordings, indices, stage)
-
-    def on_devices(batch: dict) -> Any:
-        bad.note(batch)
-        return apply(sharding.put_batch(batch, mesh))
-
-    logits, seen = evaluate.predict(on_devices, batches, len(recordings), width or len(recordings.class_names))
-    bad.flush()
-    return logits, seen
-
-
-def eval_batches(recordings: Recordings, indices: np.ndarray, stage: ConfigDict) -> Any:
-    """Returns this host's evaluation batches of some recordings."""
-    return pipeline.eval_batches(
+    for batch in pipeline.eval_batches(
         recordings, indices, stage.data, stage.eval.batch_size, stage.eval.overlap,
         jax.process_index(), jax.process_count(),
-    )  # fmt: skip
+    ):  # fmt: skip
+        bad.note(batch)
+        yield batch
+    bad.flush()
 
 
 def score_part(
@@ -314,8 +307,8 @@ def start_from(stage: ConfigDict, workdir: Path) -> Start | None:
     where = stage.init_from
     if not where:
         return None
-    if where.startswith(HF):
-        model = huggingface.load_huggingface(where.removeprefix(HF)).model
+    if (folder := huggingface.folder_of(where)) is not None:
+        model = huggingface.load_huggingface(folder).model
     elif (workdir / "checkpoints" / where / "labels.json").is_file():
         model = checkpoint.load_trained(workdir, "last", where).model
     else:
@@ -338,9 +331,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
     config = config_lib.from_json(config_lib.to_json(config))
     for name in config.stages:
         stage = config[name]
-        if not stage.init_from.startswith(HF):
+        path = huggingface.folder_of(stage.init_from)
+        if path is None:
             continue
-        path = stage.init_from.removeprefix(HF)
         options = huggingface.encoder_options(path)
         if stage.model.name != "wav2vec2":
             raise UserError(f"config.{name}.init_from={stage.init_from} needs config.{name}.model.name=wav2vec2")

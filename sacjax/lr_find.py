@@ -21,7 +21,6 @@ from sacjax import errors, experiment, sharding
 from sacjax.compilation import enable_cache
 from sacjax.data import pipeline
 from sacjax.data.bad_files import BadFiles
-from sacjax.train import make_program
 
 
 def sweep(step: Any, state: Any, batches: Iterator[Any], rates: np.ndarray) -> np.ndarray:
@@ -80,9 +79,7 @@ def find(
     mesh = sharding.make_mesh(config.mesh)
     with tempfile.TemporaryDirectory() as folder:
         prepared = experiment.Stage.prepare(stage_name, config, mesh, Path(folder))
-        program = make_program(
-            prepared.objective, stage, mesh, steps, config.seed, experiment.start_from(stage, Path(folder))
-        )
+        program = prepared.program or prepared.make_program()
         bad = BadFiles(Path(folder), prepared.recordings, stage.data.max_bad_fraction)
         batches = iter(
             pipeline.train_batches(

@@ -26,25 +26,19 @@ def main(argv: list[str] | None = None) -> int:
         "--output", help="eval: folder for scores and predictions (default: <first workdir>/eval/<split>)"
     )
     args, unknown = parser.parse_known_args(argv)
-    from sacjax.compilation import enable_cache  # here, as what follows: --help and mistakes are answered without JAX
+    if args.mode == "eval" and args.config:
+        raise errors.UserError("--mode=eval takes its config from the workdir; override keys of it instead of --config")
+    if args.mode == "train" and (args.config is None or len(args.workdir) != 1):
+        raise errors.UserError("training needs one --config and one --workdir")
+    overrides = config_lib.overrides_from(unknown)
+    config = config_lib.load(args.config, overrides) if args.mode == "train" else None
+    from sacjax import experiment  # here: --help and mistakes are answered at once
+    from sacjax.compilation import enable_cache
 
     enable_cache()
-    if args.mode == "eval":
-        if args.config:
-            raise errors.UserError(
-                "--mode=eval takes its config from the workdir; override keys of it instead of --config"
-            )
-        from sacjax import experiment
-
-        experiment.evaluate_workdirs(
-            args.workdir, config_lib.overrides_from(unknown), args.split, args.checkpoint, args.output
-        )
+    if config is None:
+        experiment.evaluate_workdirs(args.workdir, overrides, args.split, args.checkpoint, args.output)
         return 0
-    if args.config is None or len(args.workdir) != 1:
-        raise errors.UserError("training needs one --config and one --workdir")
-    config = config_lib.from_flags(args, unknown)
-    from sacjax import experiment
-
     experiment.run(config, args.workdir[0])
     return 0
 

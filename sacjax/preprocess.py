@@ -8,12 +8,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from sacjax import augment, models
+from sacjax.augment.draws import example_keys
 from sacjax.frontend import make_frontend
-
-
-def example_keys(key: jax.Array, rows: int) -> jax.Array:
-    """Returns [rows] keys, one an example, folded from its row in the global batch: no layout of devices changes them."""
-    return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
 
 
 def make_preprocess(stage: ConfigDict, num_classes: int) -> Callable[..., dict[str, Any]]:
@@ -34,7 +30,7 @@ def make_preprocess(stage: ConfigDict, num_classes: int) -> Callable[..., dict[s
         label = batch["label"]
         if label.ndim == 1:
             label = jax.nn.one_hot(label, num_classes, dtype=jnp.float32)  # -1, unknown, is a row of zeros
-        keys = None if key is None else example_keys(key, x.shape[0])
+        keys = None if key is None else example_keys(key, jnp.arange(x.shape[0]))
         if keys is not None and config.waveform:
             x, length, label = augment.apply(
                 config.waveform, keys, x, length, label, mask, kind="waveform", sample_rate=sample_rate

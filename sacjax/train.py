@@ -73,10 +73,10 @@ def make_program(
 
     def fresh(source: tuple | None) -> tuple[Any, Any]:
         _, params, extra = nnx.split(build(), nnx.Param, ...)  # type: ignore[misc]
-        new = nnx.as_pure(params), nnx.as_pure(extra)
-        if start is None or source is None:
-            return new
-        return take_encoder(new[0], source[0], start.where), take_encoder(new[1], source[1], start.where)
+        params, extra = nnx.as_pure(params), nnx.as_pure(extra)
+        if source is None:
+            return params, extra
+        return take_encoder(params, source[0], where), take_encoder(extra, source[1], where)
 
     model = nnx.eval_shape(build)
     model.eval()
@@ -84,8 +84,9 @@ def make_program(
     model.train()
     graphdef, shapes, _ = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     optimizer = make_optimizer(stage.optimizer, steps, nnx.as_pure(shapes))
-    source = None if start is None else (start.params, start.extra)
-    jax.eval_shape(fresh, source)  # a misfit is told before anything compiles
+    where, source = (start.where, (start.params, start.extra)) if start else ("", None)
+    if source:
+        jax.eval_shape(fresh, source)  # a misfit is told before anything compiles
 
     def micro_loss(params: Any, extra: Any, batch: dict, key: jax.Array, progress: Any) -> tuple[Any, Any]:
         model = nnx.merge(graphdef, params, extra, copy=True)
@@ -232,7 +233,7 @@ def fit(
             jax.process_index(), jax.process_count(), labels=objective.needs_labels,
         )
     )  # fmt: skip
-    meta: dict[str, Any] = {"best": None, "best_step": 0, "since_best": 0, "stopped": False}
+    meta: dict[str, Any] = {"best": None, "best_step": 0, "since_best": 0, "stopped": False, "collapsed": 0}
     if checkpoints.latest() is not None:
         state, meta = checkpoints.restore(state)
         batches.set_state(json.loads(meta["data"]))
@@ -258,7 +259,7 @@ def fit(
         if logged:
             values = objective.summarize(state.sums)
             reason = objective.collapse(values)
-            meta["collapsed"] = meta.get("collapsed", 0) + 1 if reason else 0
+            meta["collapsed"] = meta["collapsed"] + 1 if reason else 0
             values = {f"train/{key}": value for key, value in values.items()}
             if not np.isfinite(values.get("train/loss", 0.0)):
                 raise UserError(f"the loss is {values['train/loss']} at step {step}: lower optimizer.learning_rate")

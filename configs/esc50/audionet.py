@@ -7,8 +7,6 @@ Arguments: `esc10` for the ten-class subset, `fold=k` the test fold, `no_mixup`;
 it stands instead: the four-convolution network on whole clips, no augmentation, Adam at 1e-5, 20 epochs.
 """
 
-import os
-
 from sacjax import config as config_lib
 
 
@@ -19,8 +17,7 @@ def get_config(arg=""):
     s = c.supervised
     subset = "esc10" if arg.esc10 else "esc50"
     s.data.source, s.data.name = "tfds", f"esc50/{subset}"
-    folder = os.path.join(config_lib.data_root(), subset)
-    s.data.path = folder if os.path.isdir(folder) else ""
+    s.data.path = config_lib.local_data(subset)
     s.data.fold = arg.fold
     s.data.validation_fraction = 0.0  # every training clip trains; the last step is the one reported
     s.data.sample_rate, s.data.cache = 16000, True

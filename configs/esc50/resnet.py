@@ -7,8 +7,6 @@ Arguments: `esc10` for the ten-class subset, `fold=k` the test fold; `no_specaug
 Reads the published layout from $SACJAX_DATA/esc10 (or esc50), else downloads ESC-50.
 """
 
-import os
-
 from sacjax import config as config_lib
 
 MEAN, STD = -28.0, 22.0  # decibels, of all log mel cells of the clips
@@ -21,8 +19,7 @@ def get_config(arg=""):
     s = c.supervised
     subset = "esc10" if arg.esc10 else "esc50"
     s.data.source, s.data.name = "tfds", f"esc50/{subset}"
-    folder = os.path.join(config_lib.data_root(), subset)
-    s.data.path = folder if os.path.isdir(folder) else ""
+    s.data.path = config_lib.local_data(subset)
     s.data.fold = arg.fold
     s.data.validation_fraction = 0.0  # every training clip trains; the last step is the one reported
     s.data.sample_rate, s.data.seconds, s.data.cache = 44100, 5.0, True

@@ -7,8 +7,6 @@ Arguments: `fold=k` the test fold (of both stages), `shots` labels a class (0: a
 out, `pretrain_only` the fine-tuning.
 """
 
-import os
-
 from sacjax import config as config_lib
 
 ENCODER = dict(size="mini", positional_kernel=32, positional_groups=8, layer_drop=0.0)
@@ -17,10 +15,9 @@ ENCODER = dict(size="mini", positional_kernel=32, positional_groups=8, layer_dro
 def get_config(arg=""):
     arg = config_lib.parse_arg(arg, fold=1, shots=4, draw=0, scratch=False, pretrain_only=False)
     c = config_lib.default(pretrain=config_lib.stage(), finetune=config_lib.stage())
-    folder = os.path.join(config_lib.data_root(), "esc10")
     for s in (c.pretrain, c.finetune):
         s.data.source, s.data.name = "tfds", "esc50/esc10"
-        s.data.path = folder if os.path.isdir(folder) else ""
+        s.data.path = config_lib.local_data("esc10")
         s.data.fold, s.data.validation_fraction = arg.fold, 0.0
         s.data.sample_rate, s.data.seconds, s.data.cache = 16000, 2.5, True
         s.model.name, s.model.encoder = "wav2vec2", ENCODER

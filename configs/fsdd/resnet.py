@@ -7,8 +7,6 @@ The official protocol tests on recordings 0–4 of each digit and speaker. `loso
 speaker in alphabetical order. Reads $SACJAX_DATA/fsdd, else downloads the data set.
 """
 
-import os
-
 from sacjax import config as config_lib
 
 
@@ -18,8 +16,7 @@ def get_config(arg=""):
     c.checkpoint.every = 200
     s = c.supervised
     s.data.source, s.data.name = "tfds", "fsdd/loso" if arg.loso else "fsdd/official"
-    folder = os.path.join(config_lib.data_root(), "fsdd")
-    s.data.path = folder if os.path.isdir(folder) else ""
+    s.data.path = config_lib.local_data("fsdd")
     if arg.loso:
         s.data.fold = arg.fold
     s.data.validation_fraction = 0.0

@@ -8,8 +8,6 @@ pretraining out, `pretrain_only` the fine-tuning. Frames are 10 ms: digits last 
 A small batch, and so no collapse, on one device: a Gumbel temperature that falls within the run, and a small codebook.
 """
 
-import os
-
 from sacjax import config as config_lib
 
 ENCODER = dict(
@@ -21,10 +19,9 @@ ENCODER = dict(
 def get_config(arg=""):
     arg = config_lib.parse_arg(arg, fold=1, shots=10, draw=0, scratch=False, pretrain_only=False)
     c = config_lib.default(pretrain=config_lib.stage(), finetune=config_lib.stage())
-    folder = os.path.join(config_lib.data_root(), "fsdd")
     for s in (c.pretrain, c.finetune):
         s.data.source, s.data.name = "tfds", "fsdd/loso"
-        s.data.path = folder if os.path.isdir(folder) else ""
+        s.data.path = config_lib.local_data("fsdd")
         s.data.fold, s.data.validation_fraction = arg.fold, 0.0
         s.data.sample_rate, s.data.seconds, s.data.cache = 8000, 1.0, True
         s.model.name, s.model.encoder = "wav2vec2", ENCODER

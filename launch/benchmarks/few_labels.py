@@ -10,21 +10,15 @@ folds and draws; ± is the deviation over draws of the mean over folds. Nothing 
 """
 
 import argparse
-import concurrent.futures
 import csv
-import functools
 import json
-import os
-import queue
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sacjax import errors
-from sacjax.errors import UserError
+from sacjax import errors, jobs
 from sacjax.report import plots
 
 TASKS: dict[str, dict[str, Any]] = {
@@ -72,30 +66,14 @@ def commands(task: str, root: Path, folds: list[int], draws: int) -> list[list[t
     return [first, second]
 
 
-def run_wave(wave: list[tuple[Path, list[str]]], jobs: int) -> None:
-    """Runs what has no result yet, `jobs` at a time, each on its share of the cores. Raises UserError where one fails."""
-    cores = sorted(os.sched_getaffinity(0))
-    free: queue.Queue[list[int]] = queue.Queue()
-    for k in range(jobs):
-        free.put(cores[k::jobs])
-
-    def run(job: tuple[Path, list[str]]) -> None:
-        path, command = job
-        if path.is_file():
-            return
-        own = free.get()
-        log = path.parent.with_suffix(".log") if path.name == "results.json" else path.with_suffix(".log")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        print(" ".join(command[1:]), flush=True)
-        with open(log, "w") as file:
-            pin = functools.partial(os.sched_setaffinity, 0, own)
-            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, preexec_fn=pin).returncode
-        free.put(own)
-        if code:
-            raise UserError(f"{' '.join(command[1:])} ended with exit code {code}; its messages are in {log}")
-
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(run, wave))
+def run_wave(wave: list[tuple[Path, list[str]]], count: int) -> None:
+    """Runs what has no result yet, `count` at a time, each on its share of the cores. Raises UserError where one fails."""
+    todo = []
+    for path, command in wave:
+        if not path.is_file():
+            log = path.parent.with_suffix(".log") if path.name == "results.json" else path.with_suffix(".log")
+            todo.append(jobs.Job(" ".join(command[1:]), command, path, log))
+    jobs.run(todo, count)
 
 
 def summarize(task: str, root: Path) -> dict[str, dict[int, dict[str, Any]]]:

@@ -10,14 +10,9 @@ Without --folds, all folds of the data set run. Written to OUTPUT: `summary.json
 """
 
 import argparse
-import concurrent.futures
 import csv
-import functools
 import json
-import os
-import queue
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from sacjax import config as config_lib
-from sacjax import errors, evaluate
+from sacjax import errors, evaluate, jobs
 from sacjax.data import sources, splits
 from sacjax.errors import UserError
 from sacjax.report import plots
@@ -75,9 +70,9 @@ def finished(workdir: Path, config: Any) -> bool:
 
 
 def run_all(
-    spec: str, overrides: list[str], output: Path, folds: list[int] | None, seeds: list[int], jobs: int = 1
+    spec: str, overrides: list[str], output: Path, folds: list[int] | None, seeds: list[int], count: int = 1
 ) -> None:
-    """Runs what is not finished, each in a process of its own, `jobs` at a time, each on its share of the cores.
+    """Runs what is not finished, each in a process of its own, `count` at a time, each on its share of the cores.
 
     Raises:
       UserError: what `check_folds` and `finished` say, all of it before anything runs; or a run that failed.
@@ -91,36 +86,10 @@ def run_all(
             own = [*overrides, f"--config.{stage}.data.fold={fold}", f"--config.seed={seed}"]
             workdir = output / f"fold{fold}_seed{seed}"
             if not finished(workdir, config_lib.load(spec, own)):
-                todo.append((fold, seed, own, workdir))
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    free: queue.Queue[list[int]] = queue.Queue()
-    for k in range(jobs):
-        free.put(cores[k::jobs])
-
-    def run(job: tuple[int, int, list[str], Path]) -> None:
-        fold, seed, own, workdir = job
-        command = [sys.executable, "-m", "sacjax.main", "--config", spec, "--workdir", str(workdir), *own]
-        print(f"fold {fold}, seed {seed} → {workdir}", flush=True)
-        if jobs == 1:
-            code, where = subprocess.run(command).returncode, "its own message is above"
-        else:  # small models use one core far better than several, so each run gets its share of them
-            own_cores, log = free.get(), workdir.with_suffix(".log")
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with open(log, "w") as file:
-                pin = functools.partial(os.sched_setaffinity, 0, own_cores) if own_cores else None
-                code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, preexec_fn=pin).returncode
-            free.put(own_cores)
-            where = f"its messages are in {log}"
-        if code:
-            raise UserError(f"fold {fold}, seed {seed} ended with exit code {code} ({where}); the same command resumes")
-
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(run, job) for job in todo]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-        finally:  # a failure lets the others that run end, and starts no more
-            pool.shutdown(cancel_futures=True)
+                command = [sys.executable, "-m", "sacjax.main", "--config", spec, "--workdir", str(workdir), *own]
+                log = None if count == 1 else workdir.with_suffix(".log")
+                todo.append(jobs.Job(f"fold {fold}, seed {seed}", command, workdir, log))
+    jobs.run(todo, count)
 
 
 def read_runs(folder: Path) -> Runs:
@@ -274,8 +243,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--compare", type=Path, metavar="DIR", help="paired tests against another output")
     parser.add_argument("--ensemble", type=Path, nargs="+", metavar="DIR", help="average outputs instead of running")
     args, unknown = parser.parse_known_args(argv)
-    if args.jobs < 1:
-        raise UserError(f"--jobs is {args.jobs}: give a number of runs of at least 1")
     overrides = config_lib.overrides_from(unknown)
     if args.ensemble:
         runs = ensemble([read_runs(folder) for folder in args.ensemble])

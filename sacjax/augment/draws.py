@@ -8,6 +8,11 @@ import scipy.special
 QUANTILES = 4096
 
 
+def example_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
+    """Returns [B] keys, one an example, folded from its row in the global batch, int32 [B]: no layout of devices changes them."""
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+
+
 def scalars(key: jax.Array, count: int) -> jax.Array:
     """Returns [count] independent numbers, uniform in [0, 1)."""
     return jax.random.uniform(key, (count,))

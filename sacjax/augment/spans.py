@@ -38,9 +38,8 @@ def span_mask(
         count = starts  # as many spans as it takes
     chosen = jnp.where((rank < count) & (frames < starts), rank, size)
     padded = jnp.pad(chosen, (span - 1, 0), constant_values=size)
-    first = jnp.stack([padded[span - 1 - k : span - 1 - k + size] for k in range(span)]).min(
-        0
-    )  # span that masks a frame
+    windows = jnp.stack([padded[span - 1 - k : span - 1 - k + size] for k in range(span)])
+    first = windows.min(0)  # the first span that masks a frame
     inside = (first < size) & (frames < length)
     if not exact:
         return inside

@@ -57,6 +57,11 @@ class Entry(NamedTuple):
     save: Change
 
 
+def folder_of(where: str) -> str | None:
+    """Returns PATH of `hf:PATH`, as `init_from` and `--checkpoint` name these checkpoints; None for anything else."""
+    return where.removeprefix("hf:") if where.startswith("hf:") else None
+
+
 def same(x: np.ndarray) -> np.ndarray:
     """Returns it as it is."""
     return x

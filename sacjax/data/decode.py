@@ -87,7 +87,12 @@ def read_crop(
     clip: Clip, sample_rate: int, seconds: float, crop: str, how: str, rng: np.random.Generator
 ) -> tuple[np.ndarray, int]:
     """Returns (float32 [T], valid samples) of a crop: random (by one draw of `rng`), center or start."""
-    return read_crop_at(clip, sample_rate, seconds, {"random": rng.uniform(), "center": 0.5, "start": 0.0}[crop], how)
+    return read_crop_at(clip, sample_rate, seconds, crop_share(crop, rng), how)
+
+
+def crop_share(crop: str, rng: np.random.Generator) -> float:
+    """Returns the share, in [0, 1), of the spare time that lies before a crop: random (by one draw of `rng`), center or start."""
+    return {"random": rng.uniform(), "center": 0.5, "start": 0.0}[crop]
 
 
 def read_crop_at(clip: Clip, sample_rate: int, seconds: float, share: float, how: str) -> tuple[np.ndarray, int]:

@@ -145,7 +145,7 @@ class _Draw(grain.RandomMapTransform):
 
     def random_map(self, index: int, rng: np.random.Generator) -> Place:
         """index -> (index, share of the spare time before the crop)."""
-        return int(index), {"random": rng.uniform(), "center": 0.5, "start": 0.0}[self.crop]
+        return int(index), decode.crop_share(self.crop, rng)
 
 
 def train_batches(

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sacjax.augment.draws import example_keys
 from sacjax.augment.spans import span_mask
 from sacjax.errors import UserError, nearest
 from sacjax.models.base import Conv, EncoderOutput, out_length, require, valid, zero_padding
@@ -341,7 +342,7 @@ class Wav2Vec2(nnx.Module):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The constructor's options, for those who write checkpoints."""
+        """The constructor's options that a checkpoint's config.json tells."""
         return dict(self.all_options)
 
     def frame_lengths(self, lengths: Any) -> Any:
@@ -433,13 +434,12 @@ class Wav2Vec2(nnx.Module):
         time_key, feature_key = jax.random.split(rngs.dropout())
         rows = jnp.arange(x.shape[0])
         if p:
-            keys = jax.vmap(lambda row: jax.random.fold_in(time_key, row))(rows)
+            keys = example_keys(time_key, rows)
             mask = jax.vmap(lambda k, n: span_mask(k, n, x.shape[1], probability=p / span, span=span))(keys, lengths)
             x = jnp.where(mask[..., None], self.mask_embedding[...].astype(x.dtype), x)
         if q:
-            keys = jax.vmap(lambda row: jax.random.fold_in(feature_key, row))(rows)
             draw = partial(span_mask, size=x.shape[2], probability=q / wide, span=wide, minimum=0)
-            channels = jax.vmap(lambda k: draw(k, jnp.int32(x.shape[2])))(keys)
+            channels = jax.vmap(lambda k: draw(k, jnp.int32(x.shape[2])))(example_keys(feature_key, rows))
             x = jnp.where(channels[:, None], 0, x)
         return x
 

@@ -14,8 +14,10 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax import metrics, models
+from sacjax.augment.draws import example_keys
 from sacjax.augment.spans import most_masked, span_mask
 from sacjax.errors import UserError
+from sacjax.models.base import valid
 from sacjax.models.quantizer import Quantizer, perplexity
 from sacjax.models.wav2vec2 import Wav2Vec2, drop
 from sacjax.objectives.base import Objective, Sums
@@ -45,6 +47,12 @@ class Options:
     probe_examples: int = 0  # > 0: a k-nearest-neighbour probe at each evaluation, on so many labelled training clips
     probe_neighbours: int = 10
 
+    def spans(self) -> dict[str, Any]:
+        """Returns the arguments of `span_mask` and `most_masked`."""
+        return dict(
+            probability=self.mask_probability, span=self.mask_span, minimum=self.mask_minimum, exact=self.mask_exact
+        )  # fmt: skip
+
 
 class Pretraining(nnx.Module):
     """Encoder, quantizer and the two projections that are compared."""
@@ -68,11 +76,12 @@ class Contrastive(Objective):
     def __init__(self, stage: ConfigDict, class_names: tuple[str, ...] = (), class_counts: Any = None):
         self.stage = stage
         self.options = Options(**stage.objective.options)
-        o = self.options
-        self.collapse_patience, self.probe_examples, self.probe_neighbours = (
-            o.collapse_patience, o.probe_examples, o.probe_neighbours
-        )  # fmt: skip
-        self.features = 0 if stage.model.name != "wav2vec2" else models.width(stage.model)
+        self.collapse_patience = self.options.collapse_patience
+
+    @property
+    def features(self) -> int:
+        """D of the clip embeddings that `predict` gives."""
+        return models.width(self.stage.model)
 
     @classmethod
     def check(cls, stage: ConfigDict) -> None:
@@ -138,12 +147,10 @@ class Contrastive(Objective):
         features, lengths = model.encoder.convolve(batch["inputs"], batch["input_length"])
         key = jax.random.key(0) if rngs is None else rngs.dropout()
         rows = batch["index"] if rngs is None else jnp.arange(len(lengths))
-        keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row)))(rows)
+        keys = jax.vmap(jax.random.split)(example_keys(key, rows))
         lengths = jnp.where(batch["mask"] > 0, lengths, 0)
         mask = masks(keys[:, 0], lengths, features.shape[1], o)
-        positions, used = masked_positions(mask, most_masked(
-            features.shape[1], probability=o.mask_probability, span=o.mask_span, minimum=o.mask_minimum, exact=o.mask_exact
-        ))  # fmt: skip
+        positions, used = masked_positions(mask, most_masked(features.shape[1], **o.spans()))
         negatives = draw_negatives(keys[:, 1], used.sum(-1), positions.shape[1], o.negatives)
         return self.loss_of(
             model, features, lengths, mask, positions, used, negatives, batch.get("progress", 0.0), rngs
@@ -190,11 +197,9 @@ class Contrastive(Objective):
         shares = quantized.probabilities * weight if rngs is not None else chosen
         soft = perplexity(shares.sum((0, 1)) / jnp.maximum(count, 1)).sum()
         diversity = (entries - soft) / entries * count
-        inside = (jnp.arange(features.shape[1]) < lengths[:, None]) & (lengths > 0)[:, None]
+        inside = valid(features, lengths)
         valid_frames = inside.sum().astype(jnp.float32)
-        square = jnp.where(inside[..., None], jnp.square(features.astype(jnp.float32)), 0).sum() / jnp.maximum(
-            valid_frames, 1
-        )
+        square = jnp.where(inside, jnp.square(features.astype(jnp.float32)), 0).sum() / jnp.maximum(valid_frames, 1)
         penalty = square / features.shape[-1] * count
         total = contrastive + o.diversity_weight * diversity + o.feature_penalty * penalty
 
@@ -285,11 +290,7 @@ def _variance(x: jax.Array, counted: jax.Array, count: jax.Array) -> tuple[Any, 
 
 def masks(keys: jax.Array, lengths: jax.Array, size: int, options: Options) -> jax.Array:
     """Returns the masks bool [B, size] of clips of so many frames, one key each."""
-    o = options
-    draw = lambda key, n: span_mask(  # noqa: E731
-        key, n, size, probability=o.mask_probability, span=o.mask_span, minimum=o.mask_minimum, exact=o.mask_exact
-    )
-    return jax.vmap(draw)(keys, lengths)
+    return jax.vmap(lambda key, n: span_mask(key, n, size, **options.spans()))(keys, lengths)
 
 
 def masked_positions(mask: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:

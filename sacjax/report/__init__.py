@@ -43,10 +43,11 @@ def write(
         matrix = plots.png(plots.confusion_matrix(confusion_matrix(truth, guess, labels=range(len(names))), names))
         (folder / "confusion_matrix.png").write_bytes(matrix)
         sections.append((f"Confusion matrix ({known[0]['split']})", html.picture(matrix, "confusion matrix")))
-    curves = plots.png(plots.training_curves(plots.read_metrics(workdir, stage)))
+    metrics = plots.read_metrics(workdir, stage)
+    curves = plots.png(plots.training_curves(metrics))
     (folder / "training_curves.png").write_bytes(curves)
     sections.append(("Training", html.picture(curves, "training curves")))
-    if "train/contrastive_accuracy" in (metrics := plots.read_metrics(workdir, stage)):
+    if "train/contrastive_accuracy" in metrics:
         entries = objectives.build(sub, (), ()).options.codebook_entries
         health = plots.png(plots.pretraining_curves(metrics, entries, plots.read_reference()))
         (folder / "pretraining_health.png").write_bytes(health)

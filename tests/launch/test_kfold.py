@@ -11,7 +11,7 @@ from scipy import stats
 
 from launch.benchmarks import kfold
 from sacjax import config as config_lib
-from sacjax import evaluate
+from sacjax import evaluate, jobs
 from sacjax.errors import UserError
 
 NAMES = ("cat", "dog", "sea")
@@ -197,7 +197,7 @@ def started(tmp_path, monkeypatch):
         (path / "config.json").write_text(config_lib.to_json(config))
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(kfold.subprocess, "run", run)
+    monkeypatch.setattr(jobs.subprocess, "run", run)
     return SimpleNamespace(commands=commands, failing=failing, together=together, cores=cores, path=tmp_path / "out")
 
 
@@ -232,7 +232,7 @@ def test_runs_are_resumed_and_never_mixed_with_another_config(tmp_path, started)
 
 def test_jobs_run_together_each_on_cores_of_its_own(tmp_path, started, monkeypatch):
     data = manifest(tmp_path, ["x", "x", "y", "y"], [1, 1, 2, 2])
-    monkeypatch.setattr(kfold.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(jobs.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
     overrides = ["--config.supervised.data.source=manifest", f"--config.supervised.data.path={data.path}"]
     args = ["--config", "configs/folder.py", "--seeds", "0", "1", "--output", str(started.path), *overrides]
     started.together.append(threading.Barrier(2))

@@ -1,0 +1,58 @@
+"""Runs commands side by side, each on its share of the cores: small models use one core far better than several."""
+
+import concurrent.futures
+import functools
+import os
+import queue
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sacjax.errors import UserError
+
+
+class Job(NamedTuple):
+    """A command that leaves a result."""
+
+    name: str
+    command: list[str]
+    result: Path  # what is printed as where it goes
+    log: Path | None  # where its messages go; None: to the console
+
+
+def run(jobs: Sequence[Job], count: int) -> None:
+    """Runs all jobs, `count` at a time; a failure lets those that run end, and starts no more.
+
+    Raises:
+      UserError: a count below 1, or a job that failed.
+    """
+    if count < 1:
+        raise UserError(f"--jobs is {count}: give a number of runs of at least 1")
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    free: queue.Queue[list[int]] = queue.Queue()
+    for k in range(count):
+        free.put(cores[k::count] or cores)
+
+    def one(job: Job) -> None:
+        print(f"{job.name} → {job.result}", flush=True)
+        if job.log is None:
+            code, where = subprocess.run(job.command).returncode, "its own message is above"
+        else:
+            own = free.get()
+            pin = functools.partial(os.sched_setaffinity, 0, own) if own else None
+            job.log.parent.mkdir(parents=True, exist_ok=True)
+            with open(job.log, "w") as file:
+                code = subprocess.run(job.command, stdout=file, stderr=subprocess.STDOUT, preexec_fn=pin).returncode
+            free.put(own)
+            where = f"its messages are in {job.log}"
+        if code:
+            raise UserError(f"{job.name} ended with exit code {code}; {where}; the same command resumes")
+
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(one, job) for job in jobs]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
