@@ -158,6 +158,12 @@ def write_labels(workdir: Path, stage: str, class_names: tuple[str, ...]) -> Non
     (folder / "labels.json").write_text(json.dumps({"class_names": list(class_names)}) + "\n")
 
 
+def has_checkpoint(workdir: str | Path, stage: str) -> bool:
+    """Returns whether a stage has a complete checkpoint; a save under way has a name that is not a number."""
+    folder = Path(workdir) / "checkpoints" / stage
+    return (folder / "labels.json").is_file() and any(path.name.isdecimal() for path in folder.iterdir())
+
+
 def write_trained(
     workdir: str | Path, config: ConfigDict, stage: str, class_names: tuple[str, ...], model: nnx.Module
 ) -> None:
@@ -198,11 +204,13 @@ class Trained:
 
 
 def load_trained(
-    workdir: str | Path, which: str = "best", stage: str | None = None, everywhere: bool = False
+    workdir: str | Path, which: str | None = "best", stage: str | None = None, everywhere: bool = False
 ) -> Trained:
-    """Loads the model of a workdir's last finished stage (or of `stage`), at its `best` or `last` checkpoint.
+    """Loads the model of a workdir's last stage that has a checkpoint, or of `stage`.
 
-    `everywhere` puts it on all devices of the config's mesh instead of on one.
+    Args:
+      which: its `best` or `last` checkpoint; None: what the stage's own `eval.checkpoint` says.
+      everywhere: puts it on all devices of the config's mesh instead of on one.
 
     Raises:
       UserError: no workdir, no checkpoint in it, or one of another model than its config's.
@@ -211,14 +219,14 @@ def load_trained(
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir}: not a workdir of sacjax (there is no config.json in it)")
     config = config_lib.from_json((workdir / "config.json").read_text())
-    done = [s for s in config.stages if (workdir / "checkpoints" / s / "labels.json").is_file()]
+    done = [s for s in config.stages if has_checkpoint(workdir, s)]
     if not done or (stage and stage not in done):
         raise UserError(f"{workdir}: there is no checkpoint{f' of stage {stage}' if stage else ''} in it")
     stage = stage or done[-1]
     labels = json.loads((workdir / "checkpoints" / stage / "labels.json").read_text())["class_names"]
     objective = objectives.build(config[stage], tuple(labels), np.ones(len(labels)))
     checkpoints = Checkpoints(workdir, stage, mode=config[stage].eval.best_mode, asynchronous=False)
-    step = checkpoints.best() if which == "best" else None
+    step = checkpoints.best() if (which or config[stage].eval.checkpoint) == "best" else None
     step = checkpoints.latest() if step is None else step
     if step is None:
         raise UserError(f"{workdir}: there is no complete checkpoint of stage {stage} in it")

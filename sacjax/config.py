@@ -117,7 +117,9 @@ def stage() -> ConfigDict:
         top_k=5,
         mistakes=12,  # most confident mistakes shown in the report
     )
-    c.init_from = ""  # workdir whose encoder this stage starts from
+    c.init_from = (
+        ""  # whose encoder this stage starts from: an earlier stage, a workdir, or hf: and a checkpoint's folder
+    )
     return c
 
 
@@ -163,10 +165,15 @@ def check(config: ConfigDict) -> ConfigDict:
     """Checks values before anything compiles; returns the config. Raises UserError naming the key."""
     if not config.stages:
         raise UserError("config.stages is empty: name at least one stage")
-    for name in config.stages:
+    for place, name in enumerate(config.stages):
         if name not in config:
             raise UserError(f"config.stages names '{name}' but there is no config.{name}{nearest(name, config)}")
         _check_stage(name, config[name])
+        if config[name].init_from in config.stages[place:]:
+            raise UserError(
+                f"config.{name}.init_from is '{config[name].init_from}', which does not run before {name}: name an earlier stage, "
+                "a workdir, or hf: and a checkpoint's folder"
+            )
     for axis, size in config.mesh.items():
         if size == 0 or size < -1:
             raise UserError(f"config.mesh.{axis} is {size}: give a number of devices, or -1 for all that are left")

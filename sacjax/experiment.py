@@ -35,7 +35,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
     Raises:
       UserError: a bad config or data set, a workdir that cannot be written or holds another experiment.
     """
-    workdir, config = Path(workdir), resolve(config)
+    workdir = Path(workdir)
+    config = resolve(config, workdir)
     mesh = sharding.make_mesh(config.mesh)
     _check_workdir(config, workdir)
     results = read_results(workdir)
@@ -44,7 +45,9 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
         print(f"{workdir}: already finished; results.json holds its results")
         return results
     # All stages are checked before the first one compiles.
-    prepared = {name: Stage.prepare(name, config, mesh, workdir) for name in todo}
+    prepared: dict[str, Stage] = {}
+    for name in todo:
+        prepared[name] = Stage.prepare(name, config, mesh, workdir, prepared)
     if jax.process_index() == 0:
         _write(workdir / "config.json", config_lib.to_json(config))
     for stage in prepared.values():
@@ -60,11 +63,19 @@ class Stage:
         self.stage, self.recordings, self.parts = config[name], recordings, parts
         counts = splits.class_counts(recordings, parts["train"])
         self.objective = objectives.build(self.stage, recordings.class_names, counts)
-        self.program: Program | None = None
+        self.start: Start | None = None  # shapes alone where they are an earlier stage's that has yet to train
+        self.program: Any = None
 
     @classmethod
-    def prepare(cls, name: str, config: ConfigDict, mesh: Mesh, workdir: Path) -> "Stage":
-        """Loads and splits the data and checks what can be checked without compiling. Raises UserError."""
+    def prepare(cls, name: str, config: ConfigDict, mesh: Mesh, workdir: Path, earlier: dict[str, "Stage"]) -> "Stage":
+        """Loads and splits the data and checks what can be checked without compiling.
+
+        Args:
+          earlier: the stages that will have run before it.
+
+        Raises:
+          UserError: batches that do not divide over the devices, bad data, patterns or weights that do not fit the model.
+        """
         stage = config[name]
         for key in ("train", "eval"):
             sharding.check_batch(f"{name}.{key}.batch_size", stage[key].batch_size, mesh)
@@ -79,16 +90,19 @@ class Stage:
                 f"config.{name}.data: {len(recordings.class_names)} class found; a classifier needs two or more"
             )
         prepared = cls(name, config, mesh, workdir, recordings, parts)
-        if stage.init_from not in config.stages:  # else its checkpoint is not there yet
-            prepared.program = prepared.make_program()
+        if stage.init_from in earlier:
+            prepared.start = earlier[stage.init_from].shapes()
+        elif not checkpoint.has_checkpoint(workdir, name):  # else it goes on from there
+            prepared.start = start_from(stage, config, workdir)
+        steps, _ = total_steps(stage.train, epoch_examples(recordings, parts["train"], stage.data, config.seed))
+        prepared.program = make_program(prepared.objective, stage, mesh, steps, config.seed, prepared.start)
         return prepared
 
-    def make_program(self) -> Program:
-        """Returns the stage's program; nothing is compiled yet. Raises UserError for patterns and weights that do not fit."""
-        examples = epoch_examples(self.recordings, self.parts["train"], self.stage.data, self.config.seed)
-        steps, _ = total_steps(self.stage.train, examples)
-        start = start_from(self.stage, self.workdir)
-        return make_program(self.objective, self.stage, self.mesh, steps, self.config.seed, start)
+    def shapes(self) -> Start:
+        """Returns the shapes of what this stage will hand over."""
+        model = nnx.eval_shape(lambda: self.objective.build(nnx.Rngs(0)))
+        _, params, extra = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+        return Start(self.name, nnx.as_pure(params), nnx.as_pure(extra))
 
     def run(self, earlier: Results) -> dict[str, float]:
         """Trains, evaluates and reports; returns {'part/metric': value}."""
@@ -97,15 +111,22 @@ class Stage:
             sizes = ", ".join(f"{len(index)} {part}" for part, index in self.parts.items())
             print(f"{self.name}: {len(self.recordings)} clips ({sizes}), {len(self.recordings.class_names)} classes")
             checkpoint.write_labels(self.workdir, self.name, self.recordings.class_names)
-        program = self.program or self.make_program()
+        program = self.program
 
         def validate(state: TrainState) -> dict[str, float]:
+            if not len(self.parts["validation"]) and not self.objective.needs_labels:
+                return self.knn_scores(program, state, "train")
             return self.scores(program, state, "validation", intervals=False)[0]
 
-        state, checkpoints = fit(
-            self.name, self.stage, self.config, self.objective, program, self.recordings, self.parts["train"], validate,
-            self.mesh, self.workdir,
-        )  # fmt: skip
+        try:
+            state, checkpoints = fit(
+                self.name, self.stage, self.config, self.objective, program, self.recordings, self.parts["train"],
+                validate, self.mesh, self.workdir, self.take_start,
+            )  # fmt: skip
+        except UserError:  # a collapse, or a loss that is not finite: the curves tell how it came
+            if first:
+                report.write(self.workdir, self.name, self.config, earlier, [], self.recordings)
+            raise
         if self.stage.eval.checkpoint == "best" and checkpoints.best() is not None:
             state, _ = checkpoints.restore(state, checkpoints.best())
         checkpoints.close()
@@ -118,6 +139,13 @@ class Stage:
         if first:
             self.finish(earlier | {self.name: results}, table)
         return results
+
+    def take_start(self) -> Start | None:
+        """Returns what to start from, and lets go of it."""
+        start, self.start = self.start, None
+        return (
+            start_from(self.stage, self.config, self.workdir) if self.stage.init_from in self.config.stages else start
+        )
 
     def scores(
         self, program: Program, state: TrainState, part: str, intervals: bool
@@ -142,29 +170,29 @@ class Stage:
         for batch in eval_batches(self.recordings, self.parts[part], self.stage, self.workdir):
             sums = jax.device_get(program.evaluate(state, sharding.put_batch(batch, self.mesh)))
             total = sums if total is None else metrics.add(total, sums)
-        scores = self.objective.summarize(total)
-        if self.objective.options.probe_examples:
-            scores |= self.knn_scores(program, state, part)
-        return {f"{part}/{name}": value for name, value in scores.items()}
+        scores = {f"{part}/{name}": value for name, value in self.objective.summarize(total).items()}
+        return scores | self.knn_scores(program, state, part)
 
     def knn_scores(self, program: Program, state: TrainState, part: str) -> dict[str, float]:
-        """Returns the accuracy of nearest neighbours among labelled training clips; nothing where there are no labels."""
+        """Returns the accuracy of nearest neighbours among up to `probe_examples` labelled training clips.
+
+        Those of the training part itself are each left out in turn. Nothing where there are no labels.
+        """
         labels = splits.first_labels(self.recordings)
         train, test = (self.parts[name][labels[self.parts[name]] >= 0] for name in ("train", part))
         most = self.objective.options.probe_examples
         train = np.random.default_rng(self.config.seed).permutation(train)[:most]  # the same ones at each evaluation
-        if not len(train) or not len(test):
+        if len(train) < 2 or not len(test):
             return {}
-        both = np.concatenate([train, test])
+        both = train if part == "train" else np.concatenate([train, test])
         vectors, seen = predict(
             lambda batch: program.predict(state, batch), self.recordings, both, self.stage, self.mesh, self.workdir,
             self.objective.features,
         )  # fmt: skip
         train, test = train[seen[train]], test[seen[test]]
-        accuracy = probe.knn(
-            vectors[train], labels[train], vectors[test], labels[test], self.objective.options.probe_neighbours
-        )
-        return {"knn_accuracy": accuracy}
+        held_out: tuple[Any, Any] = (None, None) if part == "train" else (vectors[test], labels[test])
+        neighbours = self.objective.options.probe_neighbours
+        return {f"{part}/knn_accuracy": probe.knn(vectors[train], labels[train], *held_out, neighbours=neighbours)}
 
     def finish(self, results: Results, table: list[dict]) -> None:
         """Writes predictions, report and, last, results: a stage with results is done."""
@@ -302,17 +330,20 @@ def _apply(trained: checkpoint.Trained, batch: dict) -> Any:
     return trained.apply(batch["audio"], batch["length"])
 
 
-def start_from(stage: ConfigDict, workdir: Path) -> Start | None:
-    """Returns the variables that `stage.init_from` names: an earlier stage's, a workdir's, or `hf:` and a checkpoint's folder."""
+def start_from(stage: ConfigDict, config: ConfigDict, workdir: Path) -> Start | None:
+    """Returns the variables that `stage.init_from` names: an earlier stage's, a workdir's, or `hf:` and a checkpoint's folder.
+
+    Those of the checkpoint that the other stage was evaluated by, as its `eval.checkpoint` says.
+    """
     where = stage.init_from
     if not where:
         return None
     if (folder := huggingface.folder_of(where)) is not None:
         model = huggingface.load_huggingface(folder).model
-    elif (workdir / "checkpoints" / where / "labels.json").is_file():
-        model = checkpoint.load_trained(workdir, "last", where).model
+    elif where in config.stages:
+        model = checkpoint.load_trained(workdir, None, where).model
     else:
-        model = checkpoint.load_trained(where, "best").model
+        model = checkpoint.load_trained(where, None).model
     encoder = getattr(model, "encoder", model)
     _, params, extra = nnx.split(encoder, nnx.Param, ...)  # type: ignore[misc]
     # On the host, so that a mesh of any devices can take them.
@@ -320,19 +351,26 @@ def start_from(stage: ConfigDict, workdir: Path) -> Start | None:
     return Start(where, {"encoder": params}, {"encoder": extra})
 
 
-def resolve(config: ConfigDict) -> ConfigDict:
+def resolve(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
     """Returns the config with the encoders of stages that start from `hf:PATH` filled in from that checkpoint.
 
-    Options of `model.encoder` that the config sets itself stay, with a warning where its input normalization is another one.
+    Options of `model.encoder` that the config sets itself stay, with a warning where its input normalization is another one. A workdir
+    that has begun with the same `init_from` knows them, so that its run can go on where the checkpoint is not there any more.
 
     Raises:
       UserError: a folder that cannot be read, another encoder, or a sample rate that is not the checkpoint's.
     """
     config = config_lib.from_json(config_lib.to_json(config))
+    begun = workdir / "config.json" if workdir else None
+    saved = json.loads(begun.read_text()) if begun and begun.is_file() else {}
     for name in config.stages:
         stage = config[name]
         path = huggingface.folder_of(stage.init_from)
         if path is None:
+            continue
+        if name in saved and saved[name]["init_from"] == stage.init_from:
+            with stage.model.unlocked():
+                stage.model.encoder = saved[name]["model"]["encoder"] | stage.model.encoder.to_dict()
             continue
         options = huggingface.encoder_options(path)
         if stage.model.name != "wav2vec2":
@@ -343,7 +381,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
                 f"config.{name}.data.sample_rate is {stage.data.sample_rate}, but {path} was trained at {rate} Hz: set it to that"
             )
         given = stage.model.encoder.to_dict()
-        if given.get("normalize_input", options["normalize_input"]) != options["normalize_input"]:
+        differs = given.get("normalize_input", options["normalize_input"]) != options["normalize_input"]
+        if differs and jax.process_index() == 0:
             print(
                 f"warning: config.{name}.model.encoder.normalize_input is {given['normalize_input']}, the checkpoint's "
                 f"do_normalize {options['normalize_input']}: it was trained on the other kind of waveforms"

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import functools
+import json
 import os
 import queue
 import subprocess
@@ -9,6 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
+
+from sacjax import config as config_lib
 from sacjax.errors import UserError
 
 
@@ -19,6 +23,23 @@ class Job(NamedTuple):
     command: list[str]
     result: Path  # what is printed as where it goes
     log: Path | None  # where its messages go; None: to the console
+
+
+def finished(workdir: Path, config: ConfigDict) -> bool:
+    """Returns whether a workdir holds all results of exactly this config.
+
+    Raises:
+      UserError: it holds results of another one, which would be passed off as this one's.
+    """
+    path = workdir / "results.json"
+    if not path.is_file() or set(config.stages) - set(json.loads(path.read_text())):
+        return False
+    saved = workdir / "config.json"
+    if not saved.is_file() or json.loads(saved.read_text()) != json.loads(config_lib.to_json(config)):
+        raise UserError(
+            f"{workdir} holds results of a different config; choose another --output, or leave out --config to summarize them"
+        )
+    return True
 
 
 def run(jobs: Sequence[Job], count: int) -> None:

@@ -71,6 +71,11 @@ def find(
     """Returns (suggested learning rate, rates, losses) for a stage of a config. Raises UserError for bad data."""
     config = experiment.resolve(config)  # a copy
     stage = config[stage_name]
+    if stage.init_from in config.stages:
+        raise errors.UserError(
+            f"config.{stage_name}.init_from is '{stage.init_from}', which has not been trained here: give the workdir of a "
+            f"finished run, --config.{stage_name}.init_from=WORKDIR"
+        )
     stage.optimizer.schedule, stage.optimizer.learning_rate = "exponential", start
     stage.optimizer.final_fraction = end / start
     stage.optimizer.schedule_frames, stage.optimizer.schedule_steps = 0, 0  # the sweep is over updates
@@ -78,8 +83,8 @@ def find(
     rates = start * (end / start) ** (np.arange(steps) / max(steps - 1, 1))
     mesh = sharding.make_mesh(config.mesh)
     with tempfile.TemporaryDirectory() as folder:
-        prepared = experiment.Stage.prepare(stage_name, config, mesh, Path(folder))
-        program = prepared.program or prepared.make_program()
+        prepared = experiment.Stage.prepare(stage_name, config, mesh, Path(folder), {})
+        program = prepared.program
         bad = BadFiles(Path(folder), prepared.recordings, stage.data.max_bad_fraction)
         batches = iter(
             pipeline.train_batches(
@@ -95,7 +100,7 @@ def find(
             zero = jax.tree.map(np.zeros_like, jax.device_get(state.sums))
             return state._replace(sums=jax.device_put(zero, sharding.replicated(mesh))), total / max(count, 1e-9)
 
-        losses = sweep(step, program.init(), batches, rates)
+        losses = sweep(step, program.init(prepared.start), batches, rates)
     return suggest(rates, losses), rates[: len(losses)], losses
 
 

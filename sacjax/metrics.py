@@ -137,6 +137,9 @@ class Progress:
         short = {
             "loss": values.get("train/loss"),
             "val": values.get("validation/accuracy"),
+            "contrastive": values.get("train/contrastive_accuracy"),
+            "perplexity": values.get("train/code_perplexity_1"),
+            "knn": values.get("validation/knn_accuracy", values.get("train/knn_accuracy")),
             "ex/s": values.get(f"{TIMES}examples_per_second"),
             "audio s/s": values.get(f"{TIMES}audio_seconds_per_second"),
             "wait": values.get(f"{TIMES}data_wait_share"),

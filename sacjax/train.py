@@ -39,14 +39,14 @@ class Start(NamedTuple):
     """Trained variables, of which a new stage takes the encoder's."""
 
     where: str  # what a message calls them
-    params: Any
+    params: Any  # arrays, or their shapes as long as they are not there yet
     extra: Any
 
 
 class Program(NamedTuple):
     """What a stage compiles: pure functions over arrays."""
 
-    init: Callable[[], TrainState]
+    init: Callable[..., TrainState]  # (None | Start, with arrays)
     step: Callable[[TrainState, dict], TrainState]  # donates the state
     predict: Callable[[TrainState, dict], jax.Array]  # logits or embeddings, by the EMA where it is on
     evaluate: Callable[[TrainState, dict], Any]  # {metric: (sum, count)} of a batch in evaluation mode, by the EMA
@@ -62,7 +62,10 @@ def make_program(
       objective: see `sacjax.objectives`.
       steps: updates in all, for the schedule.
       seed: of parameters, dropout and augmentation.
-      start: variables of an encoder that training starts from.
+      start: variables of an encoder that training will start from; only their shapes are looked at.
+
+    Raises:
+      UserError: they are not those of the config's encoder.
     """
     init_key, step_key = jax.random.split(jax.random.key(seed))
     preprocess = make_preprocess(stage, objective.num_classes)
@@ -84,9 +87,9 @@ def make_program(
     model.train()
     graphdef, shapes, _ = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     optimizer = make_optimizer(stage.optimizer, steps, nnx.as_pure(shapes))
-    where, source = (start.where, (start.params, start.extra)) if start else ("", None)
-    if source:
-        jax.eval_shape(fresh, source)  # a misfit is told before anything compiles
+    where = start.where if start else ""
+    if start:
+        jax.eval_shape(fresh, (start.params, start.extra))  # a misfit is told before anything compiles
 
     def micro_loss(params: Any, extra: Any, batch: dict, key: jax.Array, progress: Any) -> tuple[Any, Any]:
         model = nnx.merge(graphdef, params, extra, copy=True)
@@ -167,7 +170,7 @@ def make_program(
     whole, rows = replicated(mesh), over_batch(mesh)
     jitted_init = jax.jit(init, out_shardings=whole)  # the source is an argument: as a constant it would be compiled in
     return Program(
-        init=lambda: jitted_init(source),
+        init=lambda start=None: jitted_init(start and (start.params, start.extra)),
         step=jax.jit(step, in_shardings=(whole, rows), out_shardings=whole, donate_argnums=0),
         predict=jax.jit(predict, in_shardings=(whole, rows), out_shardings=rows),
         evaluate=jax.jit(evaluate, in_shardings=(whole, rows), out_shardings=whole),
@@ -204,6 +207,7 @@ def fit(
     validate: Callable[[TrainState], dict[str, float]],
     mesh: Mesh,
     workdir: Path,
+    start: Callable[[], Start | None] = lambda: None,
 ) -> tuple[TrainState, Checkpoints]:
     """Trains one stage to its end, from its last checkpoint where there is one.
 
@@ -211,6 +215,7 @@ def fit(
       name: the stage's, for folders and log lines.
       indices: the training examples, places in `recordings`.
       validate: state -> validation metrics; called at each evaluation.
+      start: gives what a run without a checkpoint starts from; None: fresh parameters.
 
     Returns:
       (the last state, the stage's checkpoints, still open).
@@ -226,7 +231,6 @@ def fit(
     checkpoints = Checkpoints(
         workdir, name, config.checkpoint.keep, stage.eval.best_mode, config.checkpoint.asynchronous
     )
-    state = program.init()
     batches = iter(
         pipeline.train_batches(
             recordings, indices, stage.data, stage.train.batch_size, config.seed,
@@ -234,19 +238,20 @@ def fit(
         )
     )  # fmt: skip
     meta: dict[str, Any] = {"best": None, "best_step": 0, "since_best": 0, "stopped": False, "collapsed": 0}
-    if checkpoints.latest() is not None:
-        state, meta = checkpoints.restore(state)
+    if checkpoints.latest() is None:
+        state = program.init(start())
+    else:
+        state, meta = checkpoints.restore(program.init())
         batches.set_state(json.loads(meta["data"]))
-    start = int(state.step)
-    log = metrics.Log(workdir, name, start, config.tensorboard) if first else None
+    step = int(state.step)
+    log = metrics.Log(workdir, name, step, config.tensorboard) if first else None
     bad = BadFiles(workdir, recordings, stage.data.max_bad_fraction)
-    progress = metrics.Progress(name, start, steps, stage.train.batch_size, stage.data.seconds, first)
+    progress = metrics.Progress(name, step, steps, stage.train.batch_size, stage.data.seconds, first)
 
     def save(step: int, metric: float | None = None) -> None:
         bad.flush()
         checkpoints.save(step, state, meta | {"data": json.dumps(batches.get_state())}, metric)
 
-    step = start
     while step < steps and not meta["stopped"]:
         batch = progress.wait(batches)
         bad.note(batch)

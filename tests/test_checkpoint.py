@@ -3,8 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from workdirs import config_of, random_values
 
-from sacjax.checkpoint import Checkpoints, load_trained, take_encoder
+from sacjax import config as config_lib
+from sacjax import objectives
+from sacjax.checkpoint import Checkpoints, load_trained, take_encoder, write_labels
 from sacjax.errors import UserError
 from sacjax.train import TrainState
 
@@ -66,6 +70,21 @@ def test_encoder_is_taken_and_head_left():
     np.testing.assert_array_equal(taken["head"]["bias"], 0.0)
     with pytest.raises(UserError, match="there: the checkpoint is of another model"):
         take_encoder(fresh, state(7, width=5).params, "there")
+
+
+def test_the_config_says_which_checkpoint_where_nobody_does(tmp_path):
+    config = config_of("small_cnn")
+    config.supervised.eval.checkpoint = "best"
+    objective = objectives.build(config.supervised, ("a", "b"), np.ones(2))
+    write_labels(tmp_path, "supervised", ("a", "b"))
+    (tmp_path / "config.json").write_text(config_lib.to_json(config))
+    checkpoints = Checkpoints(tmp_path, "supervised", asynchronous=False)
+    for step, accuracy in ((1, 0.9), (2, 0.5)):
+        _, params, extra = nnx.split(random_values(lambda: objective.build(nnx.Rngs(0)), step), nnx.Param, ...)
+        values = state(step)._replace(params=nnx.as_pure(params), extra=nnx.as_pure(extra))
+        checkpoints.save(step, values, {}, accuracy)
+    checkpoints.close()
+    assert [load_trained(tmp_path, which).step for which in ("best", "last", None)] == [1, 2, 1]
 
 
 def test_folders_that_are_no_workdir(tmp_path):

@@ -1,6 +1,13 @@
 """Stages in turn, and what they hand over."""
 
+import json
+
+import pytest
 from processes import run_python
+
+from sacjax import config as config_lib
+from sacjax import experiment
+from sacjax.errors import UserError
 
 CONFIG = """
 from sacjax import config as config_lib
@@ -36,3 +43,47 @@ def test_a_stage_starts_from_an_earlier_ones_encoder_on_two_devices(tmp_path):
     evaluated = run_python("-m", "sacjax.main", "--mode=eval", "--workdir", workdir, devices=2)
     assert evaluated.returncode == 0, evaluated.stderr[-2000:]
     assert "test/accuracy" in evaluated.stdout
+    page = (workdir / "report.html").read_text()
+    assert "Training of first" in page and "Training of second" in page
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("second.model.encoder.hidden=16", "first: the checkpoint is of another model: 'encoder.dense"),
+        ("second.optimizer.multipliers=(('encodr',0.1),)", "encodr"),
+        ("second.init_from='second'", "config.second.init_from is 'second', which does not run before second"),
+        ("first.init_from='second'", "config.first.init_from is 'second', which does not run before first"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_the_first_stage_trains(tmp_path, change, message):
+    (tmp_path / "config.py").write_text(CONFIG)
+    with pytest.raises(UserError, match=message):
+        experiment.run(config_lib.load(str(tmp_path / "config.py"), [f"--config.{change}"]), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("own", ["first", "elsewhere"])
+def test_the_checkpoint_that_hands_over_is_the_one_that_was_evaluated(tmp_path, monkeypatch, own):
+    """`load_trained` takes it from the other stage's `eval.checkpoint` where it is not told."""
+    (tmp_path / "config.py").write_text(CONFIG)
+    config = config_lib.load(str(tmp_path / "config.py"), [f"--config.second.init_from='{own}'"])
+    asked = []
+    monkeypatch.setattr(experiment.checkpoint, "load_trained", lambda *args: asked.append(args) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        experiment.start_from(config.second, config, tmp_path)
+    assert asked == [(tmp_path, None, "first") if own == "first" else (own, None)]
+
+
+def test_a_stage_that_was_killed_goes_on_without_its_source(tmp_path):
+    """The source of a stage that has a checkpoint is not read again."""
+    (tmp_path / "config.py").write_text(CONFIG)
+    source, workdir = tmp_path / "source", tmp_path / "run"
+    config = config_lib.load(str(tmp_path / "config.py"), ["--config.stages=('first',)"])
+    experiment.run(config, source)
+    overrides = ["--config.stages=('second',)", f"--config.second.init_from={source}", "--config.checkpoint.every=1"]
+    config = config_lib.load(str(tmp_path / "config.py"), overrides)
+    results = experiment.run(config, workdir)
+    (workdir / "results.json").unlink()
+    source.rename(tmp_path / "gone")
+    assert json.loads(json.dumps(experiment.run(config, workdir))) == results

@@ -26,6 +26,8 @@ def test_nearest_neighbours_as_worked_by_hand():
     test = np.array([[5.0, 1], [0.1, 3], [0.1, 4]])
     labels = np.array([0, 0, 1, 1])
     assert probe.knn(train, labels, test, np.array([0, 1, 0]), 2) == pytest.approx(2 / 3)
+    assert probe.knn(train, labels, None, None, 1) == 1.0  # each one's neighbour is the other of its class
+    assert probe.knn(train, np.array([0, 1, 1, 0]), None, None, 1) == 0.0  # its own neighbour it would be right
 
 
 def test_the_linear_probe_standardizes():

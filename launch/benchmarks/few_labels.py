@@ -5,8 +5,9 @@
     python launch/benchmarks/few_labels.py --runs runs --only                      # the table of what is there
 
 For each fold one encoder is pretrained on the training part without labels; then, for each number of labels a class and each draw of
-them, the same network is fine-tuned from it and from scratch, and linear probes read the pretrained and a random encoder. The means are over
-folds and draws; ± is the deviation over draws of the mean over folds. Nothing is picked by test accuracy: the last step is reported.
+them, the same network is fine-tuned from it and from scratch; linear probes, on draws of their own, read the pretrained and a random encoder.
+The means are over folds and draws; ± is the deviation over draws of the mean over folds. Nothing is picked by test accuracy: the last step
+is reported.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from sacjax import config as config_lib
 from sacjax import errors, jobs
 from sacjax.report import plots
 
@@ -34,46 +36,47 @@ METHODS = {
 PROBES = {"probe_pretrained": "trained", "probe_random": "random"}  # what sacjax.probe calls them
 
 
-def commands(task: str, root: Path, folds: list[int], draws: int) -> list[list[tuple[Path, list[str]]]]:
-    """Returns the runs in two waves, (result's path, command): all pretraining, then what builds on it."""
+def waves(task: str, root: Path, folds: list[int], draws: int) -> list[list[jobs.Job]]:
+    """Returns the runs that have no result yet in two waves: all pretraining, then what builds on it.
+
+    Raises:
+      UserError: a workdir that holds results of another config.
+    """
     config, shots = TASKS[task]["config"], TASKS[task]["shots"]
     first, second = [], []
     for fold in folds:
         encoder = root / f"fold{fold}" / "pretrain"
-        main = [sys.executable, "-m", "sacjax.main"]
-        command = [*main, "--config", f"{config}:fold={fold},pretrain_only", "--workdir", str(encoder)]
-        first.append((encoder / "results.json", command))
+        first += training(f"{config}:fold={fold},pretrain_only", encoder, [])
+        start = ["--config.stages=('finetune',)", f"--config.finetune.init_from={encoder}"]
         for shot in shots:
             for draw in range(draws):
-                spec = f"{config}:fold={fold},shots={shot},draw={draw}"
-                for method in ("pretrained", "scratch"):
-                    workdir = root / f"fold{fold}" / f"{method}_shots{shot}_draw{draw}"
-                    own = [",scratch"] if method == "scratch" else ["", f"--config.finetune.init_from={encoder}"]
-                    command = [
-                        *main,
-                        "--config",
-                        spec + own[0],
-                        "--workdir",
-                        str(workdir),
-                        f"--config.seed={draw}",
-                        *own[1:],
-                    ]
-                    command += ["--config.stages=('finetune',)"] if method == "pretrained" else []
-                    second.append((workdir / "results.json", command))
+                spec, seed = f"{config}:fold={fold},shots={shot},draw={draw}", f"--config.seed={draw}"
+                name = f"shots{shot}_draw{draw}"
+                second += training(spec, root / f"fold{fold}" / f"pretrained_{name}", [seed, *start])
+                second += training(f"{spec},scratch", root / f"fold{fold}" / f"scratch_{name}", [seed])
         path = root / f"fold{fold}" / "probe.json"
-        command = [sys.executable, "-m", "sacjax.probe", "--checkpoint", str(encoder), "--layer", "mean", "--random"]
-        second.append((path, [*command, "--shots", *map(str, shots), "--draws", str(draws), "--output", str(path)]))
+        if not path.is_file():
+            command = [
+                sys.executable,
+                "-m",
+                "sacjax.probe",
+                "--checkpoint",
+                str(encoder),
+                "--layer",
+                "mean",
+                "--random",
+            ]
+            command += ["--shots", *map(str, shots), "--draws", str(draws), "--output", str(path)]
+            second.append(jobs.Job(f"fold {fold}, probes", command, path, path.with_suffix(".log")))
     return [first, second]
 
 
-def run_wave(wave: list[tuple[Path, list[str]]], count: int) -> None:
-    """Runs what has no result yet, `count` at a time, each on its share of the cores. Raises UserError where one fails."""
-    todo = []
-    for path, command in wave:
-        if not path.is_file():
-            log = path.parent.with_suffix(".log") if path.name == "results.json" else path.with_suffix(".log")
-            todo.append(jobs.Job(" ".join(command[1:]), command, path, log))
-    jobs.run(todo, count)
+def training(spec: str, workdir: Path, overrides: list[str]) -> list[jobs.Job]:
+    """Returns the job of a training, or none where it is finished."""
+    if (workdir / "results.json").is_file() and jobs.finished(workdir, config_lib.load(spec, overrides)):
+        return []
+    command = [sys.executable, "-m", "sacjax.main", "--config", spec, "--workdir", str(workdir), *overrides]
+    return [jobs.Job(spec, command, workdir, workdir.with_suffix(".log"))]
 
 
 def summarize(task: str, root: Path) -> dict[str, dict[int, dict[str, Any]]]:
@@ -139,8 +142,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     for task in TASKS if args.only is None else args.only:
         root = args.runs / f"{task}_few_labels"
-        for wave in commands(task, root, args.folds or list(TASKS[task]["folds"]), args.draws):
-            run_wave(wave, args.jobs)
+        for wave in waves(task, root, args.folds or list(TASKS[task]["folds"]), args.draws):
+            jobs.run(wave, args.jobs)
     for task, about in TASKS.items():
         root = args.runs / f"{task}_few_labels"
         if not root.is_dir():
@@ -154,7 +157,8 @@ def main(argv: list[str] | None = None) -> int:
             for shots in about["shots"]:
                 cell = summary.get(method, {}).get(shots)
                 spread = "" if not cell or cell["std"] is None else f" ± {100 * cell['std']:.1f}"
-                cells.append(f"{100 * cell['mean']:.1f}{spread}" if cell else "")
+                some = "" if not cell or len(cell["folds"]) == len(about["folds"]) else f" (folds {cell['folds']})"
+                cells.append(f"{100 * cell['mean']:.1f}{spread}{some}" if cell else "")
             print(f"| {title} | {' | '.join(cells)} |")
     return 0
 

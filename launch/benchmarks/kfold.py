@@ -52,30 +52,13 @@ def check_folds(data: Any, folds: list[int] | None = None) -> list[int]:
     return sorted(set(folds or own.tolist()))
 
 
-def finished(workdir: Path, config: Any) -> bool:
-    """Returns whether a workdir holds all results of exactly this config.
-
-    Raises:
-      UserError: it holds results of another one, which would be passed off as this one's.
-    """
-    path = workdir / "results.json"
-    if not path.is_file() or set(config.stages) - set(json.loads(path.read_text())):
-        return False
-    saved = workdir / "config.json"
-    if not saved.is_file() or json.loads(saved.read_text()) != json.loads(config_lib.to_json(config)):
-        raise UserError(
-            f"{workdir} holds results of a different config; choose another --output, or leave out --config to summarize them"
-        )
-    return True
-
-
 def run_all(
     spec: str, overrides: list[str], output: Path, folds: list[int] | None, seeds: list[int], count: int = 1
 ) -> None:
     """Runs what is not finished, each in a process of its own, `count` at a time, each on its share of the cores.
 
     Raises:
-      UserError: what `check_folds` and `finished` say, all of it before anything runs; or a run that failed.
+      UserError: what `check_folds` and `jobs.finished` say, all of it before anything runs; or a run that failed.
     """
     config = config_lib.load(spec, overrides)
     stage = config.stages[-1]
@@ -85,7 +68,7 @@ def run_all(
         for fold in folds:
             own = [*overrides, f"--config.{stage}.data.fold={fold}", f"--config.seed={seed}"]
             workdir = output / f"fold{fold}_seed{seed}"
-            if not finished(workdir, config_lib.load(spec, own)):
+            if not jobs.finished(workdir, config_lib.load(spec, own)):
                 command = [sys.executable, "-m", "sacjax.main", "--config", spec, "--workdir", str(workdir), *own]
                 log = None if count == 1 else workdir.with_suffix(".log")
                 todo.append(jobs.Job(f"fold {fold}, seed {seed}", command, workdir, log))

@@ -24,9 +24,10 @@ def write(
     rows: list[dict],
     recordings: Recordings,
 ) -> None:
-    """Writes `plots/*.png` and `report.html` for the stage that ended last.
+    """Writes `plots/*.png` and `report.html` when a stage has ended, or has failed.
 
     Args:
+      stage: the one whose predictions `rows` are; the curves are those of all stages so far.
       results: {stage: {'part/metric': value}}.
       rows: predictions of one part, as `evaluate.write_predictions` takes them, with `index`, the place in `recordings`.
       recordings: where the clips of the mistakes are read from; one that cannot be read any more is shown without its sound.
@@ -43,16 +44,11 @@ def write(
         matrix = plots.png(plots.confusion_matrix(confusion_matrix(truth, guess, labels=range(len(names))), names))
         (folder / "confusion_matrix.png").write_bytes(matrix)
         sections.append((f"Confusion matrix ({known[0]['split']})", html.picture(matrix, "confusion matrix")))
-    metrics = plots.read_metrics(workdir, stage)
-    curves = plots.png(plots.training_curves(metrics))
-    (folder / "training_curves.png").write_bytes(curves)
-    sections.append(("Training", html.picture(curves, "training curves")))
-    if "train/contrastive_accuracy" in metrics:
-        entries = objectives.build(sub, (), ()).options.codebook_entries
-        health = plots.png(plots.pretraining_curves(metrics, entries, plots.read_reference()))
-        (folder / "pretraining_health.png").write_bytes(health)
-        text = "Behind each curve, in gray, a run of ours that went well, stretched to this one's length."
-        sections.append(("Health of the pretraining", f"<p>{text}</p>" + html.picture(health, "pretraining curves")))
+    for name in config.stages:
+        if metrics := plots.read_metrics(workdir, name):
+            curves = plots.png(_curves(config[name], metrics))
+            (folder / f"curves_{name}.png").write_bytes(curves)
+            sections.append((f"Training of {name}", html.picture(curves, f"curves of {name}")))
     cards = [_card(row, k, recordings, sub, folder) for k, row in enumerate(mistakes(rows, names, sub.eval.mistakes))]
     if cards:
         sections.append((f"Most confident mistakes ({rows[0]['split']})", f'<div class="cards">{"".join(cards)}</div>'))
@@ -62,6 +58,14 @@ def write(
     page = html.page(f"sacjax: {workdir.absolute().name}", sections)
     partial.write_text(page, encoding="utf-8", errors="backslashreplace")  # names may hold bytes that are not UTF-8
     os.replace(partial, workdir / "report.html")
+
+
+def _curves(stage: ConfigDict, metrics: plots.Curves) -> plots.Figure:
+    """Returns the picture of a stage's training; contrastive pretraining shows its health, before a run of ours that went well."""
+    if "train/contrastive_accuracy" not in metrics:
+        return plots.training_curves(metrics)
+    entries = objectives.build(stage, (), ()).options.codebook_entries
+    return plots.pretraining_curves(metrics, entries, plots.read_reference())
 
 
 def mistakes(rows: list[dict], class_names: tuple[str, ...], most: int) -> list[dict]:

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+Curves = dict[str, tuple[list[int], list[float]]]  # {metric: (steps, values)}
 HEALTHY = Path(__file__).with_name("healthy_pretraining.csv")  # perplexity there is a share of the entries
 
 
@@ -49,9 +50,9 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
     return figure
 
 
-def read_metrics(workdir: str | Path, stage: str) -> dict[str, tuple[list[int], list[float]]]:
+def read_metrics(workdir: str | Path, stage: str) -> Curves:
     """Returns {metric: (steps, values)} of a stage from `metrics.jsonl`."""
-    curves: dict[str, tuple[list[int], list[float]]] = {}
+    curves: Curves = {}
     path = Path(workdir) / "metrics.jsonl"
     for line in path.read_text().splitlines() if path.is_file() else ():
         row = json.loads(line)
@@ -65,7 +66,7 @@ def read_metrics(workdir: str | Path, stage: str) -> dict[str, tuple[list[int], 
     return curves
 
 
-def training_curves(curves: dict[str, tuple[list[int], list[float]]]) -> Figure:
+def training_curves(curves: Curves) -> Figure:
     """Draws loss, accuracy, learning rate and gradient norm over steps."""
     panels = {
         "loss": ("train/loss", "validation/loss"),
@@ -96,7 +97,7 @@ def read_reference() -> dict[str, tuple[list[float], list[float]]]:
 
 
 def pretraining_curves(
-    curves: dict[str, tuple[list[int], list[float]]],
+    curves: Curves,
     entries: int,
     reference: dict[str, tuple[list[float], list[float]]],
 ) -> Figure:
@@ -116,11 +117,14 @@ def pretraining_curves(
         },
         "variance": {"train/target_variance": "targets", "train/prediction_variance": "predictions"},
         "loss": {"train/loss": "train", "validation/loss": "validation", "train/diversity_loss": "diversity"},
-        "nearest neighbours' accuracy": {"validation/knn_accuracy": "validation", "test/knn_accuracy": "test"},
+        "nearest neighbours' accuracy": {
+            "train/knn_accuracy": "train, one left out", "validation/knn_accuracy": "validation"
+        },
         "norms": {"train/feature_norm": "features", "train/gradient_norm": "gradient"},
     }  # fmt: skip
     last = max((steps[-1] for steps, _ in curves.values()), default=1)
     figure = Figure(figsize=(13, 6.5), layout="constrained")
+    figure.suptitle("gray: a run of ours that went well, stretched to this one's length", fontsize=9, color="gray")
     for axes, (title, names) in zip(figure.subplots(2, 3).flat, panels.items(), strict=True):
         for name, label in names.items():
             scale = 1 / entries if "perplexity" in name else 1.0

@@ -241,6 +241,7 @@ def test_fine_tuning_starts_from_a_folder_and_the_workdir_stands_on_its_own(save
     assert "test/accuracy" in results["finetune"] and "warning" not in capsys.readouterr().out
     for file in source.iterdir():
         file.unlink()
+    assert experiment.run(finetuning(source, dropout=0.0), tmp_path / "run") == results  # it is finished
     trained = checkpoint.load_trained(tmp_path / "run")
     wanted = huggingface.load_huggingface(saved).model
     for name, value in nnx.to_flat_state(nnx.state(trained.model.encoder, nnx.Param)):

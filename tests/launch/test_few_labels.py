@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from launch.benchmarks import few_labels
+from sacjax import config as config_lib
 from sacjax.errors import UserError
 
 
@@ -32,22 +33,25 @@ def test_means_are_over_folds_and_draws_and_deviations_over_draws(tmp_path):
 
 
 def test_pretraining_comes_first_and_once_a_fold(tmp_path):
-    first, second = few_labels.commands("fsdd", tmp_path, [1, 2], draws=3)
+    first, second = few_labels.waves("fsdd", tmp_path, [1, 2], draws=3)
     assert len(first) == 2 and len(second) == 2 * (3 * 3 * 2 + 1)
     encoder = str(tmp_path / "fold2" / "pretrain")
-    assert any(f"--config.finetune.init_from={encoder}" in command for _, command in second)
-    for _, command in second:
-        if "--config" in command:
-            spec = command[command.index("--config") + 1]
-            assert ("scratch" in spec) != ("--config.stages=('finetune',)" in command)
+    assert any(f"--config.finetune.init_from={encoder}" in job.command for job in second)
+    for job in second:
+        if "--config" in job.command:
+            spec = job.command[job.command.index("--config") + 1]
+            assert ("scratch" in spec) != ("--config.stages=('finetune',)" in job.command)
 
 
-def test_finished_runs_are_left_alone_and_a_failure_is_told(tmp_path):
-    result(tmp_path / "done", 1.0)
-    job = ["python3", "-c", "raise SystemExit(3)"]
-    few_labels.run_wave([(tmp_path / "done" / "results.json", job)], 1)
-    with pytest.raises(UserError, match="exit code 3; its messages are in .*new.log"):
-        few_labels.run_wave([(tmp_path / "new" / "results.json", job)], 1)
+def test_finished_runs_are_left_alone_unless_they_are_of_another_config(tmp_path):
+    spec, done = "configs/fsdd/wav2vec2.py:fold=1,shots=5,scratch", tmp_path / "done"
+    result(done, 1.0)
+    (done / "config.json").write_text(config_lib.to_json(config_lib.load(spec, [])))
+    assert few_labels.training(spec, done, []) == []
+    (job,) = few_labels.training(spec, tmp_path / "new", ["--config.seed=1"])
+    assert job.command[-1] == "--config.seed=1" and job.result == tmp_path / "new"
+    with pytest.raises(UserError, match="holds results of a different config"):
+        few_labels.training(spec, done, ["--config.seed=1"])
 
 
 def test_reference_curves_are_those_of_the_log(tmp_path, monkeypatch):

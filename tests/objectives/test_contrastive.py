@@ -533,8 +533,9 @@ def test_what_looks_collapsed(values, seen):
     assert objective_of().collapse({"loss": 1.0}) == ""
 
 
-def run_config(learning_rate):
-    stage = tiny_stage(dict(diversity_weight=0.0, collapse_patience=2), learning_rate=learning_rate, schedule_frames=30)
+def run_config(learning_rate, **options):
+    options = dict(diversity_weight=0.0, collapse_patience=2) | options
+    stage = tiny_stage(options, learning_rate=learning_rate, schedule_frames=30)
     stage.optimizer.update(schedule="linear", schedule_steps=20, final_fraction=0.1)
     stage.train.update(steps=4, log_every=1, evaluate_every=4)
     config = config_lib.default(pretrain=stage)
@@ -560,6 +561,7 @@ def test_a_collapsed_run_stops_and_says_what_to_do(tmp_path):
     for words in ("of 8", "what usually helps", "diversity_weight", "temperature_end", "optimizer.learning_rate"):
         assert words in message
     assert not (tmp_path / "results.json").exists()
+    assert "Training of pretrain" in (tmp_path / "report.html").read_text()  # the curves tell how it came
 
 
 def test_a_healthy_run_ends_and_its_rate_follows_the_masked_frames(tmp_path):
@@ -573,6 +575,17 @@ def test_a_healthy_run_ends_and_its_rate_follows_the_masked_frames(tmp_path):
     assert len(lines) == 4 and seen > 100
     assert 1 < results["validation/code_perplexity_1"] <= 8 and np.isfinite(results["validation/loss"])
     assert 1 / 6 <= results["validation/chance_accuracy"] < 0.5  # 5 negatives or fewer
+
+
+def test_without_a_validation_part_the_live_probe_leaves_each_training_clip_out_in_turn(tmp_path):
+    from sacjax import experiment
+
+    config = run_config(1e-3, probe_examples=40, probe_neighbours=1)
+    config.pretrain.data.holdout = (0.8, 0.0, 0.2)
+    results = experiment.run(config, tmp_path)["pretrain"]
+    (accuracy,) = [line["train/knn_accuracy"] for line in log_of(tmp_path) if "train/knn_accuracy" in line]
+    assert accuracy * 40 == pytest.approx(round(accuracy * 40)) and accuracy < 1  # its own neighbour it would be right
+    assert 0 <= results["test/knn_accuracy"] <= 1
 
 
 # What is refused
