@@ -23,7 +23,7 @@ def get_config(arg=""):
     p.data.sample_rate, p.data.seconds, p.data.workers = 16000, 15.625, 8
     p.data.holdout = (0.99, 0.01, 0.0)
     p.model.name, p.model.dtype = "wav2vec2", "bfloat16"
-    p.model.encoder = dict(size="base", layer_drop=0.05, feature_gradient_scale=0.1)
+    p.model.encoder = dict(size="base", layer_drop=0.05)
     p.objective.name = "contrastive"
     p.objective.options = dict(feature_penalty=10.0, feature_dropout=0.1)
     p.optimizer.learning_rate, p.optimizer.schedule, p.optimizer.final_fraction = 5e-4, "linear", 0.0

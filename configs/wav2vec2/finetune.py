@@ -3,7 +3,8 @@
     python -m sacjax.main --config configs/wav2vec2/finetune.py --workdir runs/finetuned \\
         --config.finetune.data.path=DIR --config.finetune.init_from=hf:CHECKPOINT      # or a workdir of sacjax
 
-The published way of fine-tuning: convolutions frozen, the Transformer for the first tenth of the updates, spans of frames and channels masked.
+Convolutions stay frozen, the Transformer for the first tenth of the updates. Dropouts, masks, rate and betas are those of fairseq's
+base_10h.yaml, which fine-tunes for 20,000 updates, half of them with a frozen Transformer, and without a rate of its own for the head.
 The encoder's shape comes from an hf: checkpoint; for a workdir's set model.encoder as there.
 """
 
@@ -16,10 +17,13 @@ def get_config():
     f.data.source, f.data.sample_rate, f.data.seconds = "folder", 16000, 5.0
     f.model.name = "wav2vec2"
     f.model.encoder = dict(
-        layer_drop=0.1,
+        dropout=0.0,
+        attention_dropout=0.0,
         activation_dropout=0.1,
-        mask_probability=0.5,
-        mask_feature_probability=0.25,
+        projection_dropout=0.0,
+        layer_drop=0.05,
+        mask_probability=0.65,
+        mask_feature_probability=0.5,
         mask_feature_span=64,
     )
     f.model.layers, f.model.projection = "weighted", 256

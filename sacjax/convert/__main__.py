@@ -35,7 +35,9 @@ def to_huggingface(workdir: str, path: str, which: str) -> None:
     """Writes the model of a workdir's last stage as a folder that transformers reads. Raises UserError."""
     trained = load_trained(workdir, which)
     rate = trained.stage_config.data.sample_rate
-    huggingface.save_huggingface(trained.model, path, class_names=trained.class_names, sample_rate=rate)
+    huggingface.save_huggingface(
+        trained.model, path, class_names=trained.class_names, sample_rate=rate, multi_label=trained.multi_label
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

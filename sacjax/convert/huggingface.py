@@ -33,6 +33,13 @@ OPTIONS = {  # ours: theirs
     "projection_dropout": "feat_proj_dropout", "layer_drop": "layerdrop", "mask_span": "mask_time_length",
     "mask_feature_probability": "mask_feature_prob", "mask_feature_span": "mask_feature_length",
 }  # fmt: skip
+DEFAULTS = dict(  # of transformers' configs, for keys that a config.json does not have
+    activation_dropout=0.1, feat_proj_dropout=0.0, layerdrop=0.1, mask_time_prob=0.05, mask_feature_length=10,
+    classifier_proj_size=256, num_codevector_groups=2, num_codevectors_per_group=320, codevector_dim=256,
+    proj_codevector_dim=256, num_negatives=100, contrastive_logits_temperature=0.1, diversity_loss_weight=0.1,
+)  # fmt: skip
+STACK = dict(num_conv_pos_embeddings=5, conv_pos_kernel_size=19)  # those of data2vec-audio
+SEVERAL = "multi_label_classification"
 Change = Callable[[np.ndarray], np.ndarray]
 
 
@@ -172,7 +179,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     for key, value in wanted.items():
         if config.get(key, value) != value:
             raise UserError(f"{file}: {key} is {config[key]!r}; only {value!r} is supported")
-    return config
+    return DEFAULTS | (STACK if kind == "data2vec-audio" else {}) | config
 
 
 def read_preprocessor(path: str | Path) -> dict[str, Any]:
@@ -198,11 +205,12 @@ def encoder_options(path: str | Path) -> dict[str, Any]:
     options["positional_layers"] = config["num_conv_pos_embeddings"] if stack else 1
     options["projection_norm"] = bool(config.get("feat_proj_layer_norm", True))
     augment = config.get("apply_spec_augment", True)
-    options["mask_probability"] = config.get("mask_time_prob", 0.0) if augment else 0.0
+    options["mask_probability"] = config["mask_time_prob"] if augment else 0.0
     if not augment:
         options["mask_feature_probability"] = 0.0
     # Without a preprocessor's word: normalized waveforms go with layer norm, raw ones with group norm (fairseq 2839).
     options["normalize_input"] = bool(preprocessor.get("do_normalize", options["conv_norm"] == "layer"))
+    options["feature_gradient_scale"] = 1.0 if options["conv_norm"] == "layer" else 0.1
     return options
 
 
@@ -262,6 +270,8 @@ def as_stage(loaded: Loaded) -> ConfigDict:
     if loaded.kind == "classification":
         stage.model.layers = "last" if loaded.model.layer_weights is None else "weighted"
         stage.model.projection = loaded.model.project.out_features
+        if loaded.config.get("problem_type") == SEVERAL:
+            stage.data.multi_label, stage.objective.loss = True, "sigmoid"
     else:
         stage.objective.name = "contrastive"
     if loaded.kind == "pretraining":
@@ -321,10 +331,12 @@ def _fill(model: Any, tensors: dict[str, np.ndarray], prefix: str, path: Path) -
     wrong = []
     for e in table:
         shape = flat[e.ours].shape
+        value = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
         if e.theirs in tensors:
-            value = e.load(tensors[e.theirs])
-        else:
-            value = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
+            try:
+                value = e.load(tensors[e.theirs])
+            except ValueError:  # it cannot be brought into shape
+                value = np.zeros([])
         if value.shape != (shape if e.layer is None else shape[1:]):
             wrong.append(f"{e.theirs} {tensors[e.theirs].shape}")
         stacks.setdefault(e.ours, {})[0 if e.layer is None else e.layer] = value
@@ -347,7 +359,9 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def huggingface_config(model: Any, class_names: tuple[str, ...] = (), model_type: str = "") -> dict[str, Any]:
+def huggingface_config(
+    model: Any, class_names: tuple[str, ...] = (), model_type: str = "", multi_label: bool = False
+) -> dict[str, Any]:
     """Returns the config.json of a model. Raises UserError for one that transformers has no counterpart of."""
     encoder = model if isinstance(model, Wav2Vec2) else model.encoder
     if not isinstance(encoder, Wav2Vec2):
@@ -391,6 +405,7 @@ def huggingface_config(model: Any, class_names: tuple[str, ...] = (), model_type
             use_weighted_layer_sum=model.layer_weights is not None,
             classifier_proj_size=encoder.features if model.project is None else model.project.out_features,
             id2label={str(k): name for k, name in enumerate(names)}, label2id={name: k for k, name in enumerate(names)},
+            problem_type=SEVERAL if multi_label else "single_label_classification",
         )  # fmt: skip
     if head == "ForPreTraining" and model_type != "wav2vec2":
         raise UserError(f"transformers has no {CLASS[model_type]}ForPreTraining")
@@ -398,7 +413,13 @@ def huggingface_config(model: Any, class_names: tuple[str, ...] = (), model_type
 
 
 def save_huggingface(
-    model: Any, path: str | Path, *, class_names: tuple[str, ...] = (), sample_rate: int = 16000, model_type: str = ""
+    model: Any,
+    path: str | Path,
+    *,
+    class_names: tuple[str, ...] = (),
+    sample_rate: int = 16000,
+    model_type: str = "",
+    multi_label: bool = False,
 ) -> None:
     """Writes a folder that transformers' `from_pretrained` loads: config.json, preprocessor_config.json, model.safetensors.
 
@@ -407,11 +428,12 @@ def save_huggingface(
       class_names: label names of a classifier.
       sample_rate: Hz, of what the model was trained on.
       model_type: wav2vec2, hubert or data2vec-audio; default: what the options say.
+      multi_label: whether a clip may have several labels: transformers' `problem_type`.
 
     Raises:
       UserError: a model that transformers has no counterpart of.
     """
-    config = huggingface_config(model, class_names, model_type)
+    config = huggingface_config(model, class_names, model_type, multi_label)
     encoder = model if isinstance(model, Wav2Vec2) else model.encoder
     flat = {name: variable.get_value() for name, variable in nnx.to_flat_state(nnx.state(model))}
     tensors = {}

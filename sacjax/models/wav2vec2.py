@@ -17,8 +17,8 @@ from sacjax.errors import UserError, nearest
 from sacjax.models.base import Conv, EncoderOutput, out_length, require, valid, zero_padding
 
 CONV = dict(conv_kernels=(10, 3, 3, 3, 3, 2, 2), conv_strides=(5, 2, 2, 2, 2, 2, 2))
-GROUP = dict(conv_norm="group", conv_bias=False, pre_norm=False, normalize_input=False)
-LAYER = dict(conv_norm="layer", conv_bias=True, pre_norm=True, normalize_input=True)
+GROUP = dict(conv_norm="group", conv_bias=False, pre_norm=False, normalize_input=False, feature_gradient_scale=0.1)
+LAYER = dict(conv_norm="layer", conv_bias=True, pre_norm=True, normalize_input=True, feature_gradient_scale=1.0)
 SIZES: dict[str, dict[str, Any]] = {  # base and large as published; the others for two cores and for tests
     "base": CONV | GROUP | dict(conv_channels=(512,) * 7, width=768, depth=12, heads=12, mlp_width=3072),
     "large": CONV | LAYER | dict(conv_channels=(512,) * 7, width=1024, depth=24, heads=16, mlp_width=4096),
@@ -231,7 +231,7 @@ class Wav2Vec2(nnx.Module):
         activation_dropout: float = 0.0,
         projection_dropout: float = 0.1,
         layer_drop: float = 0.0,
-        feature_gradient_scale: float = 1.0,
+        feature_gradient_scale: float | None = None,
         mask_probability: float = 0.0,
         mask_span: int = 10,
         mask_feature_probability: float = 0.0,
@@ -258,7 +258,9 @@ class Wav2Vec2(nnx.Module):
             after the projection.
           layer_drop: probability that a layer is left out of a training step (Fan et al. 2020).
           feature_gradient_scale: factor of the convolutions' gradient; 0.1 where nothing is normalized (base).
-          mask_probability, mask_span: in training without a given mask, of spans of frames masked: SpecAugment for fine-tuning.
+          mask_probability, mask_span: in training without a given mask, spans of frames are masked: SpecAugment for fine-tuning. The
+            share that they would cover if none overlapped, as fairseq's and transformers' mask_prob: a span starts at a frame with
+            mask_probability / mask_span (while `objective.options.mask_probability` is a start's own, as in the paper).
           mask_feature_probability, mask_feature_span: the same along the Transformer's channels.
           remat: none, full or dots: what is computed again in a layer's backward pass to save memory.
 
@@ -270,7 +272,7 @@ class Wav2Vec2(nnx.Module):
         given = dict(
             conv_channels=conv_channels, conv_kernels=conv_kernels, conv_strides=conv_strides, conv_norm=conv_norm,
             conv_bias=conv_bias, width=width, depth=depth, heads=heads, mlp_width=mlp_width, pre_norm=pre_norm,
-            normalize_input=normalize_input,
+            normalize_input=normalize_input, feature_gradient_scale=feature_gradient_scale,
         )  # fmt: skip
         o = SIZES[size] | {key: value for key, value in given.items() if value is not None}
         counts = {key: len(o[key]) for key in ("conv_channels", "conv_kernels", "conv_strides")}
@@ -328,7 +330,7 @@ class Wav2Vec2(nnx.Module):
         self.pre_norm, self.normalize_input, self.norm_padding = o["pre_norm"], o["normalize_input"], norm_padding
         self.rates = (dropout, attention_dropout, activation_dropout)
         self.projection_dropout, self.layer_drop = projection_dropout, layer_drop
-        self.gradient_scale = feature_gradient_scale
+        self.gradient_scale = o["feature_gradient_scale"]
         self.time_mask, self.feature_mask = (mask_probability, mask_span), (mask_feature_probability, mask_feature_span)
         self.remat, self.dtype = remat, dtype
         self.all_options = tuple(sorted(

@@ -177,6 +177,38 @@ def test_a_checkpoint_that_does_not_fit_is_one_line_that_lists_what(saved, tmp_p
         huggingface.load_huggingface(copy(saved, tmp_path, **changes))
 
 
+def test_a_codebook_of_another_size_is_one_line(tmp_path):
+    source = make_folder(tmp_path / "source")
+    make("pretraining").save_pretrained(source)
+    with pytest.raises(UserError, match=r"another shape than config.json says: .*quantizer.codevectors \(1, 40, 8\)"):
+        huggingface.load_huggingface(copy(source, make_folder(tmp_path / "copy"), num_codevectors_per_group=30))
+
+
+@pytest.mark.parametrize("kind", ["Wav2Vec2", "Hubert", "Data2VecAudio"])
+def test_keys_that_a_config_does_not_have_are_those_of_transformers(kind, tmp_path):
+    config, path = getattr(transformers, f"{kind}Config")(), tmp_path / "config.json"
+    path.write_text(json.dumps(dict(model_type=config.model_type)))
+    bare, bare_options = huggingface.read_config(tmp_path), huggingface.encoder_options(tmp_path)
+    config.save_pretrained(tmp_path)
+    whole, options = huggingface.read_config(tmp_path), huggingface.encoder_options(tmp_path)
+    known = bare.keys() & config.to_dict().keys()
+    assert len(known) > 3 and {key: bare[key] for key in known} == {key: whole[key] for key in known}
+    assert bare_options == {key: options[key] for key in bare_options}
+
+
+def test_several_labels_a_clip_stay_several(tmp_path):
+    source, workdir, back = tmp_path / "hf", tmp_path / "workdir", tmp_path / "back"
+    model = make("classifier")
+    model.config.problem_type = "multi_label_classification"
+    model.save_pretrained(source)
+    convert.main(["--from_huggingface", str(source), "--workdir", str(workdir)])
+    trained = checkpoint.load_trained(workdir)
+    assert trained.multi_label
+    np.testing.assert_allclose(trained.probabilities(np.array([[0.0, 2.0]])), [[0.5, 1 / (1 + np.exp(-2.0))]])
+    convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)])
+    assert transformers.AutoConfig.from_pretrained(back).problem_type == "multi_label_classification"
+
+
 def test_truncated_missing_and_pickled_weights_are_refused(saved, tmp_path):
     copy(saved, tmp_path)
     whole = (tmp_path / "model.safetensors").read_bytes()
