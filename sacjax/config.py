@@ -7,6 +7,7 @@ run only files that you trust. `path:arg` hands `arg` to `get_config`; `--config
 import argparse
 import ast
 import importlib.util
+import inspect
 import json
 import os
 from pathlib import Path
@@ -159,6 +160,8 @@ POSITIVE = ("data.sample_rate", "data.seconds", "data.examples", "frontend.n_fft
 SHARES = ("data.validation_fraction", "data.label_fraction", "data.max_bad_fraction", "model.dropout",
           "objective.label_smoothing", "optimizer.warmup_fraction", "optimizer.ema_decay", "optimizer.layer_decay",
           "eval.overlap")  # fmt: skip
+NOT_NEGATIVE = ("optimizer.learning_rate", "optimizer.weight_decay", "optimizer.clip_norm", "optimizer.warmup_steps",
+                "train.early_stopping", "train.evaluate_every", "eval.mistakes")  # fmt: skip
 
 
 def check(config: ConfigDict) -> ConfigDict:
@@ -193,6 +196,9 @@ def _check_stage(name: str, c: ConfigDict) -> None:
     for key in POSITIVE:
         if not leaf(key) > 0:
             raise UserError(f"config.{name}.{key} is {leaf(key)}: it must be greater than 0")
+    for key in NOT_NEGATIVE:
+        if leaf(key) < 0:
+            raise UserError(f"config.{name}.{key} is {leaf(key)}: it must not be negative")
     for key in SHARES:
         if not 0 <= leaf(key) <= 1:
             raise UserError(f"config.{name}.{key} is {leaf(key)}: it must lie between 0 and 1")
@@ -217,15 +223,18 @@ def _check_stage(name: str, c: ConfigDict) -> None:
             f"optimizer.accumulation {c.optimizer.accumulation}"
         )
     if c.data.multi_label and c.objective.loss != "sigmoid":
-        raise UserError(f"config.{name}.data.multi_label needs config.{name}.objective.loss=sigmoid")
-    models.check(c.model)
-    objectives.check(c)
+        raise UserError(f"config.{name}.data.multi_label=True needs config.{name}.objective.loss=sigmoid")
+    try:
+        models.check(c.model)
+        objectives.check(c)
+        augment.check(c.augment.waveform, "waveform")
+        augment.check(c.augment.spectrogram, "spectrogram")
+    except UserError as error:  # they do not know the stage's name
+        raise UserError(f"config.{name}.{error}" if str(error).startswith(tuple(c)) else f"{error}") from error
     if c.optimizer.schedule_frames and objectives.OBJECTIVES[c.objective.name].needs_labels:
         raise UserError(
             f"config.{name}.optimizer.schedule_frames counts masked frames: it needs objective.name=contrastive"
         )
-    augment.check(c.augment.waveform, "waveform")
-    augment.check(c.augment.spectrogram, "spectrogram")
 
 
 def load(spec: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
@@ -242,6 +251,8 @@ def load(spec: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
+        if arg and not inspect.signature(module.get_config).parameters:
+            raise UserError(f"it takes no argument, so ':{arg}' means nothing")
         config = module.get_config(arg) if arg else module.get_config()
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

@@ -18,13 +18,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs a command's `main` and exits: 0 or what it returns, 2 with one line on stderr for a `UserError`."""
+    """Runs a command's `main` and exits: 0 or what it returns, 2 with one line on stderr for a `UserError`, 130 for Ctrl-C."""
     try:
         code = main()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except KeyboardInterrupt:
+        print("interrupted; training goes on from its last checkpoint by the same command", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(130)  # threads that read or save would each end with a traceback
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -26,8 +26,8 @@ def scores(
 
     Single-label: accuracy (with `accuracy_low` and `accuracy_high`, its 95 % bootstrap interval over clips), balanced_accuracy,
     top_{k}_accuracy, macro_precision, macro_recall, macro_f1, precision/, recall/ and f1/<class>, roc_auc (one-vs-rest,
-    macro), mean_average_precision (macro), expected_calibration_error, loss. Multi-label: the same, where accuracy
-    is the share of right decisions at 0.5 and top-k and balanced accuracy are left out.
+    macro), mean_average_precision (macro), expected_calibration_error, loss. Multi-label: the same, where accuracy is the share of
+    clips whose every decision at 0.5 is right, as scikit-learn counts it, and top-k and balanced accuracy are left out.
 
     Classes without a true example are left out of macro averages (which are 0 where that leaves none) and have no entry of
     their own; the clips falsely given to them count as errors of their true class. A class that is true but never predicted
@@ -55,7 +55,7 @@ def scores(
     )
     present = np.flatnonzero(truth.any(0))
     result: dict[str, float] = {}
-    correct = (decided == truth).mean(1) if multi else (decided == truth).all(1).astype(float)
+    correct = (decided == truth).all(1).astype(float)
     result["accuracy"] = float(correct.mean())
     if bootstrap:
         rng = np.random.default_rng(seed)

@@ -52,6 +52,12 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
         _write(workdir / "config.json", config_lib.to_json(config))
     for stage in prepared.values():
         results[stage.name] = stage.run(results)
+    if jax.process_index() == 0:
+        bad = workdir / "bad_files.csv"
+        skipped = (
+            f"; {len(bad.read_text().splitlines()) - 1} files were skipped, see bad_files.csv" if bad.is_file() else ""
+        )
+        print(f"{workdir}: results.json, predictions.csv, report.html, plots/{skipped}")
     return results
 
 
@@ -83,11 +89,16 @@ class Stage:
         sharding.check_batch(f"{name}.train.batch_size / optimizer.accumulation", micro, mesh)
         recordings = sources.load(stage.data)
         parts = splits.split(recordings, stage.data)
+        if stage.data.path and Path(stage.data.path).absolute() == workdir.absolute():
+            raise UserError(
+                f"--workdir {workdir} is config.{name}.data.path: choose another folder for what is written"
+            )
         if not len(parts["train"]):
             raise UserError(f"config.{name}.data: the training part is empty; see data.fold, data.holdout")
         if objectives.OBJECTIVES[stage.objective.name].needs_labels and len(recordings.class_names) < 2:
+            folders = "; a sub-folder is a label" if stage.data.source == "folder" else ""
             raise UserError(
-                f"config.{name}.data: {len(recordings.class_names)} class found; a classifier needs two or more"
+                f"config.{name}.data: {len(recordings.class_names)} class found; a classifier needs two or more{folders}"
             )
         prepared = cls(name, config, mesh, workdir, recordings, parts)
         if stage.init_from in earlier:
@@ -136,6 +147,8 @@ class Stage:
             scores, rows = self.scores(program, state, part, intervals=True)
             results |= scores
             table += rows
+        if first and not results:
+            print(f"{self.name}: nothing was evaluated, for no clip is in {' or '.join(self.stage.eval.splits)}")
         if first:
             self.finish(earlier | {self.name: results}, table)
         return results
@@ -287,7 +300,6 @@ def evaluate_workdirs(
     """
     models = [checkpoint.load_classifier(workdir, which, everywhere=True) for workdir in workdirs]
     folder = Path(output) if output else Path(workdirs[0]) / "eval" / split
-    folder.mkdir(parents=True, exist_ok=True)
     names = models[0].class_names
     first: tuple[Recordings, np.ndarray, ConfigDict] | None = None
     total, seen = np.zeros([]), np.zeros([], bool)
@@ -302,6 +314,10 @@ def evaluate_workdirs(
             raise UserError(f"--split is '{split}'; choose one of {', '.join(parts)}")
         if not len(parts[split]):
             raise UserError(f"--split {split}: that part of the data set is empty; try --split all")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--output {folder}: cannot be written: {error.strerror}; choose another folder") from error
         mesh = sharding.make_mesh(trained.config.mesh)
         apply = functools.partial(_apply, trained)
         logits, ok = predict(apply, recordings, parts[split], stage, mesh, folder)
@@ -319,6 +335,8 @@ def evaluate_workdirs(
     scores, table = score_part(split, total / len(models), seen, recordings, indices, stage, models[0].config.seed)
     evaluate.write_predictions(folder / "predictions.csv", table, names, multi_label=stage.data.multi_label)
     _write(folder / "scores.json", json.dumps(scores, indent=1, sort_keys=True) + "\n")
+    if not scores:
+        print(f"no clip of the {split} part has a label: there are predictions, but no scores")
     for name, value in scores.items():
         if "/f1/" not in name and "/precision/" not in name and "/recall/" not in name:
             print(f"{name:40s} {value:.4f}")
@@ -395,7 +413,12 @@ def resolve(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
 def print_scores(name: str, scores: dict[str, float], stage: ConfigDict) -> None:
     """Prints a stage's main figures."""
     for part in stage.eval.splits:
-        if f"{part}/accuracy" in scores:
+        if stage.data.multi_label and f"{part}/mean_average_precision" in scores:
+            print(
+                f"{name}: {part} mean average precision {100 * scores[f'{part}/mean_average_precision']:.2f} %, "
+                f"macro F1 {100 * scores[f'{part}/macro_f1']:.2f} %"
+            )
+        elif f"{part}/accuracy" in scores:
             low, high = (100 * scores[f"{part}/accuracy_{end}"] for end in ("low", "high"))
             interval = f" (95 % interval {low:.1f} to {high:.1f})"
             print(

@@ -21,9 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workdir", action="append", required=True, help="where everything is written")
     parser.add_argument("--mode", choices=("train", "eval"), default="train")
     parser.add_argument("--split", default="test", help="eval: train, validation, test, or all")
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="eval: which checkpoint")
+    parser.add_argument("--which", choices=("best", "last"), default="best", help="eval: which checkpoint")
     parser.add_argument(
-        "--output", help="eval: folder for scores and predictions (default: <first workdir>/eval/<split>)"
+        "--output", help="eval: folder for scores and predictions, replaced (default: <first workdir>/eval/<split>)"
     )
     args, unknown = parser.parse_known_args(argv)
     if args.mode == "eval" and args.config:
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
     enable_cache()
     if config is None:
-        experiment.evaluate_workdirs(args.workdir, overrides, args.split, args.checkpoint, args.output)
+        experiment.evaluate_workdirs(args.workdir, overrides, args.split, args.which, args.output)
         return 0
     experiment.run(config, args.workdir[0])
     return 0

@@ -101,6 +101,8 @@ class Progress:
             total=steps, initial=start, desc=stage, unit="step", disable=not show, file=sys.stderr,
             mininterval=0.5 if sys.stderr.isatty() else 20.0, dynamic_ncols=True,
         )  # fmt: skip
+        self.bar.set_postfix_str("compiling")
+        self.compiled = False
         self.reset()
 
     def reset(self) -> None:
@@ -116,6 +118,9 @@ class Progress:
 
     def tick(self) -> None:
         """Counts one step."""
+        if not self.compiled:
+            self.bar.unpause()  # the first step's time is the compiler's
+        self.compiled = True
         self.step += 1
         self.steps += 1
         self.bar.update(1)

@@ -326,12 +326,10 @@ def stage_from_flags(args: argparse.Namespace, unknown: list[str]) -> ConfigDict
         if name not in config.stages:
             raise UserError(f"--stage: the config has no stage '{name}'{errors.nearest(name, config.stages)}")
         return config[name]
-    if unknown:
-        raise UserError(f"unknown argument '{unknown[0]}'")
-    stage = config_lib.stage()
-    stage.data.source = "folder" if args.folder else "manifest"
-    stage.data.path = args.folder or args.manifest
-    return stage
+    config = config_lib.default()
+    config.supervised.data.source = "folder" if args.folder else "manifest"
+    config.supervised.data.path = args.folder or args.manifest
+    return config_lib.override(config, config_lib.overrides_from(unknown)).supervised
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -77,7 +77,8 @@ def few_shot(
 ) -> dict[int, list[float]]:
     """Returns {shot: [test accuracy of each draw]} of logistic regression (C = 1) on so many random training vectors of each class.
 
-    A class that has fewer gives all it has. Within a draw the vectors of a smaller shot are among those of a larger one.
+    A class that has fewer gives all it has; shots that no class has are left out. Within a draw the vectors of a smaller shot are among
+    those of a larger one.
 
     Raises:
       UserError: fewer than two classes to train on, nothing to test, or shots or draws that are not positive.
@@ -85,10 +86,11 @@ def few_shot(
     check(train_labels, test_labels)
     if draws < 1 or any(shot < 1 for shot in shots):
         raise UserError(f"--shots {' '.join(map(str, shots))} and --draws {draws} must be 1 or more")
-    accuracy: dict[int, list[float]] = {shot: [] for shot in shots}
+    most = int(np.unique(train_labels, return_counts=True)[1].max())
+    accuracy: dict[int, list[float]] = {shot: [] for shot in shots if shot <= most}
     for draw in range(draws):
         order = shuffled_classes(train_labels, seed, draw)
-        for shot in shots:
+        for shot in accuracy:
             kept = np.concatenate([own[:shot] for own in order])
             accuracy[shot].append(_accuracy(_classifier(), train[kept], train_labels[kept], test, test_labels))
     return accuracy

@@ -17,7 +17,7 @@ from sacjax import metrics
 from sacjax.checkpoint import Checkpoints, take_encoder
 from sacjax.data import pipeline, splits
 from sacjax.data.bad_files import BadFiles
-from sacjax.errors import UserError
+from sacjax.errors import UserError, nearest
 from sacjax.optimizer import make_optimizer, make_schedule, update_ema
 from sacjax.preprocess import make_preprocess
 from sacjax.sharding import over_batch, put_batch, replicated
@@ -244,6 +244,8 @@ def fit(
         state, meta = checkpoints.restore(program.init())
         batches.set_state(json.loads(meta["data"]))
     step = int(state.step)
+    if first and step:
+        print(f"{name}: goes on from step {step}")
     log = metrics.Log(workdir, name, step, config.tensorboard) if first else None
     bad = BadFiles(workdir, recordings, stage.data.max_bad_fraction)
     progress = metrics.Progress(name, step, steps, stage.train.batch_size, stage.data.seconds, first)
@@ -302,6 +304,8 @@ def fit(
 def _best(meta: dict[str, Any], values: dict[str, float], evaluation: ConfigDict, step: int) -> float | None:
     """Notes in `meta` whether this evaluation is the best so far; returns its value of the metric `eval.best`."""
     value = values.get(evaluation.best)
+    if value is None and any(name.startswith("validation/") for name in values):
+        raise UserError(f"eval.best: there is no metric '{evaluation.best}'{nearest(evaluation.best, values)}")
     if value is None or not np.isfinite(value):
         return None
     better = meta["best"] is None or (value > meta["best"] if evaluation.best_mode == "max" else value < meta["best"])

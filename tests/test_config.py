@@ -82,6 +82,11 @@ def test_json_round_trip_keeps_every_leaf(file):
         ("supervised.model.encoder.detph=34", r"did you mean 'depth'\?"),
         ("supervised.objective.name=classify", r"did you mean 'classification'\?"),
         ("supervised.augment.waveform.0.name=gian", r"did you mean 'gain'\?"),
+        (
+            "supervised.optimizer.learning_rate=-1",
+            "config.supervised.optimizer.learning_rate is -1.0: it must not be neg",
+        ),
+        ("supervised.augment.waveform.0.probability=2", "^config.supervised.augment"),
         ("stages=('pretrain',)", "there is no config.pretrain"),
         ("mesh.data=0", "config.mesh.data is 0"),
     ],
@@ -115,6 +120,8 @@ def test_other_mistakes(file):
         config_lib.load(f"{file}:flod=2")
     with pytest.raises(UserError, match="expected int"):
         config_lib.load(f"{file}:fold=two")
+    with pytest.raises(UserError, match="folder.py: it takes no argument, so ':abc' means nothing"):
+        config_lib.load("configs/folder.py:abc")
     with pytest.raises(UserError, match="unknown argument '--cofnig.seed=1'"):
         config_lib.overrides_from(["--cofnig.seed=1"])
 

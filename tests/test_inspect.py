@@ -124,6 +124,13 @@ def test_equal_samples_are_found_in_any_lossless_format(tmp_path):
     assert [[recordings.names[i] for i in group] for group in summary.relabelled] == [["a/1.wav", "b/2.flac"]]
 
 
+def test_a_folder_takes_overrides(tmp_path):
+    stage = prepare.stage_from_flags(
+        flags(["--folder", str(tmp_path)]), ["--config.supervised.data.allow_outside_root=True"]
+    )
+    assert stage.data.allow_outside_root and stage.data.path == str(tmp_path)
+
+
 def flags(argv: list[str]):
     import argparse
 

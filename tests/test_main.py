@@ -146,9 +146,36 @@ def test_eval_mode_on_its_own_splits_and_on_other_data(trained, tmp_path, capsys
         ])  # fmt: skip
     with pytest.raises(UserError, match="--split is 'tset'"):
         main_lib.main(["--mode=eval", "--workdir", str(workdir), "--split", "tset", "--output", str(tmp_path / "x")])
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(UserError, match=f"--output {other / 'low' / '00.wav'}.*: cannot be written"):
+        (other / "unheard_of").rename(other / "low")
+        main_lib.main(["--mode=eval", "--workdir", str(workdir), "--output", str(other / "low" / "00.wav" / "x")])
 
 
-def test_broken_files_are_skipped_listed_and_stop_the_run_only_past_the_limit(trained, tmp_path):
+def test_eval_mode_says_that_nothing_has_a_label(trained, tmp_path, capsys):
+    workdir, sounds, _ = trained
+    shutil.copytree(sounds / "low", tmp_path / "flat")
+    main_lib.main([
+        "--mode=eval", "--workdir", str(workdir), "--split", "all", f"--config.supervised.data.path={tmp_path / 'flat'}",
+        "--output", str(tmp_path / "out"),
+    ])  # fmt: skip
+    assert "no clip of the all part has a label" in capsys.readouterr().out
+    assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 1 + 12
+
+
+def test_a_metric_that_is_not_measured_cannot_name_the_best_checkpoint(trained, tmp_path):
+    _, _, overrides = trained
+    with pytest.raises(UserError, match="eval.best: there is no metric 'validation/f1'; did you mean 'validation/"):
+        main_lib.main(arguments(tmp_path / "new", overrides, "supervised.eval.best=validation/f1"))
+
+
+def test_a_workdir_may_not_be_the_data_set(trained):
+    _, sounds, overrides = trained
+    with pytest.raises(UserError, match="is config.supervised.data.path: choose another folder"):
+        main_lib.main(arguments(sounds, overrides))
+
+
+def test_broken_files_are_skipped_listed_and_stop_the_run_only_past_the_limit(trained, tmp_path, capsys):
     _, sounds, overrides = trained
     broken = tmp_path / "sounds"
     shutil.copytree(sounds, broken)
@@ -158,6 +185,7 @@ def test_broken_files_are_skipped_listed_and_stop_the_run_only_past_the_limit(tr
     with pytest.raises(UserError, match="files cannot be decoded, more than data.max_bad_fraction=0.01"):
         main_lib.main(arguments(tmp_path / "strict", overrides, "supervised.data.max_bad_fraction=0.01"))
     main_lib.main(arguments(tmp_path / "run", overrides, "supervised.data.max_bad_fraction=0.2"))
+    assert "2 files were skipped, see bad_files.csv" in capsys.readouterr().out
     listed = (tmp_path / "run" / "bad_files.csv").read_text()
     assert "high/not_audio.wav" in listed and "low/empty.wav" in listed
     assert (tmp_path / "run" / "results.json").is_file()

@@ -48,7 +48,7 @@ def test_regularization_is_chosen_on_the_training_vectors():
     vectors[:, :2] += (labels[:, None] - 0.5) * 1.6
     four = vectors[:80], labels[:80], vectors[80:], labels[80:]
     chosen = probe.linear(*four, 0)
-    (fixed,) = probe.few_shot(*four, (80,), 1, 0)[80]  # the same classifier with C = 1
+    (fixed,) = probe.few_shot(*four, (40,), 1, 0)[40]  # the same classifier with C = 1
     assert chosen > fixed + 0.03
     halves = [probe.linear(vectors[:80], labels[:80], vectors[k::2], labels[k::2], 0) for k in (80, 81)]
     assert np.mean(halves) == pytest.approx(chosen)
@@ -84,6 +84,7 @@ def test_draws_of_few_shots(monkeypatch):
     taken.clear()
     probe.few_shot(train, labels, train, labels, (5,), 3, 7)
     assert taken == fives  # neither chance nor the other shots change a draw
+    assert list(probe.few_shot(train, labels, train, labels, (30, 31), 1, 7)) == [30]  # no class has 31
     taken.clear()
     probe.few_shot(train, labels, train, labels, (5,), 3, 8)
     assert taken != fives

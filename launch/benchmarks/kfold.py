@@ -72,6 +72,7 @@ def run_all(
                 command = [sys.executable, "-m", "sacjax.main", "--config", spec, "--workdir", str(workdir), *own]
                 log = None if count == 1 else workdir.with_suffix(".log")
                 todo.append(jobs.Job(f"fold {fold}, seed {seed}", command, workdir, log))
+    print(f"{len(folds)} folds × {len(seeds)} seeds: {len(todo)} of {len(folds) * len(seeds)} runs to do")
     jobs.run(todo, count)
 
 
@@ -245,7 +246,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{args.output}: mean accuracy over {len(summary['folds'])} folds {100 * accuracy['mean']:.2f} %{spread}")
     for other, test in summary.get("compare", {}).items():
         print(
-            f"against {other}: {100 * test['difference']:+.2f} points, paired t {test['p_t']:.3g}, McNemar {test['p_mcnemar']:.3g}"
+            f"against {other}: {100 * test['difference']:+.2f} points (paired t, p = {test['p_t']:.3g}); right in most seeds here alone "
+            f"{test['only_a']} clips, there alone {test['only_b']} (McNemar, p = {test['p_mcnemar']:.3g})"
         )
     return 0
 

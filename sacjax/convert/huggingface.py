@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from sacjax import config as config_lib
 from sacjax.errors import UserError
@@ -451,6 +451,7 @@ def save_huggingface(
         # their group norm models were trained without a mask, ours never see padding
         return_attention_mask=True,
     )  # fmt: skip
-    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    # Not by `save_file`, whose file nobody else could read.
+    (path / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
     (path / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=1) + "\n")
     (path / "config.json").write_text(json.dumps(config, indent=1) + "\n")

@@ -127,7 +127,9 @@ def load_folder(data: ConfigDict) -> Recordings:
     of DIR is refused unless `data.allow_outside_root`.
     """
     root = os.path.abspath(data.path)
-    if not data.path or not os.path.isdir(root):
+    if not data.path:
+        raise UserError("data.path is empty: give the folder that has a sub-folder for each label")
+    if not os.path.isdir(root):
         raise UserError(f"data.path: there is no folder '{data.path}'")
     parts, others = [], collections.Counter[str]()
     for path in _walk(root, data.allow_outside_root):
@@ -194,7 +196,9 @@ def load_manifest(data: ConfigDict) -> Recordings:
         found = [str(part) for part in cell] if isinstance(cell, list) else str(cell).split("|")
         labels.append(tuple(dict.fromkeys(part.strip() for part in found if part.strip())))
         if len(labels[-1]) > 1 and not data.multi_label:
-            raise UserError(f"{path}, line {line}: several labels '{row['label']}'; set data.multi_label=True for that")
+            raise UserError(
+                f"{path}, line {line}: several labels '{row['label']}'; set data.multi_label=True and objective.loss=sigmoid for that"
+            )
     if len(set(names)) < len(names):
         twice = collections.Counter(names).most_common(1)[0][0]
         raise UserError(f"{path}: '{twice}' is listed twice; rows of one file need a 'start' each")
