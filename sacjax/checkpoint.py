@@ -6,9 +6,10 @@
 <workdir>/checkpoints/<stage>/<step>/meta          JSON: data position, best metric so far
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,23 +83,61 @@ class Checkpoints:
         if step in self.manager.all_steps():
             return
         model, training = _split(state)
-        self.manager.save(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardSave(_flat(model)),
-                training=ocp.args.StandardSave(_flat(training)),
-                meta=ocp.args.JsonSave(meta),
-            ),
-            metrics=None if metric is None else {"best": float(metric)},
-        )
+        with self._told():
+            self.manager.save(
+                step,
+                args=ocp.args.Composite(
+                    model=ocp.args.StandardSave(_flat(model)),
+                    training=ocp.args.StandardSave(_flat(training)),
+                    meta=ocp.args.JsonSave(meta),
+                ),
+                metrics=None if metric is None else {"best": float(metric)},
+            )
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tells in one line what keeps a checkpoint from being written, now or in the background."""
+        try:
+            yield
+        except Exception as error:  # Orbax, TensorStore and the file system each raise their own
+            good = [path for path in self.folder.iterdir() if path.name.isdecimal()] if self.folder.is_dir() else []
+            last = (
+                f"the last good one is of step {max(int(path.name) for path in good)}" if good else "there is none yet"
+            )
+            text = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{self.folder}: a checkpoint cannot be written ({text[:300]}); {last}") from error
 
     def restore(self, state: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """Returns (state, meta) of a step (default: the last), placed as `state` is.
+        """Returns (state, meta) of a step (default: the last that can be read), placed as `state` is.
 
         Raises:
-          UserError: the checkpoint holds another model.
+          UserError: the checkpoint holds another model, or none can be read.
         """
-        step = self.latest() if step is None else step
+        if step is not None:
+            return self._restore(state, step)
+        for step in sorted(self.manager.all_steps(), reverse=True):
+            try:
+                return self._restore(state, step)
+            except UserError:
+                raise
+            except Exception as error:  # cut short, or lost in part: whatever the formats raise for that
+                text = (str(error).splitlines() or [type(error).__name__])[0]
+                print(f"{self.folder / str(step)}: cannot be read, and is removed ({text[:300]})")
+                self.manager.delete(step)
+        raise UserError(f"{self.folder}: none of its checkpoints can be read; remove it to begin anew")
+
+    def back_before(self, step: int) -> bool:
+        """Removes the checkpoints past `step` and returns True; returns False where none would be left."""
+        self.wait()
+        steps = self.manager.all_steps()
+        if min(steps, default=step + 1) > step:
+            return False
+        for late in steps:
+            if late > step:
+                self.manager.delete(late)
+        return True
+
+    def _restore(self, state: Any, step: int) -> tuple[Any, dict[str, Any]]:
         parts = _split(state)
         flat = [_flat(part) for part in parts]
         abstract = [jax.tree.map(ocp.utils.to_shape_dtype_struct, part) for part in flat]
@@ -120,9 +159,14 @@ class Checkpoints:
         tree = getattr(metadata, "item_metadata", metadata)
         return dict(getattr(tree, "tree", tree))
 
+    def wait(self) -> None:
+        """Waits for saves under way. Raises UserError where one has failed."""
+        with self._told():
+            self.manager.wait_until_finished()
+
     def close(self) -> None:
-        """Waits for saves under way."""
-        self.manager.wait_until_finished()
+        """Waits for saves under way, and ends."""
+        self.wait()
         self.manager.close()
 
 

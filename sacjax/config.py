@@ -107,6 +107,7 @@ def stage() -> ConfigDict:
         log_every=20,
         evaluate_every=0,  # steps; 0 = once an epoch
         early_stopping=0,  # evaluations without a better eval.best; 0 = off
+        max_skipped=10,  # updates in a row that are not finite (each is skipped) before it goes back to its last checkpoint, once
     )
     c.eval = dict(
         batch_size=64,
@@ -155,7 +156,7 @@ CHOICES = {
     "eval.checkpoint": ("last", "best"),
 }
 POSITIVE = ("data.sample_rate", "data.seconds", "data.examples", "frontend.n_fft", "frontend.hop_length",
-            "frontend.n_mels", "frontend.floor", "optimizer.accumulation", "train.batch_size", "train.log_every",
+            "frontend.n_mels", "frontend.floor", "optimizer.accumulation", "train.batch_size", "train.log_every", "train.max_skipped",
             "eval.batch_size", "eval.top_k")  # fmt: skip
 SHARES = ("data.validation_fraction", "data.label_fraction", "data.max_bad_fraction", "model.dropout",
           "objective.label_smoothing", "optimizer.warmup_fraction", "optimizer.ema_decay", "optimizer.layer_decay",

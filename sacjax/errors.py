@@ -1,5 +1,6 @@
 """Mistakes of the user, told in one line."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -10,6 +11,10 @@ class UserError(Exception):
     """A mistake that its user can mend; the message is one line that names the key or file and what to do."""
 
 
+class Terminated(Exception):
+    """The scheduler asked the run to end, and its checkpoint is saved."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns `; did you mean 'x'?` for the closest of `known`, else the list of them; for the end of a message."""
     known = sorted(known)
@@ -18,7 +23,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs a command's `main` and exits: 0 or what it returns, 2 with one line on stderr for a `UserError`, 130 for Ctrl-C."""
+    """Runs a command's `main` and exits: 0 or what it returns, 2 with one line on stderr for a `UserError` or a full disk,
+    130 for Ctrl-C, 75 (EX_TEMPFAIL: to be started again) for a SIGTERM during training."""
     try:
         code = main()
         sys.stdout.flush()
@@ -29,6 +35,14 @@ def run(main: Callable[[], int | None]) -> None:
         print("interrupted; training goes on from its last checkpoint by the same command", file=sys.stderr)
         sys.stderr.flush()
         os._exit(130)  # threads that read or save would each end with a traceback
+    except Terminated as error:
+        print(f"{error}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE):
+            raise
+        print(f"error: {error.filename or 'a file'}: cannot be written: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

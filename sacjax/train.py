@@ -1,5 +1,6 @@
 """State, step and loop: the only train loop. It knows objectives, not models."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ from sacjax import metrics
 from sacjax.checkpoint import Checkpoints, take_encoder
 from sacjax.data import pipeline, splits
 from sacjax.data.bad_files import BadFiles
-from sacjax.errors import UserError, nearest
+from sacjax.errors import Terminated, UserError, nearest
+from sacjax.faults import Skipped, Termination
 from sacjax.optimizer import make_optimizer, make_schedule, update_ema
 from sacjax.preprocess import make_preprocess
 from sacjax.sharding import over_batch, put_batch, replicated
@@ -33,6 +35,8 @@ class TrainState(NamedTuple):
     opt_state: Any
     ema: Any  # None where it is off
     sums: Any  # {metric: (sum, count)}
+    skipped: Any  # int32 [], updates in a row up to this one whose loss, gradient or result was not finite
+    skips: Any  # bool [log_every], which of the updates since the last log line were skipped
 
 
 class Start(NamedTuple):
@@ -139,8 +143,14 @@ def make_program(
         if schedule_frames:  # whole steps and the rest, so that no count is too large to be exact
             rest = progress[1] + sums["masked_frames"][0].astype(jnp.int32)
             progress = jnp.stack([progress[0] + rest // schedule_frames, rest % schedule_frames])
-        sums = metrics.add(state.sums, sums)
-        return TrainState(state.step + 1, progress, params, extra, opt_state, ema, sums)
+        # An update that is not finite is left out: nothing of it stays but that it was.
+        good = all_finite((sums["loss"], sums["gradient_norm"], params, extra))
+        new = (progress, params, extra, opt_state, ema, metrics.add(state.sums, sums))
+        old = (state.progress, state.params, state.extra, state.opt_state, state.ema, state.sums)
+        progress, params, extra, opt_state, ema, sums = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+        skips = state.skips.at[state.step % stage.train.log_every].set(~good)
+        skipped = jnp.where(good, 0, state.skipped + 1)
+        return TrainState(state.step + 1, progress, params, extra, opt_state, ema, sums, skipped, skips)
 
     def init(source: tuple | None) -> TrainState:
         params, extra = fresh(source)
@@ -155,7 +165,9 @@ def make_program(
         sums["gradient_norm"] = (jnp.zeros([]), jnp.zeros([]))
         ema = jax.tree.map(jnp.copy, params) if stage.optimizer.ema_decay else None
         zero = jnp.zeros([], jnp.int32)
-        return TrainState(zero, jnp.zeros([2], jnp.int32), params, extra, optimizer.init(params), ema, sums)
+        skips = jnp.zeros([stage.train.log_every], bool)
+        start = jnp.zeros([2], jnp.int32)
+        return TrainState(zero, start, params, extra, optimizer.init(params), ema, sums, zero, skips)
 
     def evaluated(state: TrainState) -> Any:
         return nnx.merge(eval_graphdef, state.params if state.ema is None else state.ema, state.extra, copy=True)
@@ -176,6 +188,12 @@ def make_program(
         evaluate=jax.jit(evaluate, in_shardings=(whole, rows), out_shardings=whole),
         graphdef=eval_graphdef,
     )
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Returns bool [], whether every number of a tree is finite; what has none, such as random keys, counts as finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
 def schedule_place(step: Any, progress: Any, schedule_frames: int) -> Any:
@@ -221,7 +239,8 @@ def fit(
       (the last state, the stage's checkpoints, still open).
 
     Raises:
-      UserError: too many undecodable files, a loss that is not finite, or a collapse.
+      UserError: too many undecodable files, updates that are not finite again after it went back once, or a collapse.
+      Terminated: SIGTERM came; the checkpoint is saved.
     """
     steps, epoch = total_steps(stage.train, epoch_examples(recordings, indices, stage.data, config.seed))
     schedule = make_schedule(stage.optimizer, steps)
@@ -231,73 +250,109 @@ def fit(
     checkpoints = Checkpoints(
         workdir, name, config.checkpoint.keep, stage.eval.best_mode, config.checkpoint.asynchronous
     )
-    batches = iter(
-        pipeline.train_batches(
-            recordings, indices, stage.data, stage.train.batch_size, config.seed,
-            jax.process_index(), jax.process_count(), labels=objective.needs_labels,
-        )
-    )  # fmt: skip
-    meta: dict[str, Any] = {"best": None, "best_step": 0, "since_best": 0, "stopped": False, "collapsed": 0}
-    if checkpoints.latest() is None:
-        state = program.init(start())
-    else:
-        state, meta = checkpoints.restore(program.init())
-        batches.set_state(json.loads(meta["data"]))
-    step = int(state.step)
-    if first and step:
-        print(f"{name}: goes on from step {step}")
-    log = metrics.Log(workdir, name, step, config.tensorboard) if first else None
     bad = BadFiles(workdir, recordings, stage.data.max_bad_fraction)
-    progress = metrics.Progress(name, step, steps, stage.train.batch_size, stage.data.seconds, first)
+    skipped = Skipped(workdir, name, recordings)
+
+    def begin(order: int) -> tuple[TrainState, dict[str, Any], Any, Any, Any]:
+        """Starts from the last checkpoint, if any; an `order` above 0 is another order of the data from there on."""
+        meta: dict[str, Any] = dict(best=None, best_step=0, since_best=0, stopped=False, collapsed=0, order=0)
+        if checkpoints.latest() is None:
+            state = program.init(start())
+        else:
+            state, meta = checkpoints.restore(program.init())
+        meta |= {"order": order, "data": None} if order else {}
+        batches = iter(
+            pipeline.train_batches(
+                recordings, indices, stage.data, stage.train.batch_size, config.seed + meta["order"],
+                jax.process_index(), jax.process_count(), labels=objective.needs_labels,
+            )
+        )  # fmt: skip
+        if meta.get("data"):
+            batches.set_state(json.loads(meta["data"]))
+        step = int(state.step)
+        if first and step:
+            print(f"{name}: goes on from step {step}")
+        log = metrics.Log(workdir, name, step, config.tensorboard) if first else None
+        progress = metrics.Progress(name, step, steps, stage.train.batch_size, stage.data.seconds, first)
+        return state, meta, batches, log, progress
 
     def save(step: int, metric: float | None = None) -> None:
         bad.flush()
         checkpoints.save(step, state, meta | {"data": json.dumps(batches.get_state())}, metric)
 
-    while step < steps and not meta["stopped"]:
-        batch = progress.wait(batches)
-        bad.note(batch)
-        logged = (step + 1) % stage.train.log_every == 0 or step + 1 == steps
-        place = schedule_place(step, state.progress, schedule_frames) if logged else 0.0
-        state = program.step(state, put_batch(batch, mesh))
-        step += 1
-        progress.tick()
-        last = step == steps
-        if logged:
-            values = objective.summarize(state.sums)
-            reason = objective.collapse(values)
-            meta["collapsed"] = meta["collapsed"] + 1 if reason else 0
-            values = {f"train/{key}": value for key, value in values.items()}
-            if not np.isfinite(values.get("train/loss", 0.0)):
-                raise UserError(f"the loss is {values['train/loss']} at step {step}: lower optimizer.learning_rate")
-            state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
-            values |= {"learning_rate": float(schedule(place)), "epoch": step / epoch} | progress.rates()
-            progress.show(values)
-            if log:
-                log.write(step, values)
-            progress.reset()
-            if objective.collapse_patience and meta["collapsed"] >= objective.collapse_patience:
-                raise UserError(
-                    f"stage {name} has collapsed ({meta['collapsed']} log lines in a row, up to step {step}): {reason}; {objective.advice}"
+    state, meta, batches, log, progress = begin(0)
+    step = int(state.step)
+
+    def end() -> None:
+        progress.close()
+        bad.flush()
+        if log:
+            log.close()
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(end)  # also before an error is told
+        termination = stack.enter_context(Termination())
+        while step < steps and not meta["stopped"]:
+            batch = progress.wait(batches)
+            bad.note(batch)
+            skipped.note(step + 1, batch)
+            logged = (step + 1) % stage.train.log_every == 0 or step + 1 == steps
+            place = schedule_place(step, state.progress, schedule_frames) if logged else 0.0
+            state = program.step(state, put_batch(batch, mesh))
+            step += 1
+            progress.tick()
+            last = step == steps
+            if logged:
+                values = objective.summarize(state.sums)
+                reason = objective.collapse(values)
+                meta["collapsed"] = meta["collapsed"] + 1 if reason else 0
+                values = {f"train/{key}": value for key, value in values.items()}
+                in_row, skips = jax.device_get((state.skipped, state.skips))
+                lost = [s for s in range(max(step - len(skips), 0) + 1, step + 1) if skips[(s - 1) % len(skips)]]
+                skipped.write(lost)
+                if lost:
+                    values["train/skipped_updates"] = len(lost)
+                state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums), skips=jnp.zeros_like(state.skips))
+                values |= {"learning_rate": float(schedule(place)), "epoch": step / epoch} | progress.rates()
+                progress.show(values)
+                if log:
+                    log.write(step, values)
+                progress.reset()
+                if in_row >= stage.train.max_skipped:
+                    what = f"stage {name}: {in_row} updates in a row up to step {step} were not finite ({skipped.path.name} lists their clips)"
+                    if meta["order"] or not checkpoints.back_before(step - in_row):
+                        raise UserError(f"{what}: lower optimizer.learning_rate, or set optimizer.clip_norm")
+                    progress.close()
+                    if log:
+                        print(f"{what}: back to step {checkpoints.latest()}, with the data in another order")
+                        log.close()
+                    state, meta, batches, log, progress = begin(1)
+                    step = int(state.step)
+                    continue
+                if objective.collapse_patience and meta["collapsed"] >= objective.collapse_patience:
+                    raise UserError(
+                        f"stage {name} has collapsed ({meta['collapsed']} log lines in a row, up to step {step}): {reason}; {objective.advice}"
+                    )
+            if step % evaluate_every == 0 or last:
+                values = validate(state)
+                progress.show(values)
+                if log and values:
+                    log.write(step, values)
+                metric = _best(meta, values, stage.eval, step)
+                patience = stage.train.early_stopping
+                meta["stopped"] = bool(patience and meta["since_best"] >= patience)
+                if not config.checkpoint.every or last or meta["stopped"] or meta["best_step"] == step:
+                    save(step, metric)
+                progress.reset()
+            if config.checkpoint.every and step % config.checkpoint.every == 0:
+                save(step)
+            if step < steps and termination.asked(step):
+                save(step)
+                checkpoints.close()
+                raise Terminated(
+                    f"stage {name}: SIGTERM at step {step}; its checkpoint is saved, the same command goes on"
                 )
-        if step % evaluate_every == 0 or last:
-            values = validate(state)
-            progress.show(values)
-            if log and values:
-                log.write(step, values)
-            metric = _best(meta, values, stage.eval, step)
-            patience = stage.train.early_stopping
-            meta["stopped"] = bool(patience and meta["since_best"] >= patience)
-            if not config.checkpoint.every or last or meta["stopped"] or meta["best_step"] == step:
-                save(step, metric)
-            progress.reset()
-        if config.checkpoint.every and step % config.checkpoint.every == 0:
-            save(step)
-    progress.close()
-    bad.flush()
-    if log:
-        log.close()
-    checkpoints.manager.wait_until_finished()
+    checkpoints.wait()
     return state, checkpoints
 
 

@@ -1,5 +1,7 @@
 """Saving, keeping, restoring, and refusing what does not fit."""
 
+import errno
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,6 +25,8 @@ def state(step, width=3):
         (jnp.ones([]),),
         None,
         {"loss": (jnp.ones([]), jnp.ones([]))},
+        jnp.zeros([], jnp.int32),
+        jnp.zeros([4], bool),
     )
 
 
@@ -38,6 +42,56 @@ def test_keeps_the_last_and_the_best(tmp_path):
     np.testing.assert_array_equal(restored.params["encoder"]["conv"]["kernel"], 5.0)
     assert int(checkpoints.restore(state(0), 2)[0].step) == 2
     checkpoints.close()
+
+
+def test_a_checkpoint_cut_short_gives_way_to_the_one_before(tmp_path, capsys):
+    checkpoints = Checkpoints(tmp_path, "supervised", asynchronous=False)
+    for step in (1, 2):
+        checkpoints.save(step, state(step), {"note": step}, None)
+    for file in (tmp_path / "checkpoints" / "supervised" / "2").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    restored, meta = checkpoints.restore(state(0))
+    assert int(restored.step) == 1 and meta == {"note": 1} and checkpoints.latest() == 1
+    assert "supervised/2: cannot be read, and is removed" in capsys.readouterr().out
+    checkpoints.save(2, state(2), {"note": 2}, None)  # the run comes by again
+    assert int(checkpoints.restore(state(0))[0].step) == 2
+    checkpoints.close()
+
+
+def test_none_that_can_be_read_is_one_line(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "supervised", asynchronous=False)
+    checkpoints.save(1, state(1), {}, None)
+    for file in (tmp_path / "checkpoints" / "supervised" / "1").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(UserError, match="none of its checkpoints can be read"):
+        checkpoints.restore(state(0))
+
+
+def test_a_full_disk_is_one_line_that_names_the_last_good_one(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, "supervised", asynchronous=False)
+    checkpoints.save(1, state(1), {}, None)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.manager, "save", full)
+    with pytest.raises(
+        UserError, match="cannot be written .*No space left on device.*; the last good one is of step 1"
+    ):
+        checkpoints.save(2, state(2), {}, None)
+    assert int(checkpoints.restore(state(0))[0].step) == 1
+
+
+def test_going_back(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "supervised", keep=3, asynchronous=False)
+    for step in (2, 4, 6):
+        checkpoints.save(step, state(step), {}, None)
+    assert not checkpoints.back_before(1) and checkpoints.latest() == 6
+    assert checkpoints.back_before(4) and checkpoints.latest() == 4
+    checkpoints.save(6, state(7), {}, None)  # not left alone: it is another one
+    assert int(checkpoints.restore(state(0))[0].step) == 7
 
 
 def test_lowest_is_best_where_asked(tmp_path):

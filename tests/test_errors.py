@@ -1,12 +1,32 @@
 """How commands end."""
 
+import errno
 import signal
 import subprocess
 import sys
 
+import pytest
 from processes import ROOT
 
+from sacjax import errors
+
 WAITING = "import time; from sacjax import errors; errors.run(lambda: print('ready', flush=True) or time.sleep(60))"
+
+
+def test_a_full_disk_is_one_line_and_2(capsys):
+    def write():
+        raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+
+    with pytest.raises(SystemExit) as stopped:
+        errors.run(write)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: metrics.jsonl: cannot be written: No space left on device\n"
+
+    def mistake():
+        raise FileNotFoundError(errno.ENOENT, "No such file", "x")
+
+    with pytest.raises(FileNotFoundError):  # a mistake of ours shows where it is
+        errors.run(mistake)
 
 
 def test_ctrl_c_is_one_line_and_130():

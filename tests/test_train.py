@@ -83,6 +83,27 @@ def test_one_sgd_step_as_worked_by_hand():
     np.testing.assert_allclose(after.params["bias"], bias - 0.1 * error.sum(0), atol=1e-5)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])  # the square of the last overflows
+def test_an_update_that_is_not_finite_leaves_nothing_but_that_it_was(value):
+    mesh = sharding.make_mesh(config_lib.default().mesh)
+    stage = tiny_stage(name="adamw", learning_rate=0.01, accumulation=2, ema_decay=0.9)
+    program = make_program(MaskedRegression(), stage, mesh, 9, seed=0)
+    first, spoiled, third = batches(3)
+    spoiled["audio"][np.argmax(spoiled["mask"]), 3] = value
+    state = program.step(program.init(), sharding.put_batch(first, mesh))
+    before = jax.device_get(state)
+    state = program.step(state, sharding.put_batch(spoiled, mesh))
+    after = jax.device_get(state)
+    assert after.step == 2 and after.skipped == 1 and np.flatnonzero(after.skips).tolist() == [1]
+    for field in ("params", "extra", "opt_state", "ema", "sums", "progress"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, field), getattr(before, field))
+    last = jax.device_get(program.step(state, sharding.put_batch(third, mesh)))
+    assert last.skipped == 0 and last.sums["loss"][1] == first["mask"].sum() + third["mask"].sum()
+    assert (
+        not np.array_equal(last.params["kernel"], after.params["kernel"]) and np.isfinite(last.params["kernel"]).all()
+    )
+
+
 def test_total_steps_by_epochs_or_steps():
     train = config_lib.stage().train
     train.update(batch_size=32, epochs=10.0)
