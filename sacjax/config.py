@@ -129,7 +129,9 @@ def default(**stages: ConfigDict) -> ConfigDict:
     """Returns a whole config, locked, with the given stages in order (default: one called `supervised`)."""
     stages = stages or {"supervised": stage()}
     c = ConfigDict(dict(seed=0, stages=tuple(stages)))
-    c.mesh = dict(data=-1)  # devices along each axis; -1 = all that are left
+    # Devices along each axis, -1 = all that are left. data: each has all parameters and a part of the batch; fsdp: a part of both;
+    # tensor: a part of the Transformer's inside (heads, MLP), and the same rows.
+    c.mesh = dict(data=-1, fsdp=1, tensor=1)
     c.checkpoint = dict(every=0, keep=2, asynchronous=True)  # every: steps, 0 = at each evaluation
     c.tensorboard = True
     for name, sub in stages.items():

@@ -1,5 +1,6 @@
-"""Where arrays live: a mesh of all devices, batches split over it, parameters on every device."""
+"""Where arrays live: a mesh of all devices, batches over its axes `data` and `fsdp`, parameters over `fsdp` and `tensor`."""
 
+import re
 from typing import Any
 
 import jax
@@ -8,10 +9,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from sacjax.errors import UserError
+from sacjax.optimizer import name_of
+
+RULES = (  # (pattern of names, mesh axes of the last dimensions); as Megatron splits heads and the inside of the MLP
+    (r"(attention/(query|key|value)|mlp_in)/kernel$", ("fsdp", "tensor")),
+    (r"(attention/out|mlp_out)/kernel$", ("tensor", "fsdp")),
+    (r"(attention/(query|key|value)|mlp_in)/bias$", ("tensor",)),
+)
+SMALL = 4096  # numbers; a smaller array is not worth an all-gather: it is whole on every device
 
 
 def make_mesh(mesh: ConfigDict) -> Mesh:
-    """Returns a mesh over all devices of all hosts, with the axes of `config.mesh` (`data=-1`: all devices).
+    """Returns a mesh over all devices of all hosts, with the axes of `config.mesh` (-1: all devices that are left).
 
     Raises:
       UserError: the axes do not multiply to the number of devices.
@@ -28,19 +37,51 @@ def make_mesh(mesh: ConfigDict) -> Mesh:
 
 
 def check_batch(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError where a batch does not divide over the devices."""
-    if batch_size % mesh.size:
-        raise UserError(f"config.{name} is {batch_size}: it must divide by the {mesh.size} devices")
+    """Raises UserError where a batch does not divide over the devices that share it."""
+    parts = int(np.prod([mesh.shape[axis] for axis in _batch_axes(mesh)]))
+    if batch_size % parts:
+        raise UserError(f"config.{name} is {batch_size}: it must divide by the {parts} devices that share a batch")
+
+
+def _batch_axes(mesh: Mesh) -> tuple[str, ...]:
+    return tuple(axis for axis in mesh.axis_names if axis != "tensor")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of parameters: a copy on each device."""
+    """The sharding of what is whole on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def over_batch(mesh: Mesh) -> NamedSharding:
-    """The sharding of batches: the first axis over all devices."""
-    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    """The sharding of batches: the first axis over all devices but those that share parameters' inside (`tensor`)."""
+    return NamedSharding(mesh, PartitionSpec(_batch_axes(mesh)))
+
+
+def of_state(shapes: Any, mesh: Mesh) -> Any:
+    """Returns the tree of shardings of a tree of shapes: parameters, and what the optimizer keeps of each under the same name."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, spec(name_of(path), leaf.shape, mesh.shape)), shapes
+    )
+
+
+def spec(name: str, shape: tuple[int, ...], sizes: Any) -> PartitionSpec:
+    """Returns how an array is split: by the first of `RULES` that matches its name, else its largest dimension over `fsdp`.
+
+    A dimension that does not divide by its axis stays whole, and so does what is small.
+
+    Args:
+      sizes: {axis: devices along it} of the mesh.
+    """
+    axes: list[str | None] = [None] * len(shape)
+    rule = next((axes for pattern, axes in RULES if re.search(pattern, name)), None)
+    if rule and len(shape) >= len(rule):
+        axes[len(shape) - len(rule) :] = rule
+    elif np.prod(shape) >= SMALL:
+        whole = [k for k in range(len(shape)) if shape[k] % sizes.get("fsdp", 1) == 0]
+        if whole:
+            axes[max(whole, key=lambda k: (shape[k], k))] = "fsdp"
+    axes = [a if a and shape[k] % sizes.get(a, 1) == 0 and sizes.get(a, 1) > 1 else None for k, a in enumerate(axes)]
+    return PartitionSpec(*axes)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:

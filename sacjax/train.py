@@ -22,7 +22,7 @@ from sacjax.errors import Terminated, UserError, nearest
 from sacjax.faults import Skipped, Termination
 from sacjax.optimizer import make_optimizer, make_schedule, update_ema
 from sacjax.preprocess import make_preprocess
-from sacjax.sharding import over_batch, put_batch, replicated
+from sacjax.sharding import of_state, over_batch, put_batch, replicated
 
 
 class TrainState(NamedTuple):
@@ -152,16 +152,19 @@ def make_program(
         skipped = jnp.where(good, 0, state.skipped + 1)
         return TrainState(state.step + 1, progress, params, extra, opt_state, ema, sums, skipped, skips)
 
-    def init(source: tuple | None) -> TrainState:
-        params, extra = fresh(source)
+    def sums_of_zeros() -> Any:
         size = stage.train.batch_size
         audio = jnp.zeros([size, round(stage.data.seconds * stage.data.sample_rate)], jnp.int16)
         rows = jnp.zeros([size], jnp.int32)
         label = jnp.zeros([size, objective.num_classes]) if stage.data.multi_label else rows
         batch = dict(audio=audio, length=rows, label=label, mask=rows * 1.0, index=rows)
-        place = jnp.zeros([])
-        shapes = jax.eval_shape(lambda b: gradients(params, extra, preprocess(b, init_key), init_key, place)[2], batch)
-        sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return gradients(*fresh(None), preprocess(batch, init_key), init_key, jnp.zeros([]))[2]
+
+    sums_shapes = jax.eval_shape(sums_of_zeros)
+
+    def init(source: tuple | None) -> TrainState:
+        params, extra = fresh(source)
+        sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums_shapes)
         sums["gradient_norm"] = (jnp.zeros([]), jnp.zeros([]))
         ema = jax.tree.map(jnp.copy, params) if stage.optimizer.ema_decay else None
         zero = jnp.zeros([], jnp.int32)
@@ -179,13 +182,15 @@ def make_program(
         place = schedule_place(state.step, state.progress, schedule_frames)
         return objective.loss(evaluated(state), preprocess(batch) | {"progress": place})[1]
 
-    whole, rows = replicated(mesh), over_batch(mesh)
-    jitted_init = jax.jit(init, out_shardings=whole)  # the source is an argument: as a constant it would be compiled in
+    rows, placed = over_batch(mesh), of_state(jax.eval_shape(init, None), mesh)
+    jitted_init = jax.jit(
+        init, out_shardings=placed
+    )  # the source is an argument: as a constant it would be compiled in
     return Program(
         init=lambda start=None: jitted_init(start and (start.params, start.extra)),
-        step=jax.jit(step, in_shardings=(whole, rows), out_shardings=whole, donate_argnums=0),
-        predict=jax.jit(predict, in_shardings=(whole, rows), out_shardings=rows),
-        evaluate=jax.jit(evaluate, in_shardings=(whole, rows), out_shardings=whole),
+        step=jax.jit(step, in_shardings=(placed, rows), out_shardings=placed, donate_argnums=0),
+        predict=jax.jit(predict, in_shardings=(placed, rows), out_shardings=rows),
+        evaluate=jax.jit(evaluate, in_shardings=(placed, rows), out_shardings=replicated(mesh)),
         graphdef=eval_graphdef,
     )
 

@@ -1,0 +1,89 @@
+"""Meshes: where each array goes, and that no layout changes what is learned."""
+
+import json
+
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+from processes import run_python
+
+from sacjax import sharding
+
+SIZES = {"data": 2, "fsdp": 4, "tensor": 2}
+TRAIN = """
+import json, sys
+import jax, numpy as np
+import workdirs
+from sacjax import config as config_lib, objectives, sharding
+from sacjax.data import pipeline, sources
+from sacjax.train import make_program
+
+name, layouts = sys.argv[1], json.loads(sys.argv[2])
+config = workdirs.config_of(name, "contrastive" if name == "wav2vec2" else "classification")
+s = config.supervised
+s.train.batch_size, s.train.steps, s.train.log_every, s.optimizer.learning_rate = 16, 20, 1, 1e-3
+s.augment.waveform = (dict(name="gain"), dict(name="shift"))
+if name == "wav2vec2":
+    with s.model.unlocked(), s.objective.unlocked():
+        s.model.encoder = workdirs.ENCODERS[name] | dict(width=64, mlp_width=128, layer_drop=0.2)
+        s.objective.options = dict(codebook_entries=8, codebook_dim=16, projection_dim=16, negatives=5, mask_span=4, mask_probability=0.1)
+else:
+    s.augment.spectrogram = (dict(name="mixup"), dict(name="frequency_mask", width=4))
+    s.model.dropout = 0.2
+config_lib.check(config)
+recordings = sources.load(s.data)
+objective = objectives.build(s, recordings.class_names, np.ones(len(recordings.class_names)))
+for layout in layouts:
+    sizes = layout["mesh"]
+    devices = jax.devices()[: int(np.prod(list(sizes.values())))]
+    mesh = jax.make_mesh(tuple(sizes.values()), tuple(sizes), devices=devices, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    program = make_program(objective, s, mesh, 20, 0)
+    state, losses = program.init(), []
+    kept = (state.params, state.opt_state)
+    total = sum(leaf.nbytes for leaf in jax.tree.leaves(kept))
+    here = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(kept))
+    batches = iter(pipeline.train_batches(recordings, np.arange(len(recordings)), s.data, 16, 0, labels=objective.needs_labels))
+    for _ in range(20):
+        batch = next(batches)
+        batch.pop("error")
+        state = program.step(state, sharding.put_batch(batch, mesh))
+        losses.append(objective.summarize(state.sums)["loss"])
+        state = state._replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
+    print("RESULT", json.dumps(dict(losses=losses, share=here / total)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "axes"),
+    [
+        ("encoder/layers/attention/query/kernel", (12, 64, 64), (None, "fsdp", "tensor")),
+        ("opt_state/1/mu/encoder/layers/attention/out/kernel", (12, 64, 64), (None, "tensor", "fsdp")),
+        ("encoder/layers/mlp_in/bias", (12, 128), (None, "tensor")),
+        ("encoder/layers/mlp_out/kernel", (3, 30, 63), (None, "tensor", None)),  # 63 does not divide by 4
+        ("encoder/conv/3/conv/kernel", (3, 512, 512), (None, None, "fsdp")),
+        ("encoder/stem/kernel", (7, 7, 1, 64), ()),  # small
+        ("encoder/table", (101, 4096), (None, "fsdp")),
+        ("encoder/odd", (101, 103), ()),
+        ("step", (), ()),
+    ],
+)
+def test_where_an_array_goes(name, shape, axes):
+    wanted = PartitionSpec(*axes) if axes else PartitionSpec(*[None] * len(shape))
+    assert sharding.spec(name, shape, SIZES) == wanted
+    assert sharding.spec(name, shape, {"data": 8, "fsdp": 1, "tensor": 1}) == PartitionSpec(*[None] * len(shape))
+
+
+@pytest.mark.parametrize(
+    ("name", "meshes"),
+    [("wav2vec2", [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)]), ("spectrogram_resnet", [(1, 1, 1), (2, 4, 1)])],
+)
+def test_every_layout_learns_the_same(name, meshes):
+    """20 steps with dropout and augmentation on, on 1 device and on 8."""
+    layouts = [{"mesh": dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))} for mesh in meshes]
+    done = run_python("-c", TRAIN, name, json.dumps(layouts), devices=8, path="tests")
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    alone, *others = [json.loads(line.removeprefix("RESULT")) for line in lines]
+    assert len(others) == len(meshes) - 1 and alone["losses"][-1] != alone["losses"][0] and alone["share"] == 1
+    for result in others:
+        np.testing.assert_allclose(result["losses"], alone["losses"], rtol=1e-5)
