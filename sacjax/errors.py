@@ -37,13 +37,23 @@ def run(main: Callable[[], int | None]) -> None:
         os._exit(130)  # threads that read or save would each end with a traceback
     except Terminated as error:
         print(f"{error}", file=sys.stderr)
-        sys.exit(os.EX_TEMPFAIL)
+        _leave(os.EX_TEMPFAIL)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE):
             raise
         print(f"error: {error.filename or 'a file'}: cannot be written: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
+        _leave(2)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _leave(2)
     sys.exit(code or 0)
+
+
+def _leave(code: int) -> None:
+    """Exits; one host of several at once, for it would wait for the others, which wait for it."""
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

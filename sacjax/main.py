@@ -10,7 +10,7 @@ import sys
 from absl import logging
 
 from sacjax import config as config_lib
-from sacjax import errors
+from sacjax import distributed, errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,12 +25,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--output", help="eval: folder for scores and predictions, replaced (default: <first workdir>/eval/<split>)"
     )
+    distributed.add_flags(parser)
     args, unknown = parser.parse_known_args(argv)
     if args.mode == "eval" and args.config:
         raise errors.UserError("--mode=eval takes its config from the workdir; override keys of it instead of --config")
     if args.mode == "train" and (args.config is None or len(args.workdir) != 1):
         raise errors.UserError("training needs one --config and one --workdir")
     overrides = config_lib.overrides_from(unknown)
+    distributed.start(args)
     config = config_lib.load(args.config, overrides) if args.mode == "train" else None
     from sacjax import experiment  # here: --help and mistakes are answered at once
     from sacjax.compilation import enable_cache
