@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -78,6 +79,25 @@ def test_two_hosts_of_four_devices_are_one_of_eight(tmp_path, small_overrides):
     scores = [json.loads((tmp_path / name / "results.json").read_text())["supervised"] for name in ("one", "two")]
     assert scores[0].keys() == scores[1].keys()
     np.testing.assert_allclose(list(scores[0].values()), list(scores[1].values()), rtol=1e-3)
+
+
+def test_a_run_saved_on_8_devices_goes_on_on_fewer_and_on_two_hosts(tmp_path, small_overrides):
+    more = ["--config.supervised.train.log_every=1", "--config.checkpoint.every=6", "--config.tensorboard=False"]
+    command = ["-m", "sacjax.main", "--config", "configs/folder.py", *small_overrides, *more, "--workdir"]
+    whole = tmp_path / "whole"
+    done = run_python(*command, whole, devices=8)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for devices in (1, 4, "two hosts"):
+        workdir = tmp_path / str(devices)
+        shutil.copytree(whole, workdir)
+        shutil.rmtree(workdir / "checkpoints" / "supervised" / "12")
+        (workdir / "results.json").unlink()
+        if devices == "two hosts":
+            assert [process.wait(300) for process in hosts(workdir, [*small_overrides, *more])] == [0, 0]
+        else:
+            done = run_python(*command, workdir, devices=devices)
+            assert "goes on from step 6" in done.stdout, done.stderr[-3000:]
+        np.testing.assert_allclose(list(losses(workdir).values()), list(losses(whole).values()), rtol=1e-5)
 
 
 def test_a_host_that_dies_ends_the_others_within_a_minute_and_the_run_goes_on(tmp_path, small_overrides):
