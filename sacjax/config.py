@@ -134,6 +134,7 @@ def default(**stages: ConfigDict) -> ConfigDict:
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
     c.checkpoint = dict(every=0, keep=2, asynchronous=True)  # every: steps, 0 = at each evaluation
     c.tensorboard = True
+    c.profile = False  # True: a jax.profiler trace of five steps under <workdir>/profile
     for name, sub in stages.items():
         c[name] = sub
     return c.lock()

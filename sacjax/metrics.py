@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from sacjax import flops
+
 TIMES = "time/"  # metrics under this prefix differ from run to run; all others are reproducible
 
 
@@ -95,8 +97,16 @@ class _Events:
 class Progress:
     """The console's bar, and the clock behind it: examples/s, audio s/s, share of time waiting for data, ETA."""
 
-    def __init__(self, stage: str, start: int, steps: int, batch_size: int, seconds: float, show: bool = True):
-        self.step, self.batch_size, self.seconds = start, batch_size, seconds
+    def __init__(
+        self, stage: str, start: int, steps: int, batch_size: int, seconds: float, show: bool = True, flops: float = 0.0
+    ):
+        """Args:
+        start, steps: where it begins and ends.
+        batch_size, seconds: of audio, of a step over all hosts.
+        flops: of the model, of a step; 0: not told.
+        """
+        self.step, self.batch_size, self.seconds, self.flops = start, batch_size, seconds, flops
+        self.peak: float | None = None
         self.bar = tqdm(
             total=steps, initial=start, desc=stage, unit="step", disable=not show, file=sys.stderr,
             mininterval=0.5 if sys.stderr.isatty() else 20.0, dynamic_ncols=True,
@@ -120,21 +130,32 @@ class Progress:
         """Counts one step."""
         if not self.compiled:
             self.bar.unpause()  # the first step's time is the compiler's
-        self.compiled = True
         self.step += 1
         self.steps += 1
         self.bar.update(1)
+        if not self.compiled:
+            self.compiled = True
+            self.reset()
 
     def rates(self) -> dict[str, float]:
-        """Returns the speed since the last reset, with names under `time/`."""
+        """Returns the speed since the last reset, with names under `time/`; nothing where the only step was the compiler's."""
+        if not self.steps:
+            return {}
         elapsed = max(time.perf_counter() - self.began, 1e-9)
         rate = self.steps / elapsed
-        return {
+        device = jax.local_devices()[0].memory_stats() or {}
+        about = {f"{TIMES}device_bytes": device["bytes_in_use"]} if "bytes_in_use" in device else {}
+        if self.flops:
+            self.peak = self.peak or flops.peak()
+            about |= {f"{TIMES}model_flops_per_second": rate * self.flops, f"{TIMES}mfu": rate * self.flops / self.peak}
+        return about | {
+            f"{TIMES}productive_seconds": elapsed,
+            f"{TIMES}step_seconds": 1 / rate,
             f"{TIMES}steps_per_second": rate,
             f"{TIMES}examples_per_second": rate * self.batch_size,
             f"{TIMES}audio_seconds_per_second": rate * self.batch_size * self.seconds,
             f"{TIMES}data_wait_share": self.waited / elapsed,
-            f"{TIMES}eta_seconds": ((self.bar.total or self.step) - self.step) / rate if rate else 0.0,
+            f"{TIMES}eta_seconds": ((self.bar.total or self.step) - self.step) / rate,
         }
 
     def show(self, values: dict[str, float]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sacjax import metrics
+from sacjax import flops, metrics
 from sacjax.checkpoint import Checkpoints, take_encoder
 from sacjax.data import pipeline, splits
 from sacjax.data.bad_files import BadFiles
@@ -55,6 +56,7 @@ class Program(NamedTuple):
     predict: Callable[[TrainState, dict], jax.Array]  # logits or embeddings, by the EMA where it is on
     evaluate: Callable[[TrainState, dict], Any]  # {metric: (sum, count)} of a batch in evaluation mode, by the EMA
     graphdef: Any  # of the model in evaluation mode
+    flops: float  # of the model, of a step: three times those of its forward pass
 
 
 def make_program(
@@ -152,15 +154,21 @@ def make_program(
         skipped = jnp.where(good, 0, state.skipped + 1)
         return TrainState(state.step + 1, progress, params, extra, opt_state, ema, sums, skipped, skips)
 
-    def sums_of_zeros() -> Any:
-        size = stage.train.batch_size
+    def prepared() -> dict:
+        size = stage.train.batch_size // accumulation
         audio = jnp.zeros([size, round(stage.data.seconds * stage.data.sample_rate)], jnp.int16)
         rows = jnp.zeros([size], jnp.int32)
         label = jnp.zeros([size, objective.num_classes]) if stage.data.multi_label else rows
-        batch = dict(audio=audio, length=rows, label=label, mask=rows * 1.0, index=rows)
-        return gradients(*fresh(None), preprocess(batch, init_key), init_key, jnp.zeros([]))[2]
+        return preprocess(dict(audio=audio, length=rows, label=label, mask=rows * 1.0, index=rows), init_key)
 
-    sums_shapes = jax.eval_shape(sums_of_zeros)
+    arguments = (
+        *jax.eval_shape(fresh, None),
+        jax.eval_shape(prepared),
+        init_key,
+        jax.ShapeDtypeStruct([], jnp.float32),
+    )
+    jaxpr, (_, (_, sums_shapes, _)) = jax.make_jaxpr(micro_loss, return_shape=True)(*arguments)
+    step_flops = 3 * accumulation * flops.of_jaxpr(jaxpr.jaxpr)
 
     def init(source: tuple | None) -> TrainState:
         params, extra = fresh(source)
@@ -192,6 +200,7 @@ def make_program(
         predict=jax.jit(predict, in_shardings=(placed, rows), out_shardings=rows),
         evaluate=jax.jit(evaluate, in_shardings=(placed, rows), out_shardings=replicated(mesh)),
         graphdef=eval_graphdef,
+        flops=step_flops,
     )
 
 
@@ -261,6 +270,7 @@ def fit(
     def begin(order: int) -> tuple[TrainState, dict[str, Any], Any, Any, Any]:
         """Starts from the last checkpoint, if any; an `order` above 0 is another order of the data from there on."""
         meta: dict[str, Any] = dict(best=None, best_step=0, since_best=0, stopped=False, collapsed=0, order=0)
+        meta |= dict(began=time.time(), productive=0.0)
         if checkpoints.latest() is None:
             state = program.init(start())
         else:
@@ -278,7 +288,7 @@ def fit(
         if first and step:
             print(f"{name}: goes on from step {step}")
         log = metrics.Log(workdir, name, step, config.tensorboard) if first else None
-        progress = metrics.Progress(name, step, steps, stage.train.batch_size, stage.data.seconds, first)
+        progress = metrics.Progress(name, step, steps, stage.train.batch_size, stage.data.seconds, first, program.flops)
         return state, meta, batches, log, progress
 
     def save(step: int, metric: float | None = None) -> None:
@@ -287,6 +297,7 @@ def fit(
 
     state, meta, batches, log, progress = begin(0)
     step = int(state.step)
+    profiled = step + 3  # past what compiles
 
     def end() -> None:
         progress.close()
@@ -303,8 +314,13 @@ def fit(
             skipped.note(step + 1, batch)
             logged = (step + 1) % stage.train.log_every == 0 or step + 1 == steps
             place = schedule_place(step, state.progress, schedule_frames) if logged else 0.0
+            if config.profile and step == profiled:
+                jax.profiler.start_trace(str(workdir / "profile"))
             state = program.step(state, put_batch(batch, mesh))
             step += 1
+            if config.profile and step == profiled + 5:
+                jax.block_until_ready(state)
+                jax.profiler.stop_trace()
             progress.tick()
             last = step == steps
             if logged:
@@ -318,7 +334,11 @@ def fit(
                 if lost:
                     values["train/skipped_updates"] = len(lost)
                 state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums), skips=jnp.zeros_like(state.skips))
-                values |= {"learning_rate": float(schedule(place)), "epoch": step / epoch} | progress.rates()
+                rates = progress.rates()
+                meta["productive"] += rates.get("time/productive_seconds", 0.0)
+                # Goodput: the share of the time since the run first began that went into steps that are kept.
+                rates["time/goodput"] = meta["productive"] / max(time.time() - meta["began"], 1e-9)
+                values |= {"learning_rate": float(schedule(place)), "epoch": step / epoch} | rates
                 progress.show(values)
                 if log:
                     log.write(step, values)

@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
         "--config.supervised.frontend.hop_length=128", "--config.supervised.frontend.n_mels=16",
         "--config.supervised.model.name=small_cnn", "--config.supervised.model.encoder={}",
         "--config.supervised.train.batch_size=8", "--config.supervised.train.steps=30",
-        "--config.supervised.train.evaluate_every=10", "--config.supervised.eval.batch_size=8",
+        "--config.supervised.train.evaluate_every=10", "--config.supervised.eval.batch_size=8", "--config.profile=True",
     ]  # fmt: skip
     workdir = root / "run"
     done = run_python("-m", "sacjax.main", *arguments(workdir, overrides))
@@ -49,6 +49,10 @@ def test_a_run_leaves_all_its_files(trained):
     lines = (workdir / "predictions.csv").read_text().splitlines()
     assert lines[0] == "file,split,label,prediction,high,low" and len(lines) == 1 + 5 + 5
     assert list((workdir / "tensorboard" / "supervised").iterdir())
+    assert list((workdir / "profile").rglob("*.xplane.pb"))
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    speeds = [line for line in lines if "time/mfu" in line]
+    assert speeds and all(0 < line["time/goodput"] <= 1 and line["time/model_flops_per_second"] > 0 for line in speeds)
 
 
 @pytest.mark.parametrize(

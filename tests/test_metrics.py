@@ -3,6 +3,7 @@
 import json
 
 import jax.numpy as jnp
+import pytest
 
 from sacjax import metrics
 
@@ -55,9 +56,11 @@ def test_progress_counts_what_happened(capsys):
     batches = iter([1, 2])
     assert progress.wait(batches) == 1
     progress.tick()
+    assert progress.rates() == {}  # that step's time was the compiler's
     assert progress.wait(batches) == 2
     progress.tick()
     rates = progress.rates()
+    assert rates["time/step_seconds"] == pytest.approx(1 / rates["time/steps_per_second"]) and "time/mfu" not in rates
     assert 0 <= rates["time/data_wait_share"] <= 1
     assert abs(rates["time/audio_seconds_per_second"] - 2 * rates["time/examples_per_second"]) < 1e-3
     assert abs(rates["time/eta_seconds"] * rates["time/steps_per_second"] - 8) < 1e-6
