@@ -44,6 +44,7 @@ def stage() -> ConfigDict:
         label_fraction=1.0,  # keep this share of the training clips
         balance="none",  # none | over | under: sampling of classes
         cache=False,  # keep decoded int16 clips in host memory
+        on_device=False,  # keep the decoded training clips in the devices' memory and crop them there
         workers=0,  # decoding processes; 0 = threads of this process
         prefetch=2,  # batches made ahead
         max_bad_fraction=0.05,  # stop when more of the clips than this cannot be decoded

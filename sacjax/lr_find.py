@@ -98,7 +98,9 @@ def find(
             state = program.step(state, sharding.put_batch(batch, mesh))
             total, count = jax.device_get(state.sums["loss"])
             zero = jax.tree.map(np.zeros_like, jax.device_get(state.sums))
-            return state._replace(sums=jax.device_put(zero, sharding.replicated(mesh))), total / max(count, 1e-9)
+            return state._replace(
+                sums=jax.device_put(zero, sharding.replicated(mesh))
+            ), total / count if count else np.nan
 
         losses = sweep(step, program.init(prepared.start), batches, rates)
     return suggest(rates, losses), rates[: len(losses)], losses

@@ -19,6 +19,7 @@ from sacjax import flops, metrics
 from sacjax.checkpoint import Checkpoints, take_encoder
 from sacjax.data import pipeline, splits
 from sacjax.data.bad_files import BadFiles
+from sacjax.data.resident import Resident
 from sacjax.errors import Terminated, UserError, nearest
 from sacjax.faults import Skipped, Termination
 from sacjax.optimizer import make_optimizer, make_schedule, update_ema
@@ -266,6 +267,7 @@ def fit(
     )
     bad = BadFiles(workdir, recordings, stage.data.max_bad_fraction)
     skipped = Skipped(workdir, name, recordings)
+    resident = Resident(recordings, indices, stage.data, mesh, objective.needs_labels) if stage.data.on_device else None
 
     def begin(order: int) -> tuple[TrainState, dict[str, Any], Any, Any, Any]:
         """Starts from the last checkpoint, if any; an `order` above 0 is another order of the data from there on."""
@@ -279,7 +281,7 @@ def fit(
         batches = iter(
             pipeline.train_batches(
                 recordings, indices, stage.data, stage.train.batch_size, config.seed + meta["order"],
-                jax.process_index(), jax.process_count(), labels=objective.needs_labels,
+                jax.process_index(), jax.process_count(), objective.needs_labels, resident,
             )
         )  # fmt: skip
         if meta.get("data"):
@@ -316,7 +318,8 @@ def fit(
             place = schedule_place(step, state.progress, schedule_frames) if logged else 0.0
             if config.profile and step == profiled:
                 jax.profiler.start_trace(str(workdir / "profile"))
-            state = program.step(state, put_batch(batch, mesh))
+            batch = put_batch(batch, mesh)
+            state = program.step(state, resident.crop(batch) if resident else batch)
             step += 1
             if config.profile and step == profiled + 5:
                 jax.block_until_ready(state)

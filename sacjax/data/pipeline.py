@@ -95,7 +95,7 @@ class _Reader:
         self.unknown = np.zeros_like(self.label[0]) if data.multi_label else np.int32(-1)
         if not labels:
             self.label = np.broadcast_to(self.unknown, self.label.shape)
-        self.threads = _cores() if windows else max(_cores() // max(data.workers, 1), 1)
+        self.threads = cores() if windows else max(cores() // max(data.workers, 1), 1)
         self.pool: ThreadPoolExecutor | None = None
         self.lock = threading.Lock()
 
@@ -157,6 +157,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     labels: bool = True,
+    reader: Callable[[Sequence[Place]], Batch] | None = None,
 ) -> grain.IterDataset:
     """Returns an endless data set of this host's rows of each global batch.
 
@@ -168,6 +169,7 @@ def train_batches(
       indices: the training examples, places in `recordings`; balanced as `data.balance` says.
       batch_size: rows over all hosts; a multiple of `process_count`.
       labels: False withholds the labels.
+      reader: makes a host's batch of its places; None: one that decodes.
 
     Raises:
       UserError: no examples, or a batch size that does not divide over the hosts.
@@ -178,6 +180,8 @@ def train_batches(
         raise UserError("there are no clips to train on: see data.fold, data.holdout, data.label_fraction")
     stream = grain.MapDataset.source(chosen).shuffle(seed=seed).repeat().random_map(_Draw(data.crop), seed=seed)
     stream = _host_rows(stream, batch_size, process_index, process_count)
+    if reader is not None:
+        return _in_threads(stream.map(reader), data.prefetch)
     stream = stream.map(_Reader(recordings, data, windows=False, labels=labels))
     return _InWorkers(stream, data.workers, data.prefetch) if data.workers else _in_threads(stream, data.prefetch)
 
@@ -222,7 +226,7 @@ def windows(recordings: Recordings, indices: np.ndarray, seconds: float, overlap
 
     new = [index for index in map(int, indices) if index not in lengths]
     if new:
-        with ThreadPoolExecutor(_cores()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             list(pool.map(measure, new))
     table = []
     for index in map(int, indices):
@@ -232,7 +236,8 @@ def windows(recordings: Recordings, indices: np.ndarray, seconds: float, overlap
     return table
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Returns how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,0 +1,81 @@
+"""Training clips that are kept in the devices' memory whole, and cropped there: `data.on_device`."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from sacjax import sharding
+from sacjax.data import decode, pipeline
+from sacjax.data.recordings import Recordings
+from sacjax.errors import UserError
+
+
+class Resident:
+    """All clips of a training part, as one array on every device. For `pipeline.train_batches` it reads places; no sound crosses over."""
+
+    def __init__(self, recordings: Recordings, indices: np.ndarray, data: ConfigDict, mesh: Mesh, labels: bool = True):
+        """Decodes all clips. Raises UserError where they take more than half of a device's memory."""
+        self.size = round(data.seconds * data.sample_rate)
+        self.recordings, self.rate = recordings, data.sample_rate
+        indices = np.unique(indices)
+        with ThreadPoolExecutor(pipeline.cores(), "decode") as pool:
+            clips = list(pool.map(self._decode, indices.tolist()))
+        longest = max([self.size, *(len(samples) for samples, _ in clips)])
+        memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 2 * pipeline.CACHE_BYTES)
+        if 2 * len(clips) * longest > memory // 2:
+            raise UserError(
+                f"data.on_device needs {2 * len(clips) * longest / 2**30:.1f} GiB on each device ({len(clips)} clips as long as the longest), "
+                f"more than half of its {memory / 2**30:.1f} GiB: use data.cache or ArrayRecord shards instead"
+            )
+        table = np.zeros([len(clips), longest], np.int16)
+        for row, (samples, _) in zip(table, clips, strict=True):
+            if len(samples):
+                row[: max(len(samples), self.size)] = decode.pad(samples, max(len(samples), self.size), data.pad)
+        self.store = jax.device_put(table, sharding.replicated(mesh))
+        self.slot = np.full(len(recordings), -1, np.int32)
+        self.slot[indices] = np.arange(len(indices))
+        self.lengths = np.asarray([len(samples) for samples, _ in clips], np.int64)
+        self.errors = [error for _, error in clips]
+        self.label = pipeline.label_array(recordings, data.multi_label)
+        if not labels:
+            self.label = np.zeros_like(self.label) if data.multi_label else np.full_like(self.label, -1)
+        self._crop = jax.jit(self._crops, out_shardings=sharding.over_batch(mesh))
+
+    def _decode(self, index: int) -> tuple[np.ndarray, str]:
+        try:
+            clip = self.recordings.open(index)
+            seconds = decode.count_samples(clip) / max(clip.sample_rate, 1)
+            return decode.to_int16(decode.read(clip, self.rate, 0.0, seconds)), ""
+        except Exception as problem:  # whatever a broken file does to a decoder
+            return np.zeros(0, np.int16), f"{type(problem).__name__}: {problem}"[:200]
+
+    def __call__(self, places: Sequence[pipeline.Place]) -> pipeline.Batch:
+        """Returns the host's part of a batch, with `slot` and `start` where `audio` would be."""
+        index = np.asarray([i for i, _ in places], np.int32)
+        share = np.asarray([where for _, where in places])
+        slot = self.slot[index]
+        lengths = self.lengths[slot]
+        errors = [self.errors[k] for k in slot]
+        good = np.asarray([not error for error in errors])
+        label = self.label[index].copy()
+        label[~good] = 0 if label.ndim > 1 else -1
+        return dict(
+            slot=slot, start=np.rint(np.maximum(lengths - self.size, 0) * share).astype(np.int32),
+            length=np.minimum(lengths, self.size).astype(np.int32), label=label, index=index,
+            mask=good.astype(np.float32), error=errors,
+        )  # fmt: skip
+
+    def crop(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Returns a batch on the devices with its `audio`, cut from what is there."""
+        batch = dict(batch)
+        return batch | {"audio": self._crop(self.store, batch.pop("slot"), batch.pop("start"))}
+
+    def _crops(self, store: jax.Array, slot: jax.Array, start: jax.Array) -> jax.Array:
+        cut = lambda k, first: jax.lax.dynamic_slice(store, (k, first), (1, self.size))[0]  # noqa: E731
+        return jax.vmap(cut)(slot, jnp.asarray(start))
