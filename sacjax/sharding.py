@@ -84,6 +84,16 @@ def spec(name: str, shape: tuple[int, ...], sizes: Any) -> PartitionSpec:
     return PartitionSpec(*axes)
 
 
+def without_fsdp(shardings: Any) -> Any:
+    """Returns a tree of shardings with what is split over `fsdp` whole: how parameters are when they are used."""
+
+    def whole(sharding: NamedSharding) -> NamedSharding:
+        axes = (None if axis == "fsdp" else axis for axis in sharding.spec)
+        return NamedSharding(sharding.mesh, PartitionSpec(*axes))
+
+    return jax.tree.map(whole, shardings)
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
     """Puts this host's rows of a global batch on its devices; the result's arrays have the global shape."""
     sharding = over_batch(mesh)

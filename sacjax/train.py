@@ -24,7 +24,7 @@ from sacjax.errors import Terminated, UserError, nearest
 from sacjax.faults import Skipped, Termination
 from sacjax.optimizer import make_optimizer, make_schedule, update_ema
 from sacjax.preprocess import make_preprocess
-from sacjax.sharding import of_state, over_batch, put_batch, replicated
+from sacjax.sharding import of_state, over_batch, put_batch, replicated, without_fsdp
 
 
 class TrainState(NamedTuple):
@@ -98,6 +98,10 @@ def make_program(
     if start:
         jax.eval_shape(fresh, (start.params, start.extra))  # a misfit is told before anything compiles
 
+    # Where parameters are at rest; they are gathered over `fsdp` for a step, and gradients scattered: left to itself, the compiler
+    # would rather add up activations between the devices, which are far larger.
+    split = of_state(nnx.as_pure(shapes), mesh)
+
     def micro_loss(params: Any, extra: Any, batch: dict, key: jax.Array, progress: Any) -> tuple[Any, Any]:
         model = nnx.merge(graphdef, params, extra, copy=True)
         (total, count), sums = objective.loss(model, batch | {"progress": progress}, nnx.Rngs(dropout=key))
@@ -113,9 +117,11 @@ def make_program(
             grads, count, sums, extra = carry
             part, k = xs
             grad_fn = jax.grad(micro_loss, has_aux=True)
-            new, (n, s, extra) = grad_fn(params, extra, part, jax.random.fold_in(key, k), progress)
+            new, (n, s, extra) = grad_fn(used, extra, part, jax.random.fold_in(key, k), progress)
+            new = jax.lax.with_sharding_constraint(new, split)
             return (metrics.add(grads, new), count + n, metrics.add(sums, s), extra), None
 
+        used = jax.lax.with_sharding_constraint(params, without_fsdp(split))
         # Row i goes to micro-batch i mod k: each device's rows stay on it.
         parts = jax.tree.map(
             lambda x: x.reshape(len(x) // accumulation, accumulation, *x.shape[1:]).swapaxes(0, 1), batch
@@ -182,7 +188,9 @@ def make_program(
         return TrainState(zero, start, params, extra, optimizer.init(params), ema, sums, zero, skips)
 
     def evaluated(state: TrainState) -> Any:
-        return nnx.merge(eval_graphdef, state.params if state.ema is None else state.ema, state.extra, copy=True)
+        params = state.params if state.ema is None else state.ema
+        params = jax.lax.with_sharding_constraint(params, without_fsdp(split))
+        return nnx.merge(eval_graphdef, params, state.extra, copy=True)
 
     def predict(state: TrainState, batch: dict) -> jax.Array:
         return objective.predict(evaluated(state), preprocess(batch))

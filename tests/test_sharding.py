@@ -2,19 +2,23 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec
-from processes import run_python
+from processes import ROOT, run_python
 
-from sacjax import sharding
+from sacjax import config as config_lib
+from sacjax import objectives, sharding
+from sacjax.optimizer import make_optimizer, name_of
 
 SIZES = {"data": 2, "fsdp": 4, "tensor": 2}
 TRAIN = """
-import json, sys
+import collections, json, sys
 import jax, numpy as np
 import workdirs
-from sacjax import config as config_lib, objectives, sharding
+from sacjax import config as config_lib, hlo, objectives, sharding
 from sacjax.data import pipeline, sources
 from sacjax.train import make_program
 
@@ -39,17 +43,21 @@ for layout in layouts:
     mesh = jax.make_mesh(tuple(sizes.values()), tuple(sizes), devices=devices, axis_types=(jax.sharding.AxisType.Auto,) * 3)
     program = make_program(objective, s, mesh, 20, 0)
     state, losses = program.init(), []
-    kept = (state.params, state.opt_state)
-    total = sum(leaf.nbytes for leaf in jax.tree.leaves(kept))
-    here = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(kept))
     batches = iter(pipeline.train_batches(recordings, np.arange(len(recordings)), s.data, 16, 0, labels=objective.needs_labels))
+    compiled = None
     for _ in range(20):
         batch = next(batches)
         batch.pop("error")
-        state = program.step(state, sharding.put_batch(batch, mesh))
+        batch = sharding.put_batch(batch, mesh)
+        compiled = compiled or program.step.lower(state, batch).compile({"xla_backend_optimization_level": "0"})
+        state = compiled(state, batch)
         losses.append(objective.summarize(state.sums)["loss"])
         state = state._replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
-    print("RESULT", json.dumps(dict(losses=losses, share=here / total)))
+    sent = collections.Counter()
+    for one in hlo.collectives(compiled.as_text()):
+        sent[one.kind] += one.bytes * one.times
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+    print("RESULT", json.dumps(dict(losses=losses, sent=sent, size=size)))
 """
 
 
@@ -75,7 +83,7 @@ def test_where_an_array_goes(name, shape, axes):
 
 @pytest.mark.parametrize(
     ("name", "meshes"),
-    [("wav2vec2", [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)]), ("spectrogram_resnet", [(1, 1, 1), (2, 4, 1)])],
+    [("wav2vec2", [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)]), ("small_cnn", [(1, 1, 1), (2, 4, 1)])],
 )
 def test_every_layout_learns_the_same(name, meshes):
     """20 steps with dropout and augmentation on, on 1 device and on 8."""
@@ -84,6 +92,38 @@ def test_every_layout_learns_the_same(name, meshes):
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     alone, *others = [json.loads(line.removeprefix("RESULT")) for line in lines]
-    assert len(others) == len(meshes) - 1 and alone["losses"][-1] != alone["losses"][0] and alone["share"] == 1
-    for result in others:
+    assert len(others) == len(meshes) - 1 and alone["losses"][-1] != alone["losses"][0]
+    for mesh, result in zip(meshes[1:], others, strict=True):
         np.testing.assert_allclose(result["losses"], alone["losses"], rtol=1e-5)
+        if name == "wav2vec2":
+            check_what_is_sent(mesh, result["sent"], result["size"])
+
+
+@pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"data": 2, "fsdp": 4}, {"fsdp": 64}])
+def test_under_fsdp_a_device_keeps_its_share(sizes, monkeypatch):
+    """Parameters and optimizer state of the published base pretraining, by their shapes."""
+    monkeypatch.chdir(ROOT)
+    stage = config_lib.load("configs/wav2vec2/base_pretrain.py").pretrain
+    model = nnx.eval_shape(lambda: objectives.build(stage, (), np.ones(0)).build(nnx.Rngs(0)))
+    params = nnx.as_pure(nnx.split(model, nnx.Param, ...)[1])
+    state = {"params": params, "opt_state": jax.eval_shape(make_optimizer(stage.optimizer, 100, params).init, params)}
+    whole = here = 0
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        spec = sharding.spec(name_of(path), leaf.shape, sizes)
+        whole += leaf.size
+        here += leaf.size / np.prod([sizes.get(axis, 1) for axis in spec if axis], initial=1)
+    assert whole > 3 * 95e6 and here / whole == pytest.approx(1 / sizes["fsdp"], rel=0.1)
+
+
+def check_what_is_sent(mesh, sent, size):
+    """Compares the bytes that a device receives in a step with what they must be, so that a stray all-gather is seen.
+
+    Gradients are added up once; under fsdp, parameters are gathered once (XLA:CPU adds up whole gradients and keeps a part, where others
+    reduce-scatter). Under tensor, each layer adds up activations of a device's rows twice on the way there and twice on the way back.
+    """
+    data, fsdp, tensor = mesh
+    frames, width, depth = 49, 64, 2
+    activations = 4 * depth * (16 // (data * fsdp)) * frames * width * 4 if tensor > 1 else 0
+    assert sent.get("all-gather", 0) <= (size if fsdp > 1 else 0)
+    assert 0.98 * size / tensor <= sent["all-reduce"] <= 1.15 * (size + activations) if tensor > 1 else 1.01 * size
+    assert sum(sent.values()) - sent["all-reduce"] - sent.get("all-gather", 0) <= (0.3 if tensor > 1 else 0.05) * size
