@@ -374,8 +374,9 @@ def fit(
                 progress.show(values)
                 if log and values:
                     log.write(step, values)
-                metric = _best(meta, values, stage.eval, step)
                 patience = stage.train.early_stopping
+                needed = bool(patience) or stage.eval.checkpoint == "best"
+                metric = _best(meta, values, stage.eval, step, needed)
                 meta["stopped"] = bool(patience and meta["since_best"] >= patience)
                 if not config.checkpoint.every or last or meta["stopped"] or meta["best_step"] == step:
                     save(step, metric)
@@ -392,10 +393,16 @@ def fit(
     return state, checkpoints
 
 
-def _best(meta: dict[str, Any], values: dict[str, float], evaluation: ConfigDict, step: int) -> float | None:
-    """Notes in `meta` whether this evaluation is the best so far; returns its value of the metric `eval.best`."""
+def _best(
+    meta: dict[str, Any], values: dict[str, float], evaluation: ConfigDict, step: int, needed: bool
+) -> float | None:
+    """Notes in `meta` whether this evaluation is the best so far; returns its value of the metric `eval.best`.
+
+    Raises:
+      UserError: there is no such metric, and it is `needed`.
+    """
     value = values.get(evaluation.best)
-    if value is None and any(name.startswith("validation/") for name in values):
+    if value is None and needed and any(name.startswith("validation/") for name in values):
         raise UserError(f"eval.best: there is no metric '{evaluation.best}'{nearest(evaluation.best, values)}")
     if value is None or not np.isfinite(value):
         return None

@@ -10,7 +10,7 @@ from processes import ROOT
 
 from sacjax import errors
 
-WAITING = "import time; from sacjax import errors; errors.run(lambda: print('ready', flush=True) or time.sleep(60))"
+WAITING = "import signal, time; from sacjax import errors; signal.signal(signal.SIGINT, signal.default_int_handler); errors.run(lambda: print('ready', flush=True) or time.sleep(60))"
 
 
 def test_a_full_disk_is_one_line_and_2(capsys):

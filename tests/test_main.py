@@ -170,7 +170,8 @@ def test_eval_mode_says_that_nothing_has_a_label(trained, tmp_path, capsys):
 def test_a_metric_that_is_not_measured_cannot_name_the_best_checkpoint(trained, tmp_path):
     _, _, overrides = trained
     with pytest.raises(UserError, match="eval.best: there is no metric 'validation/f1'; did you mean 'validation/"):
-        main_lib.main(arguments(tmp_path / "new", overrides, "supervised.eval.best=validation/f1"))
+        change = ("supervised.eval.best=validation/f1", "supervised.eval.checkpoint=best")
+        main_lib.main(arguments(tmp_path / "new", overrides, *change))
 
 
 def test_a_workdir_may_not_be_the_data_set(trained):

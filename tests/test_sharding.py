@@ -83,17 +83,17 @@ def test_where_an_array_goes(name, shape, axes):
 
 @pytest.mark.parametrize(
     ("name", "meshes"),
-    [("wav2vec2", [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)]), ("small_cnn", [(1, 1, 1), (2, 4, 1)])],
+    [("wav2vec2", [(8, 1, 1), (1, 8, 1), (2, 2, 2)]), ("small_cnn", [(1, 1, 1), (2, 4, 1)])],
 )
 def test_every_layout_learns_the_same(name, meshes):
-    """20 steps with dropout and augmentation on, on 1 device and on 8."""
+    """20 steps with dropout and augmentation on. (That 8 devices learn as 1 does: tests/test_train.py.)"""
     layouts = [{"mesh": dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))} for mesh in meshes]
     done = run_python("-c", TRAIN, name, json.dumps(layouts), devices=8, path="tests")
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     alone, *others = [json.loads(line.removeprefix("RESULT")) for line in lines]
     assert len(others) == len(meshes) - 1 and alone["losses"][-1] != alone["losses"][0]
-    for mesh, result in zip(meshes[1:], others, strict=True):
+    for mesh, result in zip(meshes, [alone, *others], strict=True):
         np.testing.assert_allclose(result["losses"], alone["losses"], rtol=1e-5)
         if name == "wav2vec2":
             check_what_is_sent(mesh, result["sent"], result["size"])

@@ -83,8 +83,8 @@ def test_a_folder_of_nothing_says_what_it_has(tmp_path):
     (tmp_path / "dog" / "a.m4a").write_bytes(b"x")
     with pytest.raises(UserError, match="1 .m4a"):
         sources.load(settings(source="folder", path=str(tmp_path)))
-    for path in (str(tmp_path / "nowhere"), ""):
-        with pytest.raises(UserError, match="data.path: there is no folder"):
+    for path, message in ((str(tmp_path / "nowhere"), "there is no folder"), ("", "is empty: give the folder")):
+        with pytest.raises(UserError, match=f"data.path:? {message}"):
             sources.load(settings(source="folder", path=path))
     with pytest.raises(UserError, match="did you mean 'folder'"):
         sources.load(settings(source="folders", path=str(tmp_path)))
