@@ -49,6 +49,13 @@ def hosts(workdir, overrides, count=2, devices=4):
     ]
 
 
+PLAIN = [
+    "--config.supervised.augment.waveform=()",
+    "--config.supervised.augment.spectrogram=()",
+    "--config.tensorboard=False",
+]
+
+
 def losses(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
@@ -82,7 +89,7 @@ def test_two_hosts_of_four_devices_are_one_of_eight(tmp_path, small_overrides):
 
 
 def test_a_run_saved_on_8_devices_goes_on_on_fewer_and_on_two_hosts(tmp_path, small_overrides):
-    more = ["--config.supervised.train.log_every=1", "--config.checkpoint.every=6", "--config.tensorboard=False"]
+    more = [*PLAIN, "--config.supervised.train.log_every=1", "--config.checkpoint.every=6"]
     command = ["-m", "sacjax.main", "--config", "configs/folder.py", *small_overrides, *more, "--workdir"]
     whole = tmp_path / "whole"
     done = run_python(*command, whole, devices=8)
@@ -102,7 +109,7 @@ def test_a_run_saved_on_8_devices_goes_on_on_fewer_and_on_two_hosts(tmp_path, sm
 
 def test_a_host_that_dies_ends_the_others_within_a_minute_and_the_run_goes_on(tmp_path, small_overrides):
     workdir = tmp_path / "run"
-    more = ["--config.supervised.train.log_every=1", "--config.checkpoint.every=5", "--config.tensorboard=False"]
+    more = [*PLAIN, "--config.supervised.train.log_every=1", "--config.checkpoint.every=5"]
     more += ["--config.supervised.train.steps=100000", "--config.supervised.train.evaluate_every=100000"]
     first, second = hosts(workdir, [*small_overrides, *more], devices=1)
     saved = lambda: [int(p.name) for p in (workdir / "checkpoints").glob("supervised/*") if p.name.isdecimal()]  # noqa: E731

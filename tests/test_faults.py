@@ -86,6 +86,8 @@ def test_sigterm_saves_and_ends_with_75_and_the_run_goes_on(tmp_path, small_over
         "supervised.train.steps=100000",
         "supervised.train.evaluate_every=100000",
         "supervised.train.log_every=1",
+        "supervised.augment.waveform=()",
+        "supervised.augment.spectrogram=()",
     ]
     command = [sys.executable, "-m", "sacjax.main", "--config", "configs/folder.py", "--workdir", str(workdir)]
     command += [*small_overrides, *(f"--config.{change}" for change in changes)]
