@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
 from sacjax import objectives, sharding
-from sacjax.errors import UserError
+from sacjax.errors import UserError, first_line
 from sacjax.optimizer import name_of
 from sacjax.preprocess import make_preprocess
 
@@ -100,12 +100,9 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax, TensorStore and the file system each raise their own
-            good = [path for path in self.folder.iterdir() if path.name.isdecimal()] if self.folder.is_dir() else []
-            last = (
-                f"the last good one is of step {max(int(path.name) for path in good)}" if good else "there is none yet"
-            )
-            text = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{self.folder}: a checkpoint cannot be written ({text[:300]}); {last}") from error
+            good = complete(self.folder)
+            last = f"the last good one is of step {max(good)}" if good else "there is none yet"
+            raise UserError(f"{self.folder}: a checkpoint cannot be written ({first_line(error)}); {last}") from error
 
     def restore(self, state: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
         """Returns (state, meta) of a step (default: the last that can be read), placed as `state` is.
@@ -121,8 +118,7 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:  # cut short, or lost in part: whatever the formats raise for that
-                text = (str(error).splitlines() or [type(error).__name__])[0]
-                print(f"{self.folder / str(step)}: cannot be read, and is removed ({text[:300]})")
+                print(f"{self.folder / str(step)}: cannot be read, and is removed ({first_line(error)})")
                 self.manager.delete(step)
         raise UserError(f"{self.folder}: none of its checkpoints can be read; remove it to begin anew")
 
@@ -202,10 +198,15 @@ def write_labels(workdir: Path, stage: str, class_names: tuple[str, ...]) -> Non
     (folder / "labels.json").write_text(json.dumps({"class_names": list(class_names)}) + "\n")
 
 
+def complete(folder: Path) -> list[int]:
+    """Returns the steps whose checkpoints are whole; a save under way has a name that is not a number."""
+    return [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
+
+
 def has_checkpoint(workdir: str | Path, stage: str) -> bool:
-    """Returns whether a stage has a complete checkpoint; a save under way has a name that is not a number."""
+    """Returns whether a stage has a complete checkpoint."""
     folder = Path(workdir) / "checkpoints" / stage
-    return (folder / "labels.json").is_file() and any(path.name.isdecimal() for path in folder.iterdir())
+    return (folder / "labels.json").is_file() and bool(complete(folder))
 
 
 def write_trained(

@@ -120,9 +120,7 @@ def stage() -> ConfigDict:
         top_k=5,
         mistakes=12,  # most confident mistakes shown in the report
     )
-    c.init_from = (
-        ""  # whose encoder this stage starts from: an earlier stage, a workdir, or hf: and a checkpoint's folder
-    )
+    c.init_from = ""  # whose encoder this stage starts from: an earlier stage, a workdir, or hf:FOLDER of transformers
     return c
 
 

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from sacjax.errors import UserError
+from sacjax.errors import UserError, first_line
 
 HEARTBEAT_SECONDS = 45  # a host that is silent for so long is dead, and the others end
 
@@ -46,7 +46,6 @@ def start(args: argparse.Namespace) -> None:
     try:
         jax.distributed.initialize(*explicit, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
-        text = (str(error).splitlines() or [""])[0]
         raise UserError(
-            f"the hosts cannot be joined: {text}; see --coordinator, --process_count and --process_id"
+            f"the hosts cannot be joined: {first_line(error)}; see --coordinator, --process_count and --process_id"
         ) from error

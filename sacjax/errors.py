@@ -22,6 +22,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
 
 
+def first_line(error: BaseException) -> str:
+    """Returns what a library's error says first, for a message of ours; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Runs a command's `main` and exits: 0 or what it returns, 2 with one line on stderr for a `UserError` or a full disk,
     130 for Ctrl-C, 75 (EX_TEMPFAIL: to be started again) for a SIGTERM during training."""
