@@ -83,10 +83,10 @@ def test_where_an_array_goes(name, shape, axes):
 
 @pytest.mark.parametrize(
     ("name", "meshes"),
-    [("wav2vec2", [(8, 1, 1), (1, 8, 1), (2, 2, 2)]), ("small_cnn", [(1, 1, 1), (2, 4, 1)])],
+    [("wav2vec2", [(8, 1, 1), (1, 8, 1), (2, 2, 2)]), ("small_cnn", [(1, 1, 1), (8, 1, 1), (2, 4, 1)])],
 )
 def test_every_layout_learns_the_same(name, meshes):
-    """20 steps with dropout and augmentation on. (That 8 devices learn as 1 does: tests/test_train.py.)"""
+    """20 steps with dropout and augmentation on. (wav2vec2 on one device: tests/objectives/test_contrastive.py.)"""
     layouts = [{"mesh": dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))} for mesh in meshes]
     done = run_python("-c", TRAIN, name, json.dumps(layouts), devices=8, path="tests")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -125,5 +125,6 @@ def check_what_is_sent(mesh, sent, size):
     frames, width, depth = 49, 64, 2
     activations = 4 * depth * (16 // (data * fsdp)) * frames * width * 4 if tensor > 1 else 0
     assert sent.get("all-gather", 0) <= (size if fsdp > 1 else 0)
-    assert 0.98 * size / tensor <= sent["all-reduce"] <= 1.15 * (size + activations) if tensor > 1 else 1.01 * size
+    most = 1.15 * (size + activations) if tensor > 1 else 1.01 * size
+    assert 0.98 * size / tensor <= sent["all-reduce"] <= most
     assert sum(sent.values()) - sent["all-reduce"] - sent.get("all-gather", 0) <= (0.3 if tensor > 1 else 0.05) * size

@@ -160,16 +160,6 @@ def test_killed_runs_end_as_one_never_killed(tmp_path, small_overrides):
     assert again.returncode == 0 and "already finished" in again.stdout
 
 
-def test_eight_devices_train_as_one(tmp_path, small_overrides):
-    logs = []
-    for devices in (1, 8):
-        workdir = tmp_path / str(devices)
-        done = run_python(*command(workdir, small_overrides), devices=devices)
-        assert done.returncode == 0, done.stderr
-        logs.append([row["train/loss"] for row in reproducible(workdir) if "train/loss" in row])
-    np.testing.assert_allclose(logs[0], logs[1], rtol=1e-4)
-
-
 def test_early_stopping_and_best_checkpoint(tmp_path, small_overrides):
     changes = {
         "supervised.train.steps": 60, "supervised.train.evaluate_every": 3, "supervised.train.early_stopping": 2,

@@ -25,7 +25,7 @@ EXPERIMENTS = {  # name: (what the table calls it, config, folds; none: the data
     "resnet_no_mixup": ("… ResNet without mixup", "configs/esc50/resnet.py:esc10,no_mixup", FIVE),
     "audionet_no_mixup": ("… AudioNet without mixup", "configs/esc50/audionet.py:esc10,no_mixup", FIVE),
     "audionet_article": ("… the source article's AudioNet recipe", "configs/esc50/audionet.py:esc10,article", FIVE),
-    "quickstart": ("quickstart, 20 synthesized classes", "configs/quickstart.py", []),
+    "synthetic": ("20 synthesized classes", "configs/synthetic/resnet.py", []),
     "fsdd_official": ("FSDD, official test recordings", "configs/fsdd/resnet.py", []),
     "fsdd_loso": ("FSDD, one speaker left out", "configs/fsdd/resnet.py:loso", SIX),
 }

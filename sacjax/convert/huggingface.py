@@ -331,8 +331,9 @@ def _fill(model: Any, tensors: dict[str, np.ndarray], prefix: str, path: Path) -
     wrong = []
     for e in table:
         shape = flat[e.ours].shape
-        value = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
-        if e.theirs in tensors:
+        if e.theirs not in tensors:  # the masked frame's embedding, uniform at the start as theirs is
+            value = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
+        else:
             try:
                 value = e.load(tensors[e.theirs])
             except ValueError:  # it cannot be brought into shape

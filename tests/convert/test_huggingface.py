@@ -100,7 +100,7 @@ def test_every_hidden_state_agrees_in_a_padded_batch(pair):
     x = audio(lengths)
     wanted = theirs(model, x, lengths)
     encoder = loaded.model if loaded.kind == "bare" else loaded.model.encoder
-    ours = jax.jit(lambda x, n: encoder(x, n, hidden_states=True))(jnp.asarray(x), jnp.asarray(lengths))
+    ours = nnx.jit(lambda model, x, n: model(x, n, hidden_states=True))(encoder, jnp.asarray(x), jnp.asarray(lengths))
     assert len(ours.hidden_states) == len(wanted.hidden_states) == model.config.num_hidden_layers + 1
     for state, reference in zip(ours.hidden_states, wanted.hidden_states, strict=True):
         for row, count in enumerate(np.asarray(ours.lengths)):
