@@ -1,12 +1,12 @@
 """Where arrays live: a mesh of all devices, batches over its axes `data` and `fsdp`, parameters over `fsdp` and `tensor`."""
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
 from sacjax.errors import UserError
 from sacjax.optimizer import name_of
@@ -19,21 +19,22 @@ RULES = (  # (pattern of names, mesh axes of the last dimensions); as Megatron s
 SMALL = 4096  # numbers; a smaller array is not worth an all-gather: it is whole on every device
 
 
-def make_mesh(mesh: ConfigDict) -> Mesh:
-    """Returns a mesh over all devices of all hosts, with the axes of `config.mesh` (-1: all devices that are left).
+def make_mesh(mesh: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns a mesh over all devices of all hosts, or those given, with the axes of `config.mesh` (-1: all that are left).
 
     Raises:
       UserError: the axes do not multiply to the number of devices.
     """
     sizes = dict(mesh)
-    total, fixed = jax.device_count(), int(np.prod([size for size in sizes.values() if size != -1]))
+    devices = jax.devices() if devices is None else devices
+    total, fixed = len(devices), int(np.prod([size for size in sizes.values() if size != -1]))
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1 or total % fixed or (not free and fixed != total):
         raise UserError(
             f"config.mesh {sizes} does not fit {total} devices: the sizes must multiply to it, one may be -1"
         )
     shape = tuple(total // fixed if size == -1 else size for size in sizes.values())
-    return jax.make_mesh(shape, tuple(sizes), axis_types=(jax.sharding.AxisType.Auto,) * len(shape))
+    return jax.make_mesh(shape, tuple(sizes), axis_types=(jax.sharding.AxisType.Auto,) * len(shape), devices=devices)
 
 
 def check_batch(name: str, batch_size: int, mesh: Mesh) -> None:

@@ -5,9 +5,11 @@ beyond them, and what comes out of a norm or pool is too; paddings are explicit,
 frames alone and in a padded batch.
 """
 
+import contextlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +20,23 @@ from flax import nnx
 from sacjax.errors import UserError
 
 HE = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")  # He et al. 2015, as torchvision's ResNets
+
+_target: ContextVar[str] = ContextVar("target", default="")
+
+
+def platform() -> str:
+    """Returns what is compiled for: cpu, gpu or tpu. Some forms of the same sum are far faster on one of them."""
+    return _target.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def compiled_for(target: str) -> Iterator[None]:
+    """What is traced inside is for another platform than this machine's, as `sacjax.plan` needs."""
+    token = _target.set(target)
+    try:
+        yield
+    finally:
+        _target.reset(token)
 
 
 class EncoderOutput(NamedTuple):
@@ -95,7 +114,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Se
     size = kernel.shape[:-2]
     spans = zip(x.shape[1:-1], size, stride, padding, strict=True)
     count = [(n + sum(pads) - k) // s + 1 for n, k, s, pads in spans]
-    if jax.default_backend() == "cpu" and math.prod(count) < math.prod(size):
+    if platform() == "cpu" and math.prod(count) < math.prod(size):
         x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
         slices = itertools.product(*(
             [slice(k, k + (c - 1) * s + 1, s) for k in range(n)] for n, c, s in zip(size, count, stride, strict=True)
@@ -145,7 +164,7 @@ def max_pool(
     lengths_out = out_length(lengths, window, stride, padding)
     axes = range(1, x.ndim - 1)
     room = {a: max(window - x.shape[a] - 2 * padding, 0) for a in axes}
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         for axis in axes:
             x = _axis_pool(x, axis, window, stride, padding, padding + room[axis])
     else:

@@ -14,7 +14,7 @@ from flax import nnx
 from sacjax.augment.draws import example_keys
 from sacjax.augment.spans import span_mask
 from sacjax.errors import UserError, nearest
-from sacjax.models.base import Conv, EncoderOutput, out_length, require, valid, zero_padding
+from sacjax.models.base import Conv, EncoderOutput, out_length, platform, require, valid, zero_padding
 
 CONV = dict(conv_kernels=(10, 3, 3, 3, 3, 2, 2), conv_strides=(5, 2, 2, 2, 2, 2, 2))
 GROUP = dict(conv_norm="group", conv_bias=False, pre_norm=False, normalize_input=False, feature_gradient_scale=0.1)
@@ -123,7 +123,7 @@ def grouped_convolution(x: jax.Array, kernel: jax.Array, groups: int, low: int, 
     XLA:CPU's gradient of a grouped convolution is 20 times slower than groups side by side (jaxlib 0.10: 1.2 s against 0.07 s for
     wav2vec 2.0 base); elsewhere the plain one is right.
     """
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
         return jnp.concatenate([_convolution(a, b, 1, low, high) for a, b in parts], -1)
     return _convolution(x, kernel, groups, low, high)
