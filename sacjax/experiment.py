@@ -53,6 +53,10 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
     for stage in prepared.values():
         results[stage.name] = stage.run(results)
     if jax.process_index() == 0:
+        judged = [name for name in config.stages if "test/accuracy" in results[name]]
+        if len(judged) > 1:
+            figures = (f"{name} {100 * results[name]['test/accuracy']:.1f} %" for name in judged)
+            print(f"test accuracy: {', '.join(figures)}")
         bad = workdir / "bad_files.csv"
         skipped = (
             f"; {len(bad.read_text().splitlines()) - 1} files were skipped, see bad_files.csv" if bad.is_file() else ""

@@ -38,6 +38,8 @@ def test_a_stage_starts_from_an_earlier_ones_encoder_on_two_devices(tmp_path):
     done = run_python("-m", "sacjax.main", "--config", config, "--workdir", workdir, devices=2)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "second: test accuracy" in done.stdout
+    both = [100 * scores["test/accuracy"] for scores in json.loads((workdir / "results.json").read_text()).values()]
+    assert f"test accuracy: first {both[0]:.1f} %, second {both[1]:.1f} %" in done.stdout
     checked = run_python("-c", CHECK, workdir)
     assert checked.returncode == 0, checked.stderr[-2000:]
     evaluated = run_python("-m", "sacjax.main", "--mode=eval", "--workdir", workdir, devices=2)
