@@ -58,6 +58,7 @@ class Program(NamedTuple):
     evaluate: Callable[[TrainState, dict], Any]  # {metric: (sum, count)} of a batch in evaluation mode, by the EMA
     graphdef: Any  # of the model in evaluation mode
     flops: float  # of the model, of a step: three times those of its forward pass
+    activations: Callable[[], float]  # bytes that a micro-batch's forward pass keeps for the way back, over all devices
 
 
 def make_program(
@@ -161,19 +162,22 @@ def make_program(
         skipped = jnp.where(good, 0, state.skipped + 1)
         return TrainState(state.step + 1, progress, params, extra, opt_state, ema, sums, skipped, skips)
 
-    def prepared() -> dict:
-        size = stage.train.batch_size // accumulation
-        audio = jnp.zeros([size, round(stage.data.seconds * stage.data.sample_rate)], jnp.int16)
-        rows = jnp.zeros([size], jnp.int32)
-        label = jnp.zeros([size, objective.num_classes]) if stage.data.multi_label else rows
-        return preprocess(dict(audio=audio, length=rows, label=label, mask=rows * 1.0, index=rows), init_key)
-
+    micro_shapes = batch_shapes(stage, stage.train.batch_size // accumulation, objective.num_classes)
     arguments = (
         *jax.eval_shape(fresh, None),
-        jax.eval_shape(prepared),
+        jax.eval_shape(preprocess, micro_shapes, init_key),
         init_key,
         jax.ShapeDtypeStruct([], jnp.float32),
     )
+
+    def activations() -> float:
+        backward = jax.eval_shape(lambda p, *rest: jax.vjp(lambda p: micro_loss(p, *rest)[0], p)[1], *arguments)
+        kept = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(backward)]
+        for leaf in jax.tree.leaves(arguments[0]):  # what is kept of the parameters themselves
+            if (leaf.shape, leaf.dtype) in kept:
+                kept.remove((leaf.shape, leaf.dtype))
+        return float(sum(np.prod(shape) * dtype.itemsize for shape, dtype in kept))
+
     jaxpr, (_, (_, sums_shapes, _)) = jax.make_jaxpr(micro_loss, return_shape=True)(*arguments)
     step_flops = 3 * accumulation * flops.of_jaxpr(jaxpr.jaxpr)
 
@@ -210,7 +214,18 @@ def make_program(
         evaluate=jax.jit(evaluate, in_shardings=(placed, rows), out_shardings=replicated(mesh)),
         graphdef=eval_graphdef,
         flops=step_flops,
+        activations=activations,
     )
+
+
+def batch_shapes(stage: ConfigDict, size: int, num_classes: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a training batch of so many examples, as the data pipeline makes it."""
+    samples, rows = round(stage.data.seconds * stage.data.sample_rate), jax.ShapeDtypeStruct([size], jnp.int32)
+    several = jax.ShapeDtypeStruct([size, num_classes], jnp.float32)
+    return dict(
+        audio=jax.ShapeDtypeStruct([size, samples], jnp.int16), length=rows, index=rows,
+        label=several if stage.data.multi_label else rows, mask=jax.ShapeDtypeStruct([size], jnp.float32),
+    )  # fmt: skip
 
 
 def all_finite(tree: Any) -> jax.Array:

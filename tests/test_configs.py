@@ -49,12 +49,9 @@ def test_published_pretraining_compiles_and_needs_the_memory_that_adam_needs(nam
     state = jax.eval_shape(program.init)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     assert count / 1e6 == pytest.approx(millions, abs=0.02)
-    rows = jax.ShapeDtypeStruct([2], jnp.int32)
-    batch = dict(
-        audio=jax.ShapeDtypeStruct([2, 16000], jnp.int16), length=rows, label=rows, index=rows,
-        mask=jax.ShapeDtypeStruct([2], jnp.float32),
-    )  # fmt: skip
-    compiled = program.step.lower(state, batch).compile({"xla_backend_optimization_level": "0"})
+    compiled = program.step.lower(state, train.batch_shapes(stage, 2, 0)).compile(
+        {"xla_backend_optimization_level": "0"}
+    )
     memory = compiled.memory_analysis()
     # Parameters and Adam's two moments, float32; given and given back in the same place.
     assert memory.argument_size_in_bytes == pytest.approx(3 * 4 * count, rel=0.01)
