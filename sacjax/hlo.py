@@ -49,7 +49,8 @@ def collectives(text: str) -> list[Collective]:
 
 def cycles(text: str) -> int:
     """Returns the clock cycles that a TPU's compiler expects of a program's instructions, collectives left out; 0: it does not say."""
-    return sum(times * int(found[1]) for line, times in instructions(text) if (found := CYCLES.search(line)))
+    told = ((int(found[1]), times) for line, times in instructions(text) if (found := CYCLES.search(line)))
+    return sum(count * times for count, times in told if count < 2**60)  # beyond: its mark of what it does not know
 
 
 def instructions(text: str) -> Iterator[tuple[str, int]]:

@@ -146,7 +146,8 @@ def of_mesh(config: ConfigDict, name: str, where: Topology, mesh_sizes: Mapping[
             stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
             + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
         )  # fmt: skip
-        busy = hlo.cycles(text) / chip.hertz
+        quick = jax.config.values["jax_exec_time_optimization_effort"] < 0
+        busy = flops / PEAKS[chip.kind] if quick else hlo.cycles(text) / chip.hertz
     else:
         memory["peak"] = sum(memory.values()) + memory["parameters"]  # gradients beside them
         busy = flops / PEAKS[chip.kind]
@@ -259,7 +260,8 @@ def describe(config: ConfigDict, name: str, where: Topology, plans: list[Plan], 
         lines.append(
             f"largest batch that fits it: {largest} clips ({largest // count} a device), by the line through two compilations"
         )
-    source = "compiler's cycles" if where.on_tpu else "peak FLOP/s, so at the least"
+    quick = jax.config.values["jax_exec_time_optimization_effort"] < 0
+    source = "compiler's cycles" if where.on_tpu and not quick else "peak FLOP/s, so at the least"
     lines.append(f"time: {source}, and collectives at the links' rate, nothing overlapped")
     return "\n".join(lines)
 
@@ -278,9 +280,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--classes", type=int, default=50, help="of a classifier, whose data are not read")
     parser.add_argument("--largest", action="store_true", help="find the largest batch that fits (compiles once more)")
+    parser.add_argument(
+        "--quick", action="store_true", help="TPU: compile in a third of the time to a slower program, for memory alone"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args, unknown = parser.parse_known_args(argv)
     jax.config.update("jax_platforms", "cpu")
+    if args.quick:
+        jax.config.update("jax_exec_time_optimization_effort", -1.0)
     if match := re.fullmatch(r"[a-z]\w*?x(\d+)", args.topology):  # before anything starts JAX
         jax.config.update("jax_num_cpu_devices", int(match[1]))
     config = config_lib.from_flags(args, unknown)

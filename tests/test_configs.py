@@ -59,12 +59,12 @@ def test_published_pretraining_compiles_and_needs_the_memory_that_adam_needs(nam
 
 
 def test_the_small_batch_recipe_runs_the_published_course_over_masked_frames(monkeypatch):
-    """After 24 updates of 16 clips, as many masked frames as one published update has, one step of the schedule is done."""
+    """After 32 updates of 16 clips, as many masked frames as one published update has, one step of the schedule is done."""
     monkeypatch.chdir(ROOT)
     config = config_lib.load("configs/wav2vec2/base_pretrain.py:small_batch")
-    o, frames = config.pretrain.optimizer, 781
-    masked = 16 * 0.49 * frames * 24
-    place = train.schedule_place(24, np.asarray([0, round(masked)]), o.schedule_frames)
+    o, frames = config.pretrain.optimizer, 549
+    masked = 16 * 0.49 * frames * 32
+    place = train.schedule_place(32, np.asarray([0, round(masked)]), o.schedule_frames)
     assert float(place) == pytest.approx(1.0, rel=0.02)
 
 

@@ -2,7 +2,8 @@
 
     python -m sacjax.main --config configs/wav2vec2/base_pretrain.py --workdir DIR --config.pretrain.data.path=DIR
 
-Reads ArrayRecord shards of 16 kHz speech (see `python -m sacjax.prepare`). A batch is 1.7 hours of sound, as on 64 GPUs; 400,000 updates.
+Reads ArrayRecord shards of 16 kHz speech (see `python -m sacjax.prepare`). A batch is 1.6 hours of sound, as on 64 GPUs, in 512 clips, so that it
+divides over any slice; 400,000 updates.
 On fewer devices: optimizer.accumulation, or a smaller batch with optimizer.schedule_frames, which keeps the recipe's course over
 masked frames seen; `small_batch` as argument sets it for 16 clips an update.
 """
@@ -11,7 +12,7 @@ import os
 
 from sacjax import config as config_lib
 
-MASKED_FRAMES = 384 * 382  # of one published update: 384 clips of 781 frames, 49 % of them masked
+MASKED_FRAMES = 512 * 269  # of one update: 512 clips of 549 frames, 49 % of them masked
 
 
 def get_config(arg=""):
@@ -20,7 +21,7 @@ def get_config(arg=""):
     c.checkpoint.every = 1000
     p = c.pretrain
     p.data.source, p.data.path = "arrayrecord", os.path.join(config_lib.data_root(), "librispeech")
-    p.data.sample_rate, p.data.seconds, p.data.workers = 16000, 15.625, 8
+    p.data.sample_rate, p.data.seconds, p.data.workers = 16000, 11.0, 8
     p.data.holdout = (0.99, 0.01, 0.0)
     p.model.name, p.model.dtype = "wav2vec2", "bfloat16"
     p.model.encoder = dict(size="base", layer_drop=0.05)
@@ -29,12 +30,12 @@ def get_config(arg=""):
     p.optimizer.learning_rate, p.optimizer.schedule, p.optimizer.final_fraction = 5e-4, "linear", 0.0
     p.optimizer.warmup_steps, p.optimizer.weight_decay, p.optimizer.clip_norm = 32_000, 0.01, 0.0
     p.optimizer.beta2, p.optimizer.eps = 0.98, 1e-6
-    p.train.batch_size, p.train.steps, p.train.log_every, p.train.evaluate_every = 384, 400_000, 200, 10_000
+    p.train.batch_size, p.train.steps, p.train.log_every, p.train.evaluate_every = 512, 400_000, 200, 10_000
     p.eval.best, p.eval.best_mode, p.eval.splits, p.eval.batch_size = "validation/loss", "min", ("validation",), 64
     if arg.small_batch:
         p.train.batch_size, p.train.steps = 16, 400_000
-        p.optimizer.schedule_frames, p.optimizer.schedule_steps = MASKED_FRAMES, 400_000 * 16 // 384
-        p.optimizer.warmup_steps, p.optimizer.clip_norm = 32_000 * 16 // 384, 1.0
+        p.optimizer.schedule_frames, p.optimizer.schedule_steps = MASKED_FRAMES, 400_000 * 16 // 512
+        p.optimizer.warmup_steps, p.optimizer.clip_norm = 32_000 * 16 // 512, 1.0
         p.optimizer.learning_rate = 1e-4
         p.objective.options.temperature_decay = 0.9999
     return c
