@@ -1,5 +1,6 @@
 """Collectives of compiled programs, against what the programs were written to send."""
 
+import pytest
 from processes import run_python
 
 from sacjax import hlo
@@ -50,3 +51,49 @@ def test_asynchronous_and_tuple_results():
     start, reduce = hlo.collectives(TEXT)
     assert start.kind == "all-gather" and start.bytes == 64 * 128 * 2 and start.groups == "[1,8]<=[8]"
     assert reduce == hlo.Collective("all-reduce", 64.0, 1, "{{0,1},{2,3}}")
+
+
+SIZES = {"data": 2, "fsdp": 2, "tensor": 2}  # device d is at (d // 4, d // 2 % 2, d % 2)
+
+
+@pytest.mark.parametrize(
+    ("groups", "wanted"),
+    [
+        ("{{0,4},{1,5},{2,6},{3,7}}", ("data",)),
+        ("{{0,2},{1,3},{4,6},{5,7}}", ("fsdp",)),
+        ("{{0,1,2,3,4,5,6,7}}", ("data", "fsdp", "tensor")),
+        ("{}", ("data", "fsdp", "tensor")),
+        ("[4,2]<=[8]", ("tensor",)),  # 0 with 1
+        ("[4,2]<=[2,4]T(1,0)", ("data",)),  # 0 with 4
+        ("[2,4]<=[8]", ("fsdp", "tensor")),
+        ("mesh['a'=2,'b'=4] {'a'}", ("data",)),
+        ("mesh['axis_0'=4,'axis_1'=2] {'axis_0'}", ("data", "fsdp")),
+        ("{{0,1},{2,3}}", ("tensor",)),  # pairs of source and target
+        ("mesh['a'=4,'b'=4] {'a'}", ()),
+    ],
+)
+def test_axes_along_which_is_sent(groups, wanted):
+    assert hlo.axes(groups, SIZES) == wanted
+
+
+LOOP = """
+%body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %sum = f32[4]{0} all-reduce(%x), replica_groups={}, to_apply=%add, backend_config={"window_config":{"estimated_cycles":"70"}}
+  %odd = f32[4]{0} negate(%sum), backend_config={"window_config":{"estimated_cycles":"9223372036854775807"}}
+}
+
+%condition (p: (s32[], f32[4])) -> pred[] {
+  %bound = s32[]{:T(128)} constant(12)
+  ROOT %less = pred[] compare(%k, %bound), direction=LT
+}
+
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %first = f32[4]{0} copy(%p), backend_config={"window_config":{"estimated_cycles":"5"}}
+  %loop = (s32[], f32[4]) while(%init), condition=%condition, body=%body
+}
+"""
+
+
+def test_a_loop_whose_trip_count_stands_in_its_condition_alone():
+    assert hlo.collectives(LOOP) == [hlo.Collective("all-reduce", 16.0, 12, "{}")]
+    assert hlo.cycles(LOOP) == 5 + 12 * 70
