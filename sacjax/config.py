@@ -106,7 +106,7 @@ def stage() -> ConfigDict:
         epochs=10.0,
         steps=0,  # > 0: instead of epochs
         log_every=20,
-        evaluate_every=0,  # steps; 0 = once an epoch
+        evaluate_every=0,  # steps; 0 = once an epoch, and not more often than log_every
         early_stopping=0,  # evaluations without a better eval.best; 0 = off
         max_skipped=10,  # updates in a row that are not finite (each is skipped) before it goes back to its last checkpoint, once
     )

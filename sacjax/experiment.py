@@ -1,5 +1,6 @@
 """Runs the stages of a config in a workdir, one after the other, and writes what came of them."""
 
+import contextlib
 import functools
 import json
 import os
@@ -38,6 +39,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
     workdir = Path(workdir)
     config = resolve(config, workdir)
     mesh = sharding.make_mesh(config.mesh)
+    new = not workdir.exists()
     _check_workdir(config, workdir)
     results = read_results(workdir)
     todo = [name for name in config.stages if name not in results]
@@ -46,8 +48,14 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
         return results
     # All stages are checked before the first one compiles.
     prepared: dict[str, Stage] = {}
-    for name in todo:
-        prepared[name] = Stage.prepare(name, config, mesh, workdir, prepared)
+    try:
+        for name in todo:
+            prepared[name] = Stage.prepare(name, config, mesh, workdir, prepared)
+    except UserError:
+        if new:  # a mistake leaves no empty folder behind
+            with contextlib.suppress(OSError):
+                workdir.rmdir()
+        raise
     if jax.process_index() == 0:
         _write(workdir / "config.json", config_lib.to_json(config))
     for stage in prepared.values():

@@ -283,7 +283,7 @@ def fit(
     steps, epoch = total_steps(stage.train, epoch_examples(recordings, indices, stage.data, config.seed))
     schedule = make_schedule(stage.optimizer, steps)
     schedule_frames = stage.optimizer.schedule_frames
-    evaluate_every = stage.train.evaluate_every or epoch
+    evaluate_every = stage.train.evaluate_every or max(epoch, stage.train.log_every)
     first = jax.process_index() == 0
     checkpoints = Checkpoints(
         workdir, name, config.checkpoint.keep, stage.eval.best_mode, config.checkpoint.asynchronous

@@ -62,7 +62,7 @@ def test_what_does_not_fit_is_told_before_the_first_stage_trains(tmp_path, chang
     (tmp_path / "config.py").write_text(CONFIG)
     with pytest.raises(UserError, match=message):
         experiment.run(config_lib.load(str(tmp_path / "config.py"), [f"--config.{change}"]), tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("own", ["first", "elsewhere"])

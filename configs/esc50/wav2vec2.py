@@ -9,7 +9,7 @@ out, `pretrain_only` the fine-tuning.
 
 from sacjax import config as config_lib
 
-ENCODER = dict(size="mini", positional_kernel=32, positional_groups=8, layer_drop=0.0)
+ENCODER = dict(size="mini", conv_channels=(64,) * 7, positional_kernel=32, positional_groups=8, layer_drop=0.0)
 
 
 def get_config(arg=""):
