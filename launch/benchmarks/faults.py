@@ -169,6 +169,9 @@ def interrupted(root: Path) -> Line:
     """Ctrl-C of a run with decoding processes, and what is left of it."""
     import psutil
 
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job ignores it, and so would what we start
     data, taken, left = tones(root / "sounds"), [], 0
     for k in range(3):
         workdir = root / f"interrupted{k}"
@@ -177,7 +180,10 @@ def interrupted(root: Path) -> Line:
         family = psutil.Process(process.pid).children(recursive=True)
         began = time.time()
         os.killpg(process.pid, signal.SIGINT)  # as the terminal does
-        process.communicate()
+        try:
+            process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
         _, alive = psutil.wait_procs(family, timeout=10)
         taken.append(time.time() - began)
         left += len(alive)
