@@ -1,7 +1,5 @@
 """What a run survives: updates that are not finite, and a scheduler that takes its machine away."""
 
-import csv
-import os
 import signal
 import threading
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 import jax
 
+from sacjax.data.bad_files import host_table, read_table, write_table
 from sacjax.data.recordings import Recordings
 
 
@@ -16,8 +15,7 @@ class Skipped:
     """Lists the skipped updates and their examples in `<workdir>/skipped_updates.csv` (columns stage, step, files as a|b)."""
 
     def __init__(self, workdir: Path, stage: str, recordings: Recordings):
-        host = jax.process_index()
-        self.path = Path(workdir) / (f"skipped_updates.{host}.csv" if host else "skipped_updates.csv")
+        self.path = host_table(workdir, "skipped_updates")
         self.stage, self.recordings = stage, recordings
         self.recent: dict[int, Any] = {}  # step → this host's examples, since the last log line
 
@@ -28,19 +26,13 @@ class Skipped:
     def write(self, steps: list[int]) -> None:
         """Lists these updates, and forgets the others."""
         if steps:
-            rows: dict[tuple[str, int], str] = {}
-            if self.path.is_file():  # a run that goes on may come by the same update again
-                with open(self.path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-                    rows = {(row["stage"], int(row["step"])): row["files"] for row in csv.DictReader(file)}
+            # A run that goes on may come by the same update again.
+            rows = {(row["stage"], int(row["step"])): row["files"] for row in read_table(self.path)}
             for step in steps:
                 names = (self.recordings.names[int(i)] for i in self.recent.get(step, ()) if i >= 0)
                 rows[self.stage, step] = "|".join(names)
-            partial = self.path.with_suffix(".partial")
-            with open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-                writer = csv.writer(file)
-                writer.writerow(["stage", "step", "files"])
-                writer.writerows([stage, step, names] for (stage, step), names in sorted(rows.items()))
-            os.replace(partial, self.path)
+            flat = ((stage, step, names) for (stage, step), names in sorted(rows.items()))
+            write_table(self.path, ("stage", "step", "files"), flat)
         self.recent.clear()
 
 

@@ -53,7 +53,7 @@ class Program(NamedTuple):
     """What a stage compiles: pure functions over arrays."""
 
     init: Callable[..., TrainState]  # (None | Start, with arrays)
-    step: Callable[[TrainState, dict], TrainState]  # donates the state
+    step: Any  # jitted, (TrainState, batch) -> TrainState; donates the state
     predict: Callable[[TrainState, dict], jax.Array]  # logits or embeddings, by the EMA where it is on
     evaluate: Callable[[TrainState, dict], Any]  # {metric: (sum, count)} of a batch in evaluation mode, by the EMA
     graphdef: Any  # of the model in evaluation mode

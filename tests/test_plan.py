@@ -48,7 +48,9 @@ def test_memory_and_what_is_sent_are_those_of_real_programs():
     memory, size = parted["told"]["memory"], whole["told"]["memory"]["parameters"]
     assert memory["parameters"] == parted["parameters"] < size / 5 and memory["optimizer"] == parted["optimizer"]
     assert 0.4 * whole["temporary"] < whole["told"]["memory"]["activations"] < 1.5 * whole["temporary"]
-    assert set(whole["told"]["sent"]) == {"all-reduce over data"}  # a grouped convolution's gradient would gather the batch
+    assert set(whole["told"]["sent"]) == {
+        "all-reduce over data"
+    }  # a grouped convolution's gradient would gather the batch
     for real, axis in ((whole, "data"), (parted, "fsdp")):
         assert real["told"]["fits"] and real["told"]["sent"][f"all-reduce over {axis}"] == pytest.approx(size, rel=0.02)
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,37 @@ from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 
 
+def host_table(workdir: Path, name: str) -> Path:
+    """Returns where this host keeps its table of the workdir: `<name>.csv`, of another host than the first `<name>.<host>.csv`."""
+    host = jax.process_index()
+    return Path(workdir) / (f"{name}.{host}.csv" if host else f"{name}.csv")
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Returns the rows of a table of file names, which may be of any bytes; none where there is no such file."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a table of file names whole, or not at all."""
+    partial = path.with_suffix(".partial")
+    with open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+    os.replace(partial, path)
+
+
 class BadFiles:
     """Collects the `error` column of batches into `<workdir>/bad_files.csv` (columns file, reason)."""
 
     def __init__(self, workdir: Path, recordings: Recordings, max_fraction: float):
-        host = jax.process_index()
-        self.path = Path(workdir) / (f"bad_files.{host}.csv" if host else "bad_files.csv")
+        self.path = host_table(workdir, "bad_files")
         self.recordings, self.max_fraction = recordings, max_fraction
-        self.found: dict[str, str] = {}
-        if self.path.is_file():
-            with open(self.path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-                self.found = {row["file"]: row["reason"] for row in csv.DictReader(file)}
+        self.found = {row["file"]: row["reason"] for row in read_table(self.path)}
         self.written = len(self.found)
         self.names = set(recordings.names)
 
@@ -47,10 +68,5 @@ class BadFiles:
         """Writes the list, whole and at once."""
         if len(self.found) == self.written:
             return
-        partial = self.path.with_suffix(".partial")
-        with open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(["file", "reason"])
-            writer.writerows(sorted(self.found.items()))
-        os.replace(partial, self.path)
+        write_table(self.path, ("file", "reason"), sorted(self.found.items()))
         self.written = len(self.found)
