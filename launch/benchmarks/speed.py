@@ -62,7 +62,7 @@ class Sizes(NamedTuple):
     long_files: int = 8
     long_parts: int = 12  # clips that a long file is made of
     batch: int = 16  # of the input pipeline
-    batches: int = 16
+    batches: int = 24
 
 
 SMALL = Sizes("mini", 2, 2, 0.5, 4, 4, 2, 20, 2, 2, 2, 3)
