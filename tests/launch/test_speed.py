@@ -3,13 +3,15 @@
 import json
 import statistics
 
+import numpy as np
 import pytest
 
 from launch.benchmarks import speed
 from sacjax import errors
+from sacjax.data import pipeline, sources
 
 
-def test_log_mel_and_the_input_pipeline_give_one_json_and_one_table(tmp_path, capsys):
+def test_a_part_gives_one_json_and_one_table(tmp_path, capsys):
     pytest.importorskip("torch", reason="needs the extra `parity`")
     pytest.importorskip("transformers", reason="needs the extra `parity`")
     output = tmp_path / "speed.json"
@@ -35,6 +37,22 @@ def test_peers_features_are_ours():
     mine = ours.preprocess(ours.batch)["inputs"]
     theirs = speed.torch_features(ours.stage)(ours.peer_batch()[0])
     torch.testing.assert_close(torch.tensor(mine.tolist()), theirs.mT, atol=1e-3, rtol=0)
+
+
+def test_both_pipelines_read_the_same_samples(tmp_path):
+    """From files as long as a crop; and what `timed` takes of a stream."""
+    pytest.importorskip("torch", reason="needs the extra `parity`")
+    speed.write_sounds(tmp_path, speed.SMALL)
+    for kind in speed.FORMATS:
+        data = speed.data_config("folder", tmp_path / kind, speed.SMALL.seconds)
+        recordings = sources.load(data)
+        batch = next(iter(pipeline.train_batches(recordings, np.arange(20), data, 4, seed=0)))
+        for seek in (False, True):
+            files = speed.SoundFiles(recordings.paths, batch["audio"].shape[1], seek)
+            theirs = np.stack([files[i] for i in batch["index"]])
+            np.testing.assert_allclose(batch["audio"] / 32768, theirs, atol=1e-4)
+        assert speed.our_pipeline(data, speed.SMALL)() > 0
+    assert len(list((tmp_path / "long" / "sound").iterdir())) == speed.SMALL.long_files
 
 
 def test_torch_masks_whole_bands_and_frames():
