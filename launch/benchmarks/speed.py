@@ -1,10 +1,11 @@
 """How fast sacjax is beside transformers, torch, librosa and a torch DataLoader, on this machine: one JSON and one table.
 
-    python launch/benchmarks/speed.py --output speed.json              # everything; about half an hour on two cores
+    python launch/benchmarks/speed.py --output speed.json              # everything; a quarter of an hour on two quiet cores
     python launch/benchmarks/speed.py --only d e --repeats 9           # some parts
 
-a, b: a training step of wav2vec 2.0 base, pretraining and fine-tuning; c: its inference; d: log-mel and SpecAugment; e: the input pipeline; f: the front
-end's share of a training step; g: from a command to the end of its first step; h: a training step of a spectrogram ResNet-18.
+a, b: a training step of wav2vec 2.0 base, pretraining and fine-tuning; c: its inference; d: log-mel and SpecAugment; e: the input pipeline,
+in as many threads as the DataLoader has processes; f: the front end's share of a training step; g: from a command to the end of its first step; h: a training step
+of a spectrogram ResNet-18.
 
 Both sides run in this process on all its cores (or its GPU), in turn, after a warm-up; the figures are medians. They do the same work: the same
 batch, network and dropout rates, float32 (TF32 products on a GPU, JAX's default, on both sides), gradients, clipping and AdamW included. Layer drop
@@ -62,7 +63,7 @@ class Sizes(NamedTuple):
     long_files: int = 8
     long_parts: int = 12  # clips that a long file is made of
     batch: int = 16  # of the input pipeline
-    batches: int = 24
+    batches: int = 20
 
 
 SMALL = Sizes("mini", 2, 2, 0.5, 4, 4, 2, 20, 2, 2, 2, 3)
@@ -227,7 +228,7 @@ def resnet_config(sizes: Sizes, **changes: Any) -> ConfigDict:
 
 def pretraining(sizes: Sizes) -> Iterator[Case]:
     """(a)"""
-    from_helpers = need("transformers.models.wav2vec2.modeling_wav2vec2", "parity")
+    helpers = need("transformers.models.wav2vec2.modeling_wav2vec2", "parity")
     torch, device = peer_torch()
     ours = Ours(pretraining_config(sizes), "pretrain")
     audio, _ = ours.peer_batch()
@@ -237,8 +238,8 @@ def pretraining(sizes: Sizes) -> Iterator[Case]:
         model = ours.peer("Wav2Vec2ForPreTraining", apply_spec_augment=True)
         shape = (len(audio), int(model._get_feat_extract_output_lengths(audio.shape[1])))
         # Drawn once: a DataLoader's workers would do that beside the step. Ours are drawn in the step.
-        mask = from_helpers._compute_mask_indices(shape, 0.65, 10, min_masks=2)
-        negatives = from_helpers._sample_negative_indices(shape, model.config.num_negatives, mask)
+        mask = helpers._compute_mask_indices(shape, 0.65, 10, min_masks=2)
+        negatives = helpers._sample_negative_indices(shape, model.config.num_negatives, mask)
         mask, negatives = torch.from_numpy(mask), torch.from_numpy(negatives).long()
         run = prepare_model(model)
 
@@ -469,7 +470,10 @@ def write_sounds(folder: Path, sizes: Sizes) -> None:
 
 
 def input_pipeline(sizes: Sizes) -> Iterator[Case]:
-    """(e), from files that the operating system holds in memory; clips of 44.1 kHz."""
+    """(e), from files that the operating system holds in memory; clips of 44.1 kHz.
+
+    The target for crops of long files is against reading them whole, as a data set of a few lines does; one that seeks is beside it.
+    """
     clips, crop = sizes.batch * sizes.batches, min(1.0, sizes.seconds / 2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -651,9 +655,9 @@ def told(seconds: float, clips: int | None) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns the rows in Markdown. The ratio is how many times faster ours is, but for a share of time."""
+    """Returns the rows in Markdown; the ratio is how many times faster ours is, or, where it says so, a share of time."""
     lines = [
-        "| part | what | ours | peer | its figure | ratio (× faster) | target | reached |",
+        "| part | what | ours | peer | peer's figure | ratio | target | reached |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
@@ -687,6 +691,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.first_step:
         first_step_of(args.first_step, args.small)
         return 0
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     enable_cache()
     about, rows = machine(), []
     for part in args.only:
@@ -696,6 +701,9 @@ def main(argv: list[str] | None = None) -> int:
             result = dict(machine=about, small=args.small, repeats=args.repeats, rows=rows)
             args.output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(table(rows))
+    print(
+        "\nMedians. × faster: the peer's time over ours, or our clips a second over the peer's; a share: our time over the peer's."
+    )
     return 0
 
 
