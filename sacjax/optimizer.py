@@ -79,6 +79,11 @@ def make_optimizer(config: ConfigDict, steps: int, params: Any) -> optax.Gradien
     )
 
 
+def frozen(config: ConfigDict, params: Any) -> Any:
+    """Returns a tree of whether a parameter is never trained, so that nothing need be computed for its gradient."""
+    return jax.tree.map(lambda step: step == 0, _by_pattern(config.freeze, -1, params, "freeze"))
+
+
 def _by_pattern(rules: tuple, default: float, params: Any, key: str) -> Any:
     """Returns a tree of the value of the first rule whose pattern is found in the parameter's name."""
     tree = names(params)

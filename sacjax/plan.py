@@ -101,6 +101,9 @@ def topology(name: str) -> Topology:
     from jax.experimental import topologies
 
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else it asks a metadata server that is not there
+    os.environ.setdefault(
+        "ALLOW_MULTIPLE_LIBTPU_LOAD", "1"
+    )  # it only compiles: no device is taken from another process
     one_device_a_chip = {"chip_config_name": "megacore"} if match[1] in ("v4", "v5p") else {}
     try:
         found = topologies.get_topology_desc(name, platform="tpu", **one_device_a_chip)

@@ -22,7 +22,7 @@ from sacjax.data.bad_files import BadFiles
 from sacjax.data.resident import Resident
 from sacjax.errors import Terminated, UserError, nearest
 from sacjax.faults import Skipped, Termination
-from sacjax.optimizer import make_optimizer, make_schedule, update_ema
+from sacjax.optimizer import frozen, make_optimizer, make_schedule, update_ema
 from sacjax.preprocess import make_preprocess
 from sacjax.sharding import of_state, over_batch, put_batch, replicated, without_fsdp
 
@@ -103,7 +103,10 @@ def make_program(
     # would rather add up activations between the devices, which are far larger.
     split = of_state(nnx.as_pure(shapes), mesh)
 
+    never = frozen(stage.optimizer, nnx.as_pure(shapes))
+
     def micro_loss(params: Any, extra: Any, batch: dict, key: jax.Array, progress: Any) -> tuple[Any, Any]:
+        params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, never)
         model = nnx.merge(graphdef, params, extra, copy=True)
         (total, count), sums = objective.loss(model, batch | {"progress": progress}, nnx.Rngs(dropout=key))
         _, _, extra = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # one for all tests and their processes, and not the user's
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="sacjax-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # also small programs, which many tests share
 
 
 @pytest.fixture

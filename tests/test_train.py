@@ -83,6 +83,25 @@ def test_one_sgd_step_as_worked_by_hand():
     np.testing.assert_allclose(after.params["bias"], bias - 0.1 * error.sum(0), atol=1e-5)
 
 
+def test_nothing_is_computed_for_what_never_trains():
+    mesh = sharding.make_mesh(config_lib.default().mesh)
+    batch = next(batches(1))
+    bare, held = ({"freeze": freeze} for freeze in ((), (("kernel", 0),)))
+    flops, norms = [], []
+    for more in (bare, held):
+        stage = tiny_stage(name="sgd", momentum=0.0, learning_rate=0.1, clip_norm=0.0, **more)
+        program = make_program(MaskedRegression(), stage, mesh, 1, seed=3)
+        state = program.init()
+        kernel, bias = np.asarray(state.params["kernel"]), np.asarray(state.params["bias"])
+        flops.append(program.step.lower(state, sharding.put_batch(batch, mesh)).compile().cost_analysis()["flops"])
+        after = program.step(state, sharding.put_batch(batch, mesh))
+        norms.append(float(after.sums["gradient_norm"][0]))
+    error = 2 * (batch["audio"] @ kernel + bias - np.eye(2)[batch["label"]]) * batch["mask"][:, None]
+    np.testing.assert_array_equal(after.params["kernel"], kernel)
+    np.testing.assert_allclose(norms[1], np.linalg.norm(error.sum(0)) / batch["mask"].sum(), rtol=1e-5)
+    assert norms[1] < norms[0] and flops[1] < flops[0] - 2 * 8 * 16 * 2
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])  # the square of the last overflows
 def test_an_update_that_is_not_finite_leaves_nothing_but_that_it_was(value):
     mesh = sharding.make_mesh(config_lib.default().mesh)

@@ -380,7 +380,8 @@ def huggingface_config(
         layer_norm_eps=1e-5, feat_proj_layer_norm=o["projection_norm"], final_dropout=0.0, torch_dtype="float32",
         num_conv_pos_embeddings=o["positional_layers"] if stack else o["positional_kernel"],
         # transformers has the mask embedding only where it may be used
-        apply_spec_augment=o["mask_probability"] > 0 or o["mask_feature_probability"] > 0,
+        # Where it is off, transformers' pretraining ignores the masks that it is given.
+        apply_spec_augment=isinstance(model, Pretraining) or o["mask_probability"] > 0 or o["mask_feature_probability"] > 0,
         mask_time_prob=o["mask_probability"] or 0.05,
     )  # fmt: skip
     if stack:
