@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from processes import ROOT, run_python
+from processes import ROOT, run_python, simulated
 
 from sacjax import distributed
 from sacjax import main as main_lib
@@ -23,7 +23,7 @@ def hosts(workdir, overrides, count=2, devices=4):
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
     env = os.environ | {
-        "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+        "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": simulated(devices)
     }  # fmt: skip
     command = [
         sys.executable,

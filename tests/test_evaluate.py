@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
-from processes import ROOT
+from processes import ROOT, simulated
 from sklearn import metrics as sk
 
 from sacjax import evaluate
@@ -180,7 +180,7 @@ def test_predict_on_two_hosts_whatever_the_order_of_the_mesh():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": simulated(2)}
     hosts = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, port, str(k)],
