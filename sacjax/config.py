@@ -344,6 +344,14 @@ def from_flags(args: argparse.Namespace, unknown: list[str]) -> ConfigDict:
     return load(args.config, overrides_from(unknown))
 
 
+def stage_name(config: ConfigDict, given: str | None) -> str:
+    """Returns the stage that `--stage` names, the first where it does not. Raises UserError."""
+    name = given or config.stages[0]
+    if name not in config.stages:
+        raise UserError(f"--stage is '{name}'{nearest(name, config.stages)}")
+    return name
+
+
 def overrides_from(unknown: list[str]) -> list[str]:
     """Returns what is left of a command line as `--config.key=value` strings. Raises UserError for anything else."""
     joined: list[str] = []

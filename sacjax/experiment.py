@@ -95,10 +95,8 @@ class Stage:
           UserError: batches that do not divide over the devices, bad data, patterns or weights that do not fit the model.
         """
         stage = config[name]
-        for key in ("train", "eval"):
-            sharding.check_batch(f"{name}.{key}.batch_size", stage[key].batch_size, mesh)
-        micro = stage.train.batch_size // stage.optimizer.accumulation
-        sharding.check_batch(f"{name}.train.batch_size / optimizer.accumulation", micro, mesh)
+        sharding.check_training_batch(name, stage, mesh)
+        sharding.check_batch(f"{name}.eval.batch_size", stage.eval.batch_size, mesh)
         recordings = sources.load(stage.data)
         parts = splits.split(recordings, stage.data)
         if stage.data.path and Path(stage.data.path).absolute() == workdir.absolute():

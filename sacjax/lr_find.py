@@ -122,9 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     config = config_lib.from_flags(args, unknown)
     if not 0 < args.start < args.end or args.steps < 10:
         raise errors.UserError("--start must lie above 0 and below --end, and --steps be 10 or more")
-    if args.stage and args.stage not in config.stages:
-        raise errors.UserError(f"--stage is '{args.stage}'{errors.nearest(args.stage, config.stages)}")
-    best, rates, losses = find(config, args.stage or config.stages[0], args.start, args.end, args.steps)
+    best, rates, losses = find(config, config_lib.stage_name(config, args.stage), args.start, args.end, args.steps)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lr_find.csv", "w", newline="") as file:

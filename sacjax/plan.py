@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
 from sacjax import errors, hlo, objectives, sharding
-from sacjax.errors import UserError, nearest
+from sacjax.errors import UserError
 from sacjax.flops import PEAKS
 from sacjax.models.base import compiled_for
 from sacjax.train import batch_shapes, make_program
@@ -50,6 +50,9 @@ CHIPS = {
 }
 
 
+NAME = re.compile(r"([a-z]\w*?)(?::(\d+(?:x\d+)+)|x(\d+))")  # chip, then a TPU slice or a number of GPUs
+
+
 class Topology(NamedTuple):
     """A slice or a cluster of one kind of device."""
 
@@ -61,6 +64,11 @@ class Topology(NamedTuple):
     def on_tpu(self) -> bool:
         """Whether libtpu compiles for it."""
         return self.chip.hertz > 0
+
+    @property
+    def counts_cycles(self) -> bool:
+        """Whether the compiler's cycles tell the time: not of a program that was compiled quickly."""
+        return self.on_tpu and jax.config.values["jax_exec_time_optimization_effort"] >= 0
 
 
 class Plan(NamedTuple):
@@ -84,7 +92,7 @@ def topology(name: str) -> Topology:
     Raises:
       UserError: a chip that is not known, a slice that libtpu does not have, or no libtpu.
     """
-    match = re.fullmatch(r"([a-z]\w*?)(?::(\d+(?:x\d+)+)|x(\d+))", name)
+    match = NAME.fullmatch(name)
     chip = CHIPS.get(match[1]) if match else None
     if match is None or chip is None or (chip.hertz > 0) != bool(match[2]):
         known = ", ".join(CHIPS)
@@ -92,7 +100,7 @@ def topology(name: str) -> Topology:
             f"--topology is '{name}': give a TPU slice such as v5e:16x16 or GPUs such as h100x64; known are {known}"
         )
     if not match[2]:
-        devices = [d for d in jax.devices("cpu") if d.process_index == 0]
+        devices = jax.devices("cpu")
         if len(devices) < int(match[3]):
             raise UserError(
                 f"--topology {name}: only {len(devices)} simulated devices; set jax_num_cpu_devices before JAX starts"
@@ -123,9 +131,7 @@ def of_mesh(config: ConfigDict, name: str, where: Topology, mesh_sizes: Mapping[
     stage, chip, count = config[name], where.chip, len(where.devices)
     with compiled_for("tpu" if where.on_tpu else "gpu"):
         mesh = sharding.make_mesh(mesh_sizes, where.devices)
-        sharding.check_batch(f"{name}.train.batch_size", stage.train.batch_size, mesh)
-        micro = stage.train.batch_size // stage.optimizer.accumulation
-        sharding.check_batch(f"{name}.train.batch_size / optimizer.accumulation", micro, mesh)
+        sharding.check_training_batch(name, stage, mesh)
         names = tuple(map(str, range(classes)))
         objective = objectives.build(stage, names, np.ones(classes))
         program = make_program(objective, stage, mesh, stage.train.steps or 10_000, config.seed)
@@ -149,11 +155,9 @@ def of_mesh(config: ConfigDict, name: str, where: Topology, mesh_sizes: Mapping[
             stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
             + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
         )  # fmt: skip
-        quick = jax.config.values["jax_exec_time_optimization_effort"] < 0
-        busy = flops / PEAKS[chip.kind] if quick else hlo.cycles(text) / chip.hertz
     else:
         memory["peak"] = sum(memory.values()) + memory["parameters"]  # gradients beside them
-        busy = flops / PEAKS[chip.kind]
+    busy = hlo.cycles(text) / chip.hertz if where.counts_cycles else flops / PEAKS[chip.kind]
     # A ring sends and receives a gradient twice.
     seconds = busy + sum(size * (2 if key.startswith("all-reduce") else 1) / chip.link for key, size in sent.items())
     return Plan(
@@ -255,16 +259,12 @@ def describe(config: ConfigDict, name: str, where: Topology, plans: list[Plan], 
             f"| {axes} | {'yes' if plan.fits else 'no'} | {parts} | {1e3 * plan.seconds:.1f} | {100 * plan.mfu:.1f} | {sent} |"
         )
     lines.append("")
-    if best.fits:
-        lines.append(f"chosen: {best.mesh}: {why}")
-    else:
-        lines.append(why)
+    lines.append(f"chosen: {best.mesh}: {why}" if best.fits else why)
     if largest is not None:
         lines.append(
             f"largest batch that fits it: {largest} clips ({largest // count} a device), by the line through two compilations"
         )
-    quick = jax.config.values["jax_exec_time_optimization_effort"] < 0
-    source = "compiler's cycles" if where.on_tpu and not quick else "peak FLOP/s, so at the least"
+    source = "compiler's cycles" if where.counts_cycles else "peak FLOP/s, so at the least"
     lines.append(f"time: {source}, and collectives at the links' rate, nothing overlapped")
     return "\n".join(lines)
 
@@ -291,12 +291,10 @@ def main(argv: list[str] | None = None) -> int:
     jax.config.update("jax_platforms", "cpu")
     if args.quick:
         jax.config.update("jax_exec_time_optimization_effort", -1.0)
-    if match := re.fullmatch(r"[a-z]\w*?x(\d+)", args.topology):  # before anything starts JAX
-        jax.config.update("jax_num_cpu_devices", int(match[1]))
+    if (match := NAME.fullmatch(args.topology)) and match[3]:  # before anything starts JAX
+        jax.config.update("jax_num_cpu_devices", int(match[3]))
     config = config_lib.from_flags(args, unknown)
-    name = args.stage or config.stages[0]
-    if name not in config.stages:
-        raise UserError(f"--stage is '{name}'{nearest(name, config.stages)}")
+    name = config_lib.stage_name(config, args.stage)
     meshes = [dict(data=-1, fsdp=1, tensor=1) | _mesh(text) for text in args.mesh or ()]
     where = topology(args.topology)
     plans, why = choose(config, name, where, meshes, args.classes)

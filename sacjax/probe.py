@@ -150,8 +150,7 @@ def data_of(embedder: Any, spec: str | None, name: str | None, overrides: list[s
         # A copy: the embedder reads sound as it was trained to, whatever is overridden.
         config = config_lib.override(config_lib.from_json(config_lib.to_json(embedder.config)), overrides)
         name = name or embedder.name
-    if name not in config.stages:
-        raise UserError(f"--stage is '{name}'{errors.nearest(name, config.stages)}")
+    name = config_lib.stage_name(config, name)
     if config[name].data.multi_label:
         raise UserError(f"config.{name}.data.multi_label: probes need clips of one label each")
     return config[name].data

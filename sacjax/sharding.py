@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from sacjax.errors import UserError
 from sacjax.optimizer import name_of
@@ -42,6 +43,13 @@ def check_batch(name: str, batch_size: int, mesh: Mesh) -> None:
     parts = int(np.prod([mesh.shape[axis] for axis in _batch_axes(mesh)]))
     if batch_size % parts:
         raise UserError(f"config.{name} is {batch_size}: it must divide by the {parts} devices that share a batch")
+
+
+def check_training_batch(name: str, stage: ConfigDict, mesh: Mesh) -> None:
+    """Raises UserError where a stage's training batch, or a micro-batch of it, does not divide over the devices that share it."""
+    check_batch(f"{name}.train.batch_size", stage.train.batch_size, mesh)
+    micro = stage.train.batch_size // stage.optimizer.accumulation
+    check_batch(f"{name}.train.batch_size / optimizer.accumulation", micro, mesh)
 
 
 def _batch_axes(mesh: Mesh) -> tuple[str, ...]:
