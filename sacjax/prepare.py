@@ -115,7 +115,7 @@ def write_shard(job: Job, k: int, tick: Any = None) -> None:
         return
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     rows, skipped, records = [], [], 0
-    writer = ArrayRecordWriter(str(partial), "group_size:1,zstd:1,max_parallelism:1")
+    writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed,max_parallelism:1")
     for i in indices:
         first, samples, channels, rate, reason = records, 0, 0, 0, ""
         blocks: Iterator[np.ndarray] = iter(())
