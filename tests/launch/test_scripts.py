@@ -70,6 +70,16 @@ def test_the_job_set_fits_its_slice_and_its_command_is_understood():
     assert pod["volumes"][0]["name"] == container["volumeMounts"][0]["name"]
 
 
+def test_the_jobs_of_the_job_set_follow_the_schema_of_kubernetes():
+    validator = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate (extra `dev`)")
+    for jobs in yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())["spec"]["replicatedJobs"]:
+        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": jobs["name"]}, **jobs["template"]}
+        validator.validate(job, validator.latest_version(), strict=True)
+        job["spec"]["template"]["spec"]["restartPolicies"] = "Never"
+        with pytest.raises(validator.ValidationError, match="restartPolicies"):
+            validator.validate(job, validator.latest_version(), strict=True)
+
+
 def test_the_image_copies_what_there_is():
     for line in (LAUNCH / "Dockerfile").read_text().splitlines():
         if line.startswith("COPY"):
