@@ -37,7 +37,11 @@ def get_config(arg=""):
 
     f = c.finetune
     f.data.labels_per_class, f.data.split_seed = arg.shots, arg.draw
-    f.augment.waveform = (dict(name="shift", probability=1.0), dict(name="gain"))
+    f.augment.waveform = (  # as configs/fsdd/wav2vec2.py
+        dict(name="speed", low_factor=0.8, high_factor=1.25),
+        dict(name="shift"),
+        dict(name="noise", low_snr_db=10.0, high_snr_db=40.0, probability=0.5),
+    )
     f.model.encoder = ENCODER | dict(mask_probability=0.3)
     f.model.layers, f.model.projection = "weighted", 128
     f.optimizer.learning_rate, f.optimizer.warmup_fraction = 1e-3, 0.1
@@ -46,8 +50,6 @@ def get_config(arg=""):
         c.stages = ("finetune",)
     else:
         f.init_from = "pretrain"
-        f.optimizer.freeze = (("encoder/conv", 0), ("encoder/(layers|projection|positional|norm|mask)", 50))
-        f.optimizer.layer_decay = 0.8
     if arg.pretrain_only:
         c.stages = ("pretrain",)
     return c

@@ -7,11 +7,12 @@
 For each fold one encoder is pretrained on the training part without labels; then, for each number of labels a class and each draw of
 them, the same network is fine-tuned from it and from scratch; linear probes, on draws of their own, read the pretrained and a random encoder.
 The means are over folds and draws; ± is the deviation over draws of the mean over folds. Nothing is picked by test accuracy: the last step
-is reported.
+is reported. FSDD's fold 1 is left out, as its speaker is the one that the recipe was chosen on; ESC-10's recipe is the same.
 """
 
 import argparse
 import csv
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ from sacjax import errors, jobs
 from sacjax.report import plots
 
 TASKS: dict[str, dict[str, Any]] = {
-    "fsdd": dict(title="FSDD, a speaker left out", config="configs/fsdd/wav2vec2.py", folds=(1, 2, 3, 4, 5, 6), shots=(1, 5, 10)),
+    "fsdd": dict(title="FSDD, a speaker left out", config="configs/fsdd/wav2vec2.py", folds=(2, 3, 4, 5, 6), shots=(1, 5, 10)),
     "esc10": dict(title="ESC-10, five folds", config="configs/esc50/wav2vec2.py", folds=(1, 2, 3, 4, 5), shots=(4,)),
 }  # fmt: skip
 METHODS = {
@@ -43,17 +44,10 @@ def waves(task: str, root: Path, folds: list[int], draws: int) -> list[list[jobs
       UserError: a workdir that holds results of another config.
     """
     config, shots = TASKS[task]["config"], TASKS[task]["shots"]
+    encoders = {fold: root / f"fold{fold}" / "pretrain" for fold in folds}
     first, second = [], []
-    for fold in folds:
-        encoder = root / f"fold{fold}" / "pretrain"
+    for fold, encoder in encoders.items():
         first += training(f"{config}:fold={fold},pretrain_only", encoder, [])
-        start = ["--config.stages=('finetune',)", f"--config.finetune.init_from={encoder}"]
-        for shot in shots:
-            for draw in range(draws):
-                spec, seed = f"{config}:fold={fold},shots={shot},draw={draw}", f"--config.seed={draw}"
-                name = f"shots{shot}_draw{draw}"
-                second += training(spec, root / f"fold{fold}" / f"pretrained_{name}", [seed, *start])
-                second += training(f"{spec},scratch", root / f"fold{fold}" / f"scratch_{name}", [seed])
         path = root / f"fold{fold}" / "probe.json"
         if not path.is_file():
             command = [
@@ -68,6 +62,12 @@ def waves(task: str, root: Path, folds: list[int], draws: int) -> list[list[jobs
             ]
             command += ["--shots", *map(str, shots), "--draws", str(draws), "--output", str(path)]
             second.append(jobs.Job(f"fold {fold}, probes", command, path, path.with_suffix(".log")))
+    for shot, draw, fold in itertools.product(reversed(shots), range(draws), folds):  # what tells most comes first
+        spec, seed = f"{config}:fold={fold},shots={shot},draw={draw}", f"--config.seed={draw}"
+        start = ["--config.stages=('finetune',)", f"--config.finetune.init_from={encoders[fold]}"]
+        name = f"shots{shot}_draw{draw}"
+        second += training(spec, root / f"fold{fold}" / f"pretrained_{name}", [seed, *start])
+        second += training(f"{spec},scratch", root / f"fold{fold}" / f"scratch_{name}", [seed])
     return [first, second]
 
 

@@ -34,7 +34,9 @@ class BlockClip:
         stop = min(start + count, self.num_samples)
         parts = [np.zeros([0, self.channels], np.int16)]
         for k in range(start // self.block, -(-stop // self.block) if start < stop else 0):
-            held = min(self.num_samples - k * self.block, self.block) * self.channels  # the record's last: a header is before them
+            held = (
+                min(self.num_samples - k * self.block, self.block) * self.channels
+            )  # the record's last: a header is before them
             pcm = np.frombuffer(self.records[self.first + k], "<i2")[-held:].reshape(-1, self.channels)
             parts.append(pcm[max(start - k * self.block, 0) : stop - k * self.block])
         return np.concatenate(parts).astype(np.float32) * np.float32(1 / 32768)

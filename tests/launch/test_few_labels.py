@@ -50,8 +50,10 @@ def test_finished_runs_are_left_alone_unless_they_are_of_another_config(tmp_path
     assert few_labels.training(spec, done, []) == []
     (job,) = few_labels.training(spec, tmp_path / "new", ["--config.seed=1"])
     assert job.command[-1] == "--config.seed=1" and job.result == tmp_path / "new"
-    with pytest.raises(UserError, match="holds results of a different config"):
-        few_labels.training(spec, done, ["--config.seed=1"])
+    assert few_labels.training(spec, done, ["--config.pretrain.train.steps=7"]) == []  # of a stage that it does not run
+    for change in ("--config.seed=1", "--config.finetune.train.steps=7"):
+        with pytest.raises(UserError, match="holds results of a different config"):
+            few_labels.training(spec, done, [change])
 
 
 def test_reference_curves_are_those_of_the_log(tmp_path, monkeypatch):
