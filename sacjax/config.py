@@ -394,8 +394,13 @@ def local_data(name: str) -> str:
 
 
 def to_json(config: ConfigDict) -> str:
-    """Returns the config as JSON with sorted keys, as kept in a workdir."""
-    return json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n"
+    """Returns the config as JSON with sorted keys, as kept in a workdir; without stages that it does not run."""
+    kept = {key: value for key, value in config.to_dict().items() if key in config.stages or not _is_stage(value)}
+    return json.dumps(kept, indent=1, sort_keys=True) + "\n"
+
+
+def _is_stage(value: Any) -> bool:
+    return isinstance(value, dict) and "objective" in value
 
 
 def from_json(text: str) -> ConfigDict:

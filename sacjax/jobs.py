@@ -26,7 +26,7 @@ class Job(NamedTuple):
 
 
 def finished(workdir: Path, config: ConfigDict) -> bool:
-    """Returns whether a workdir holds all results of exactly this config, in the stages that it runs.
+    """Returns whether a workdir holds all results of exactly this config.
 
     Raises:
       UserError: it holds results of another one, which would be passed off as this one's.
@@ -35,20 +35,11 @@ def finished(workdir: Path, config: ConfigDict) -> bool:
     if not path.is_file() or set(config.stages) - set(json.loads(path.read_text())):
         return False
     saved = workdir / "config.json"
-    if not saved.is_file() or _of_its_stages(saved.read_text()) != _of_its_stages(config_lib.to_json(config)):
+    if not saved.is_file() or json.loads(saved.read_text()) != json.loads(config_lib.to_json(config)):
         raise UserError(
             f"{workdir} holds results of a different config; choose another --output, or leave out --config to summarize them"
         )
     return True
-
-
-def _of_its_stages(text: str) -> dict:
-    """Returns a config without the stages that it does not run."""
-    config = json.loads(text)
-    unused = {key for key, value in config.items() if isinstance(value, dict) and "objective" in value} - set(
-        config["stages"]
-    )
-    return {key: value for key, value in config.items() if key not in unused}
 
 
 def run(jobs: Sequence[Job], count: int) -> None:
