@@ -200,8 +200,8 @@ def _check_stage(name: str, c: ConfigDict) -> None:
         if not leaf(key) > 0:
             raise UserError(f"config.{name}.{key} is {leaf(key)}: it must be greater than 0")
     for key in NOT_NEGATIVE:
-        if leaf(key) < 0:
-            raise UserError(f"config.{name}.{key} is {leaf(key)}: it must not be negative")
+        if not 0 <= leaf(key) < float("inf"):
+            raise UserError(f"config.{name}.{key} is {leaf(key)}: it must be a finite number that is not negative")
     for key in SHARES:
         if not 0 <= leaf(key) <= 1:
             raise UserError(f"config.{name}.{key} is {leaf(key)}: it must lie between 0 and 1")

@@ -4,6 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,11 +157,12 @@ def make_program(
         if schedule_frames:  # whole steps and the rest, so that no count is too large to be exact
             rest = progress[1] + sums["masked_frames"][0].astype(jnp.int32)
             progress = jnp.stack([progress[0] + rest // schedule_frames, rest % schedule_frames])
-        # An update that is not finite is left out: nothing of it stays but that it was.
-        good = all_finite((sums["loss"], sums["gradient_norm"], params, extra))
+        # An update whose loss or gradient is not finite is left out: nothing of it stays but that it was. So is each single number that
+        # the optimizer makes not finite, where it is made: to look at all of them first would be one more pass over memory.
+        good = all_finite((sums["loss"], sums["gradient_norm"], extra))
         new = (progress, params, extra, opt_state, ema, metrics.add(state.sums, sums))
         old = (state.progress, state.params, state.extra, state.opt_state, state.ema, state.sums)
-        progress, params, extra, opt_state, ema, sums = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+        progress, params, extra, opt_state, ema, sums = jax.tree.map(partial(keep_finite, good), new, old)
         skips = state.skips.at[state.step % stage.train.log_every].set(~good)
         skipped = jnp.where(good, 0, state.skipped + 1)
         return TrainState(state.step + 1, progress, params, extra, opt_state, ema, sums, skipped, skips)
@@ -235,6 +237,11 @@ def all_finite(tree: Any) -> jax.Array:
     """Returns bool [], whether every number of a tree is finite; what has none, such as random keys, counts as finite."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
+def keep_finite(good: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """Returns the new numbers where all is `good` and they are finite, else the old ones."""
+    return jnp.where(good & jnp.isfinite(new) if jnp.issubdtype(new.dtype, jnp.floating) else good, new, old)
 
 
 def schedule_place(step: Any, progress: Any, schedule_frames: int) -> Any:

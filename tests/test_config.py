@@ -70,6 +70,7 @@ def test_json_round_trip_keeps_every_leaf(file):
         ("supervised.data=3", "is a group of keys: .*batch|is a group of keys: allow"),
         ("supervised.augment.waveform.4.probability=1", "has entries 0 to 0"),
         ("supervised.data.crop=middle", "data.crop is 'middle'; choose one of random, center, start"),
+        ("supervised.optimizer.learning_rate=1e999", "optimizer.learning_rate is inf: it must be a finite number"),
         ("supervised.train.batch_size=0", "train.batch_size is 0: it must be greater than 0"),
         ("supervised.model.dropout=1.5", "must lie between 0 and 1"),
         ("supervised.eval.overlap=1.0", "at most 0.95"),
@@ -84,7 +85,7 @@ def test_json_round_trip_keeps_every_leaf(file):
         ("supervised.augment.waveform.0.name=gian", r"did you mean 'gain'\?"),
         (
             "supervised.optimizer.learning_rate=-1",
-            "config.supervised.optimizer.learning_rate is -1.0: it must not be neg",
+            "config.supervised.optimizer.learning_rate is -1.0: it must be a finite",
         ),
         ("supervised.augment.waveform.0.probability=2", "^config.supervised.augment"),
         ("stages=('pretrain',)", "there is no config.pretrain"),

@@ -102,6 +102,19 @@ def test_nothing_is_computed_for_what_never_trains():
     assert norms[1] < norms[0] and flops[1] < flops[0] - 2 * 8 * 16 * 2
 
 
+def test_a_number_that_the_optimizer_makes_not_finite_stays_as_it_was():
+    mesh = sharding.make_mesh(config_lib.default().mesh)
+    program = make_program(MaskedRegression(), tiny_stage(name="adamw", learning_rate=0.01, eps=0.0), mesh, 9, seed=0)
+    (batch,) = batches(1)
+    batch["audio"][:, 3] = 0  # so that Adam divides 0 by 0
+    state = program.init()
+    before = np.asarray(state.params["kernel"])
+    after = jax.device_get(program.step(state, sharding.put_batch(batch, mesh)))
+    moved = after.params["kernel"] != before
+    assert after.skipped == 0 and not moved[3].any() and moved[np.arange(len(moved)) != 3].all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])  # the square of the last overflows
 def test_an_update_that_is_not_finite_leaves_nothing_but_that_it_was(value):
     mesh = sharding.make_mesh(config_lib.default().mesh)
