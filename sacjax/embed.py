@@ -22,9 +22,8 @@ from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sacjax import errors, evaluate, models
+from sacjax import compilation, errors, evaluate, models
 from sacjax.checkpoint import load_trained
-from sacjax.compilation import enable_cache
 from sacjax.convert import huggingface
 from sacjax.data import decode, pipeline
 from sacjax.data.recordings import Recordings
@@ -338,7 +337,7 @@ def check_output(path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses flags, embeds and writes; 1 where no file could be read."""
-    enable_cache()
+    compilation.start()
     logging.set_verbosity(logging.ERROR)  # Orbax's notes would bury ours
     parser = argparse.ArgumentParser(prog="python -m sacjax.embed", description="Turns sounds into vectors.")
     add_flags(parser)

@@ -16,9 +16,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from sacjax import compilation, errors, experiment, sharding
 from sacjax import config as config_lib
-from sacjax import errors, experiment, sharding
-from sacjax.compilation import enable_cache
 from sacjax.data import pipeline
 from sacjax.data.bad_files import BadFiles
 
@@ -108,7 +107,7 @@ def find(
 
 def main(argv: list[str] | None = None) -> int:
     """Parses flags, sweeps, writes `lr_find.csv` and `lr_find.png` and prints the suggestion."""
-    enable_cache()
+    compilation.start()
     parser = argparse.ArgumentParser(
         prog="python -m sacjax.lr_find", description="Sweeps the learning rate and suggests one.", allow_abbrev=False
     )

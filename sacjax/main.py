@@ -34,10 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     overrides = config_lib.overrides_from(unknown)
     distributed.start(args)
     config = config_lib.load(args.config, overrides) if args.mode == "train" else None
-    from sacjax import experiment  # here: --help and mistakes are answered at once
-    from sacjax.compilation import enable_cache
+    from sacjax import compilation, experiment  # here: --help and mistakes are answered at once
 
-    enable_cache()
+    compilation.start()
     if config is None:
         experiment.evaluate_workdirs(args.workdir, overrides, args.split, args.which, args.output)
         return 0

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from sacjax import errors, evaluate
+from sacjax import compilation, errors, evaluate
 from sacjax.checkpoint import Trained, load_classifier
-from sacjax.compilation import enable_cache
 from sacjax.data import pipeline
 from sacjax.data.recordings import Recordings
 from sacjax.data.sources import EXTENSIONS, OpenFiles
@@ -101,7 +100,7 @@ def show(rows: list[dict[str, Any]], form: str, out: Any) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses flags, predicts and prints; 1 where no file could be read."""
-    enable_cache()
+    compilation.start()
     parser = argparse.ArgumentParser(prog="python -m sacjax.predict", description="Labels sound files and folders.")
     parser.add_argument("--checkpoint", action="append", required=True, metavar="WORKDIR", help="several: an ensemble")
     parser.add_argument("--which", choices=("best", "last"), default="best")

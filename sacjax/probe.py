@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from sacjax import compilation, errors
 from sacjax import config as config_lib
-from sacjax import errors
-from sacjax.compilation import enable_cache
 from sacjax.errors import UserError
 
 REGULARIZATION = tuple(10.0**k for k in range(-4, 3))  # values of C to choose from
@@ -199,7 +198,7 @@ def show(results: dict[str, dict[str, Any]], neighbours: int) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses flags, embeds, probes, prints and writes."""
-    enable_cache()
+    compilation.start()
     from absl import logging
 
     from sacjax import embed  # here: training, which probes too, does without
