@@ -7,12 +7,14 @@ a, b: a training step of wav2vec 2.0 base, pretraining and fine-tuning; c: its i
 in as many threads as the DataLoader has processes; f: the front end's share of a training step; g: from a command to the end of its first step; h: a training step
 of a spectrogram ResNet-18.
 
-Both sides run in this process on all its cores (or its GPU), in turn, after a warm-up; the figures are medians. They do the same work: the same
+Both sides run on all cores (or the GPU), in turn, after a warm-up; the figures are medians. Another library runs in a process of its own, as
+sacjax sets up its process by `compilation.start`. They do the same work: the same
 batch, network and dropout rates, float32 (TF32 products on a GPU, JAX's default, on both sides), gradients, clipping and AdamW included. Layer drop
 is off, as transformers skips a dropped layer and sacjax does not. Targets are those of two cores. Needs the extras `test` and `parity`.
 """
 
 import argparse
+import contextlib
 import functools
 import importlib
 import json
@@ -35,9 +37,8 @@ import soundfile
 from flax import nnx
 from ml_collections import ConfigDict
 
+from sacjax import compilation, errors, objectives, prepare, sharding, train
 from sacjax import config as config_lib
-from sacjax import errors, objectives, prepare, sharding, train
-from sacjax.compilation import enable_cache
 from sacjax.convert.huggingface import huggingface_config
 from sacjax.data import pipeline, sources
 from sacjax.errors import UserError
@@ -520,7 +521,7 @@ FIRST_STEPS: dict[str, tuple[Callable[[Sizes], ConfigDict], str]] = {
 
 def first_step_of(name: str, small: bool) -> None:
     """What a process of (g) does: one training step, as `sacjax.main` starts it; prints when it was done."""
-    enable_cache()
+    compilation.start()
     make, stage = FIRST_STEPS[name]
     Ours(make(SMALL if small else Sizes()), stage).step()
     print(time.time())
@@ -580,6 +581,7 @@ PARTS: dict[str, Callable[[Sizes], Iterator[Case]]] = {
     "a": pretraining, "b": finetuning, "c": inference, "d": log_mel, "e": input_pipeline, "f": front_end_share,
     "g": first_step, "h": resnet,
 }  # fmt: skip
+OTHER_LIBRARIES = "abcdh"  # the parts whose peers compute by another library
 
 
 def seconds_of(run: Run) -> float:
@@ -621,6 +623,47 @@ def measure(part: str, case: Case, repeats: int) -> list[dict[str, Any]]:
             )  # fmt: skip
         )
     return rows
+
+
+def serve_peers(part: str, small: bool, pipe: Any) -> None:
+    """What the peers' process does: runs the one that it is told, case by case, and answers in seconds."""
+    for case in PARTS[part](SMALL if small else Sizes()):
+        while name := pipe.recv():
+            pipe.send(seconds_of(case.peers[name]))
+
+
+@contextlib.contextmanager
+def peers_of(part: str, small: bool) -> Iterator[Callable[[Case], dict[str, Run]]]:
+    """Yields what gives a case's peers, each case once and in their order.
+
+    Those of OTHER_LIBRARIES run in a process of their own: how sacjax sets up its process is no help to them, nor the other way round.
+    """
+    if part not in OTHER_LIBRARIES:
+        yield lambda case: case.peers
+        return
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=serve_peers, args=(part, small, there), daemon=True)
+    process.start()
+    there.close()
+    cases: list[Case] = []
+
+    def ask(name: str) -> float:
+        here.send(name)
+        return here.recv()
+
+    def peers(case: Case) -> dict[str, Run]:
+        if cases:
+            here.send("")
+        cases.append(case)
+        return {name: functools.partial(ask, name) for name in case.peers}
+
+    try:
+        yield peers
+    finally:
+        here.close()
+        process.terminate()
+        process.join()
 
 
 def machine() -> dict[str, Any]:
@@ -694,14 +737,15 @@ def main(argv: list[str] | None = None) -> int:
         first_step_of(args.first_step, args.small)
         return 0
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    enable_cache()
+    compilation.start()
     about, rows = machine(), []
     for part in args.only:
-        for case in PARTS[part](SMALL if args.small else Sizes()):
-            print(f"({part}) {case.what} …", file=sys.stderr)
-            rows += measure(part, case, args.repeats)
-            result = dict(machine=about, small=args.small, repeats=args.repeats, rows=rows)
-            args.output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        with peers_of(part, args.small) as peers:
+            for case in PARTS[part](SMALL if args.small else Sizes()):
+                print(f"({part}) {case.what} …", file=sys.stderr)
+                rows += measure(part, case._replace(peers=peers(case)), args.repeats)
+                result = dict(machine=about, small=args.small, repeats=args.repeats, rows=rows)
+                args.output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(table(rows))
     print(
         "\nMedians. × faster: the peer's time over ours, or our clips a second over the peer's; a share: our time over the peer's."
