@@ -234,7 +234,7 @@ def read_whole(recordings: Recordings, index: int, sample_rate: int) -> np.ndarr
     """Returns a whole recording as int16 [n] at `sample_rate`. Raises anything for a broken file."""
     clip = recordings.open(index)
     seconds = decode.count_samples(clip) / max(clip.sample_rate, 1)
-    return decode.to_int16(decode.read(clip, sample_rate, 0.0, seconds))
+    return decode.read_pcm(clip, sample_rate, 0.0, seconds)
 
 
 def embed_recordings_by_frames(

@@ -30,16 +30,19 @@ class BlockClip:
         self.first, self.sample_rate, self.num_samples, self.channels = row
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """Returns float32 [n, channels] in [-1, 1], n <= count; reads no other records than these samples lie in."""
+        """Returns float32 [n, channels] in [-1, 1], n <= count."""
+        return self.pcm(start, count).astype(np.float32) * np.float32(1 / 32768)
+
+    def pcm(self, start: int, count: int) -> np.ndarray:
+        """Returns int16 [n, channels], n <= count; reads no other records than these samples lie in."""
         stop = min(start + count, self.num_samples)
         parts = [np.zeros([0, self.channels], np.int16)]
         for k in range(start // self.block, -(-stop // self.block) if start < stop else 0):
-            held = (
-                min(self.num_samples - k * self.block, self.block) * self.channels
-            )  # the record's last: a header is before them
+            # The samples are the record's last numbers; a header is before them.
+            held = min(self.num_samples - k * self.block, self.block) * self.channels
             pcm = np.frombuffer(self.records[self.first + k], "<i2")[-held:].reshape(-1, self.channels)
             parts.append(pcm[max(start - k * self.block, 0) : stop - k * self.block])
-        return np.concatenate(parts).astype(np.float32) * np.float32(1 / 32768)
+        return parts[1] if len(parts) == 2 else np.concatenate(parts)
 
 
 class OpenBlocks:

@@ -27,9 +27,13 @@ class MemoryClip:
     def __init__(self, samples: np.ndarray, sample_rate: int):
         self.samples, self.sample_rate, self.num_samples = samples, sample_rate, len(samples)
 
+    def pcm(self, start: int, count: int) -> np.ndarray:
+        """Returns int16 [n, 1]."""
+        return self.samples[start : start + count, None]
+
     def read(self, start: int, count: int) -> np.ndarray:
         """Returns float32 [n, 1]."""
-        return self.samples[start : start + count, None].astype(np.float32) / 32768
+        return self.pcm(start, count).astype(np.float32) / 32768
 
 
 class Cache:
@@ -48,7 +52,7 @@ class Cache:
         if self.used + 2 * seconds * self.sample_rate > self.most_bytes:
             return clip
         try:
-            samples = decode.to_int16(decode.read(clip, self.sample_rate, 0.0, seconds))
+            samples = decode.read_pcm(clip, self.sample_rate, 0.0, seconds)
         except Exception:  # another part of it may be good
             return clip
         with self.lock:
@@ -110,8 +114,7 @@ class _Reader:
         audio, length, error = np.zeros(self.size, np.int16), 0, ""
         if index >= 0:
             try:
-                samples, length = self._read(index, where)
-                audio = decode.to_int16(samples)
+                audio, length = self._read(index, where)
             except Exception as problem:  # whatever a broken file does to a decoder
                 error = f"{type(problem).__name__}: {problem}"[:200]
         good = index >= 0 and not error
@@ -127,8 +130,8 @@ class _Reader:
     def _read(self, index: int, where: float) -> tuple[np.ndarray, int]:
         clip = self.open(index)
         if self.windows:
-            return decode.read_window(clip, self.rate, where, self.seconds, self.pad)
-        return decode.read_crop_at(clip, self.rate, self.seconds, where, self.pad)
+            return decode.read_window(clip, self.rate, where, self.seconds, self.pad, pcm=True)
+        return decode.read_crop_at(clip, self.rate, self.seconds, where, self.pad, pcm=True)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"lock": None, "pool": None}

@@ -10,7 +10,7 @@ from sacjax.errors import UserError
 
 
 class Clip(Protocol):
-    """One open recording."""
+    """One open recording. It may also have `pcm`, like `read` but int16, where that is what it holds."""
 
     @property
     def sample_rate(self) -> int:

@@ -51,7 +51,7 @@ class Resident:
         try:
             clip = self.recordings.open(index)
             seconds = decode.count_samples(clip) / max(clip.sample_rate, 1)
-            return decode.to_int16(decode.read(clip, self.rate, 0.0, seconds)), ""
+            return decode.read_pcm(clip, self.rate, 0.0, seconds), ""
         except Exception as problem:  # whatever a broken file does to a decoder
             return np.zeros(0, np.int16), f"{type(problem).__name__}: {problem}"[:200]
 
