@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -249,6 +250,8 @@ def memory(root: Path) -> Line:
 
     data, workdir = tones(root / "sounds"), root / "memory"
     process = start(command(data, workdir, train__steps=10_000, data__workers=1, config__checkpoint__every=1000))
+    reader = threading.Thread(target=process.communicate)  # else it waits when the pipe is full
+    reader.start()
     own, sizes = psutil.Process(process.pid), {}
     while process.poll() is None:
         steps = [row["step"] for row in log(workdir)]
@@ -259,7 +262,7 @@ def memory(root: Path) -> Line:
             except psutil.NoSuchProcess:
                 break
         time.sleep(0.2)
-    process.communicate()
+    reader.join()
     early, late = (
         np.mean([size for step, size in sizes.items() if low <= step < high])
         for low, high in ((2000, 4000), (8000, 10_001))
