@@ -1,5 +1,6 @@
 """State, step and loop: the only train loop. It knows objectives, not models."""
 
+import collections
 import contextlib
 import json
 import time
@@ -26,6 +27,8 @@ from sacjax.faults import Skipped, Termination
 from sacjax.optimizer import frozen, make_optimizer, make_schedule, update_ema
 from sacjax.preprocess import make_preprocess
 from sacjax.sharding import of_state, over_batch, put_batch, replicated, without_fsdp
+
+AHEAD = 2  # updates that the host is ahead of the devices: each holds a batch there, and SIGTERM waits for them
 
 
 class TrainState(NamedTuple):
@@ -333,6 +336,7 @@ def fit(
     state, meta, batches, log, progress = begin(0)
     step = int(state.step)
     profiled = step + 3  # past what compiles
+    under_way: collections.deque[jax.Array] = collections.deque()
 
     def end() -> None:
         progress.close()
@@ -354,6 +358,9 @@ def fit(
             batch = put_batch(batch, mesh)
             state = program.step(state, resident.crop(batch) if resident else batch)
             step += 1
+            under_way.append(jnp.copy(state.step))  # the next step takes the state itself
+            if len(under_way) > AHEAD:
+                under_way.popleft().block_until_ready()
             if config.profile and step == profiled + 5:
                 jax.block_until_ready(state)
                 jax.profiler.stop_trace()

@@ -8,14 +8,15 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from processes import ROOT, run_python
 
 from sacjax import config as config_lib
-from sacjax import sharding
-from sacjax.train import make_program, total_steps
+from sacjax import experiment, sharding
+from sacjax.train import AHEAD, make_program, total_steps
 
 
 class MaskedRegression:
@@ -190,6 +191,28 @@ def test_killed_runs_end_as_one_never_killed(tmp_path, small_overrides):
     jax.tree.map(np.testing.assert_array_equal, final_parameters(killed), final_parameters(whole))
     again = run_python(*command(killed, small_overrides, **changes))
     assert again.returncode == 0 and "already finished" in again.stdout
+
+
+def test_the_host_is_only_a_few_steps_ahead_of_the_devices(tmp_path, small_overrides, monkeypatch):
+    """Each step ahead holds a batch on the device, and makes SIGTERM wait longer."""
+    lengthen = jax.jit(lambda x: (jax.lax.fori_loop(0, 40, lambda _, m: m @ m, jnp.eye(512))[0, 0] * x).astype(x.dtype))
+    results, waiting = [], []
+
+    def slow_program(*args):
+        program = make_program(*args)
+
+        def step(state, batch):
+            state = program.step(state, batch)
+            results.append(lengthen(state.step))
+            waiting.append(sum(not result.is_ready() for result in results))
+            return state._replace(step=results[-1] + 0)
+
+        return program._replace(step=step)
+
+    monkeypatch.setattr(experiment, "make_program", slow_program)
+    changes = [f"--config.supervised.train.{key}=100" for key in ("log_every", "evaluate_every")]
+    experiment.run(config_lib.load("configs/folder.py", [*small_overrides, *changes]), tmp_path / "run")
+    assert len(waiting) == 12 and 2 <= max(waiting) <= AHEAD + 2  # this one, and one that ends just now
 
 
 def test_early_stopping_and_best_checkpoint(tmp_path, small_overrides):

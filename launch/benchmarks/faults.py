@@ -9,6 +9,7 @@ finite (tests/test_faults.py), dead hosts and other numbers of devices (tests/te
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -17,7 +18,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -250,10 +250,10 @@ def memory(root: Path) -> Line:
 
     data, workdir = tones(root / "sounds"), root / "memory"
     process = start(command(data, workdir, train__steps=10_000, data__workers=1, config__checkpoint__every=1000))
-    reader = threading.Thread(target=process.communicate)  # else it waits when the pipe is full
-    reader.start()
     own, sizes = psutil.Process(process.pid), {}
     while process.poll() is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=0.2)  # read all the while: a full pipe would stop the run
         steps = [row["step"] for row in log(workdir)]
         if steps and steps[-1] // 500 * 500 not in sizes:
             try:
@@ -261,8 +261,7 @@ def memory(root: Path) -> Line:
                 sizes[steps[-1] // 500 * 500] = sum(one.memory_info().rss for one in family) / 2**20
             except psutil.NoSuchProcess:
                 break
-        time.sleep(0.2)
-    reader.join()
+    process.wait()
     early, late = (
         np.mean([size for step, size in sizes.items() if low <= step < high])
         for low, high in ((2000, 4000), (8000, 10_001))
