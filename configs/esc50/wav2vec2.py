@@ -9,7 +9,10 @@ out, `pretrain_only` the fine-tuning.
 
 from sacjax import config as config_lib
 
-ENCODER = dict(size="mini", conv_channels=(64,) * 7, positional_kernel=32, positional_groups=8, layer_drop=0.0)
+ENCODER = dict(  # as configs/fsdd/wav2vec2.py
+    size="mini", conv_channels=(64,) * 7, conv_norm="group", conv_bias=False,
+    positional_kernel=32, positional_groups=8, layer_drop=0.0,
+)  # fmt: skip
 
 
 def get_config(arg=""):

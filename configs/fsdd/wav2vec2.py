@@ -10,9 +10,10 @@ A small batch, and so no collapse, on one device: a Gumbel temperature that fall
 
 from sacjax import config as config_lib
 
+# Group norm over time, as base: layer norm of each frame makes a room's silence as loud as speech, and a speaker in another room is lost.
 ENCODER = dict(
     size="mini", conv_channels=(64,) * 5, conv_kernels=(10, 3, 3, 3, 2), conv_strides=(5, 2, 2, 2, 2),
-    positional_kernel=32, positional_groups=8, layer_drop=0.0,
+    conv_norm="group", conv_bias=False, positional_kernel=32, positional_groups=8, layer_drop=0.0,
 )  # fmt: skip
 
 
@@ -35,7 +36,7 @@ def get_config(arg=""):
         feature_penalty=1.0, probe_examples=1000,
     )  # fmt: skip
     p.optimizer.learning_rate, p.optimizer.warmup_fraction, p.optimizer.beta2 = 1e-3, 0.1, 0.98
-    p.train.steps, p.train.log_every, p.train.evaluate_every = 3000, 50, 500
+    p.train.steps, p.train.log_every, p.train.evaluate_every = 1500, 50, 500
     p.eval.best, p.eval.best_mode, p.eval.splits = "validation/loss", "min", ("test",)
     c.checkpoint.every = 500
 

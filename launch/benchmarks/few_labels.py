@@ -7,7 +7,7 @@
 For each fold one encoder is pretrained on the training part without labels; then, for each number of labels a class and each draw of
 them, the same network is fine-tuned from it and from scratch; linear probes, on draws of their own, read the pretrained and a random encoder.
 The means are over folds and draws; ± is the deviation over draws of the mean over folds. Nothing is picked by test accuracy: the last step
-is reported. FSDD's fold 1 is left out, as its speaker is the one that the recipe was chosen on; ESC-10's recipe is the same.
+is reported. FSDD's folds 1 to 3 are left out, as the recipe was chosen on their speakers; ESC-10's recipe is the same.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from sacjax import errors, jobs
 from sacjax.report import plots
 
 TASKS: dict[str, dict[str, Any]] = {
-    "fsdd": dict(title="FSDD, a speaker left out", config="configs/fsdd/wav2vec2.py", folds=(2, 3, 4, 5, 6), shots=(1, 5, 10)),
+    "fsdd": dict(title="FSDD, a speaker left out", config="configs/fsdd/wav2vec2.py", folds=(4, 5, 6), shots=(1, 5, 10)),
     "esc10": dict(title="ESC-10, five folds", config="configs/esc50/wav2vec2.py", folds=(1, 2, 3, 4, 5), shots=(4,)),
 }  # fmt: skip
 METHODS = {
