@@ -248,6 +248,24 @@ class Trained:
         return self.stage_config.data.multi_label
 
 
+def trained_stage(workdir: str | Path, stage: str | None = None) -> tuple[ConfigDict, str]:
+    """Returns a workdir's config and the name of its last stage that has a checkpoint, or of `stage`.
+
+    Raises:
+      UserError: no workdir, or no checkpoint in it.
+    """
+    workdir = Path(workdir)
+    if not (workdir / "config.json").is_file():
+        raise UserError(
+            f"{workdir}: not a workdir of sacjax (there is no config.json in it); a folder of transformers' is hf:{workdir}"
+        )
+    config = config_lib.from_json((workdir / "config.json").read_text())
+    done = [s for s in config.stages if has_checkpoint(workdir, s)]
+    if not done or (stage and stage not in done):
+        raise UserError(f"{workdir}: there is no checkpoint{f' of stage {stage}' if stage else ''} in it")
+    return config, stage or done[-1]
+
+
 def load_trained(
     workdir: str | Path, which: str | None = "best", stage: str | None = None, everywhere: bool = False
 ) -> Trained:
@@ -261,13 +279,7 @@ def load_trained(
       UserError: no workdir, no checkpoint in it, or one of another model than its config's.
     """
     workdir = Path(workdir)
-    if not (workdir / "config.json").is_file():
-        raise UserError(f"{workdir}: not a workdir of sacjax (there is no config.json in it)")
-    config = config_lib.from_json((workdir / "config.json").read_text())
-    done = [s for s in config.stages if has_checkpoint(workdir, s)]
-    if not done or (stage and stage not in done):
-        raise UserError(f"{workdir}: there is no checkpoint{f' of stage {stage}' if stage else ''} in it")
-    stage = stage or done[-1]
+    config, stage = trained_stage(workdir, stage)
     labels = json.loads((workdir / "checkpoints" / stage / "labels.json").read_text())["class_names"]
     objective = objectives.build(config[stage], tuple(labels), np.ones(len(labels)))
     checkpoints = Checkpoints(workdir, stage, mode=config[stage].eval.best_mode, asynchronous=False)

@@ -1,7 +1,8 @@
-"""`python -m sacjax.embed --checkpoint WORKDIR PATH… --output FILE.npz|FILE.parquet [--frames] [--layer -1|K|mean]`.
+"""`python -m sacjax.embed --checkpoint WORKDIR PATH… --output FILE.npz|FILE.parquet [--frames] [--layer -1|K|mean] [--seconds S]`.
 
 Turns sound files, or folders of them, of any rate and length into vectors of a trained encoder, whatever it was trained for: one a clip,
-or with `--frames` one a frame. The library behind it: `load(workdir)` gives an `Embedder`.
+or with `--frames` one a frame. The encoder hears a window of `--seconds` at a time (default: that of its training): a clip's vector is the mean
+over overlapping windows, its frames are those of windows end to end. The library behind it: `load(workdir)` gives an `Embedder`.
 """
 
 import argparse
@@ -185,8 +186,12 @@ def _power_of_two(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
-def load(workdir: str | Path, which: str = "best", stage: str | None = None, layer: Layer = -1) -> Embedder:
+def load(
+    workdir: str | Path, which: str = "best", stage: str | None = None, layer: Layer = -1, seconds: float = 0.0
+) -> Embedder:
     """Returns the encoder of a workdir's last finished stage (or of `stage`), at its `best` or `last` checkpoint; or of `hf:PATH`.
+
+    `seconds` is the window that it hears at a time; 0: that of its training.
 
     Raises:
       UserError: no workdir, no checkpoint in it, or a layer that its encoder does not have; or what `load_huggingface` says.
@@ -194,10 +199,20 @@ def load(workdir: str | Path, which: str = "best", stage: str | None = None, lay
     if (folder := huggingface.folder_of(str(workdir))) is not None:
         loaded = huggingface.load_huggingface(folder)
         encoder = loaded.model if loaded.kind == "bare" else loaded.model.encoder
-        return Embedder(huggingface.as_stage(loaded), encoder, layer)
+        return Embedder(_with_window(huggingface.as_stage(loaded), seconds), encoder, layer)
     trained = load_trained(workdir, which, stage)
     model: Any = trained.model
-    return Embedder(trained.stage_config, model.encoder, layer, trained.config, trained.stage)
+    stage_config = _with_window(trained.stage_config, seconds)
+    return Embedder(stage_config, model.encoder, layer, trained.config, trained.stage)
+
+
+def _with_window(stage: ConfigDict, seconds: float) -> ConfigDict:
+    """Returns the stage's config with another `data.seconds`, or as it is for 0. Raises UserError for less than 0."""
+    if seconds < 0:
+        raise UserError(f"--seconds is {seconds:g}: it must be more than 0")
+    stage = stage.copy_and_resolve_references()
+    stage.data.seconds = seconds or stage.data.seconds
+    return stage
 
 
 def untrained(embedder: Embedder, seed: int = 0) -> Embedder:
@@ -342,6 +357,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sacjax.embed", description="Turns sounds into vectors.")
     add_flags(parser)
     parser.add_argument("--frames", action="store_true", help="a vector a frame instead of one a clip")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=0.0,
+        help="the window that the encoder hears at a time (default: that of its training)",
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="FILE.npz or FILE.parquet")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="sound file or folder")
     args = parser.parse_args(argv)
@@ -351,7 +372,7 @@ def main(argv: list[str] | None = None) -> int:
     layer, output = layer_of(args.layer), Path(args.output)
     check_output(output)
     files = find_files(args.paths)
-    embedder = load(args.checkpoint, args.which, args.checkpoint_stage, layer)
+    embedder = load(args.checkpoint, args.which, args.checkpoint_stage, layer, args.seconds)
     recordings, bad = Recordings(files, [()] * len(files), (), OpenFiles(files)), dict[int, str]()
     table: dict[str, np.ndarray]
     row_files = None

@@ -133,12 +133,15 @@ def predict(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns (logits [N, C] averaged over each clip's windows, seen [N] bool), on every host alike.
 
+    A clip of which a window cannot be decoded is not seen: the rest of it would be judged as if it were the whole.
+
     Args:
       apply: host batch -> logits, either of this host's rows, or of the global batch sharded by rows as the batch is.
       batches: this host's batches, as `pipeline.eval_batches` makes them; every host has as many.
       num_examples, num_classes: N and C.
     """
     total, count = np.zeros([num_examples, num_classes]), np.zeros(num_examples, int)
+    bad = np.zeros(num_examples, bool)
     for batch in batches:
         rows = _own_rows(apply(batch)), np.asarray(batch["index"]), np.asarray(batch["mask"])
         if jax.process_count() > 1:
@@ -153,7 +156,9 @@ def predict(
         keep = mask > 0
         np.add.at(total, index[keep], logits[keep].astype(np.float64))
         np.add.at(count, index[keep], 1)
-    return total / np.maximum(count, 1)[:, None], count > 0
+        bad[index[~keep & (index >= 0)]] = True
+    seen = (count > 0) & ~bad
+    return np.where(seen[:, None], total / np.maximum(count, 1)[:, None], 0.0), seen
 
 
 def _own_rows(logits: Any) -> np.ndarray:

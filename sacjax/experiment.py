@@ -69,7 +69,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
         skipped = (
             f"; {len(bad.read_text().splitlines()) - 1} files were skipped, see bad_files.csv" if bad.is_file() else ""
         )
-        print(f"{workdir}: results.json, predictions.csv, report.html, plots/{skipped}")
+        written = [name for name in ("results.json", "predictions.csv", "report.html") if (workdir / name).is_file()]
+        print(f"{workdir}: {', '.join(written)}, plots/{skipped}")
     return results
 
 
@@ -199,13 +200,13 @@ class Stage:
     def knn_scores(self, program: Program, state: TrainState, part: str) -> dict[str, float]:
         """Returns the accuracy of nearest neighbours among up to `probe_examples` labelled training clips.
 
-        Those of the training part itself are each left out in turn. Nothing where there are no labels.
+        Those of the training part itself are each left out in turn. Nothing where there are no two classes.
         """
         labels = splits.first_labels(self.recordings)
         train, test = (self.parts[name][labels[self.parts[name]] >= 0] for name in ("train", part))
         most = self.objective.options.probe_examples
         train = np.random.default_rng(self.config.seed).permutation(train)[:most]  # the same ones at each evaluation
-        if len(train) < 2 or not len(test):
+        if len(set(labels[train])) < 2 or not len(test):
             return {}
         both = train if part == "train" else np.concatenate([train, test])
         vectors, seen = predict(
@@ -380,40 +381,47 @@ def start_from(stage: ConfigDict, config: ConfigDict, workdir: Path) -> Start | 
 
 
 def resolve(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
-    """Returns the config with the encoders of stages that start from `hf:PATH` filled in from that checkpoint.
+    """Returns the config with the encoders of stages that start from a workdir or `hf:PATH` filled in from what is there.
 
-    Options of `model.encoder` that the config sets itself stay, with a warning where its input normalization is another one. A workdir
-    that has begun with the same `init_from` knows them, so that its run can go on where the checkpoint is not there any more.
+    Options of `model.encoder` that the config sets itself stay, with a warning where a checkpoint's input normalization is another one. A
+    workdir that has begun with the same `init_from` knows them, so that its run can go on where the checkpoint is not there any more.
 
     Raises:
-      UserError: a folder that cannot be read, another encoder, or a sample rate that is not the checkpoint's.
+      UserError: a folder that cannot be read, another encoder, or a sample rate that is not the one that it was trained at.
     """
     config = config_lib.from_json(config_lib.to_json(config))
     begun = workdir / "config.json" if workdir else None
     saved = json.loads(begun.read_text()) if begun and begun.is_file() else {}
     for name in config.stages:
         stage = config[name]
-        path = huggingface.folder_of(stage.init_from)
-        if path is None:
+        inside = stage.init_from in config.stages
+        if not stage.init_from:
             continue
-        if name in saved and saved[name]["init_from"] == stage.init_from:
+        if not inside and name in saved and saved[name]["init_from"] == stage.init_from:
             with stage.model.unlocked():
                 stage.model.encoder = saved[name]["model"]["encoder"] | stage.model.encoder.to_dict()
             continue
-        options = huggingface.encoder_options(path)
-        if stage.model.name != "wav2vec2":
-            raise UserError(f"config.{name}.init_from={stage.init_from} needs config.{name}.model.name=wav2vec2")
-        rate = huggingface.read_preprocessor(path).get("sampling_rate", stage.data.sample_rate)
+        given, path = stage.model.encoder.to_dict(), huggingface.folder_of(stage.init_from)
+        if path is not None:
+            kind, options = "wav2vec2", huggingface.encoder_options(path)
+            rate = huggingface.read_preprocessor(path).get("sampling_rate", stage.data.sample_rate)
+        else:
+            other, its_name = (config, stage.init_from) if inside else checkpoint.trained_stage(stage.init_from)
+            kind, rate = other[its_name].model.name, other[its_name].data.sample_rate
+            options = {} if inside else other[its_name].model.encoder.to_dict()
+        if stage.model.name != kind:
+            raise UserError(f"config.{name}.init_from={stage.init_from} needs config.{name}.model.name={kind}")
         if rate != stage.data.sample_rate:
             raise UserError(
-                f"config.{name}.data.sample_rate is {stage.data.sample_rate}, but {path} was trained at {rate} Hz: set it to that"
+                f"config.{name}.data.sample_rate is {stage.data.sample_rate}, but {path or stage.init_from} was trained at {rate} Hz: "
+                "set it to that"
             )
-        given = stage.model.encoder.to_dict()
-        differs = given.get("normalize_input", options["normalize_input"]) != options["normalize_input"]
+        normalized = options.get("normalize_input")
+        differs = normalized is not None and given.get("normalize_input", normalized) != normalized
         if differs and jax.process_index() == 0:
             print(
                 f"warning: config.{name}.model.encoder.normalize_input is {given['normalize_input']}, the checkpoint's "
-                f"do_normalize {options['normalize_input']}: it was trained on the other kind of waveforms"
+                f"do_normalize {normalized}: it was trained on the other kind of waveforms"
             )
         with stage.model.unlocked():
             stage.model.encoder = options | given
@@ -451,7 +459,7 @@ def read_results(workdir: Path) -> Results:
 
 
 def _check_workdir(config: ConfigDict, workdir: Path) -> None:
-    """Raises UserError where the workdir cannot be written or holds another experiment."""
+    """Raises UserError where the workdir cannot be written or holds another experiment that has saved something."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".writable.{os.getpid()}.{time.time_ns()}"
@@ -460,12 +468,19 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
     except OSError as error:
         raise UserError(f"--workdir {workdir}: cannot be written: {error.strerror}; choose another folder") from error
     path = workdir / "config.json"
-    if path.is_file():
+    if path.is_file() and _has_begun(workdir):
         old, new = json.loads(path.read_text()), json.loads(config_lib.to_json(config))
         if old != new:
             raise UserError(
                 f"--workdir {workdir} holds a different experiment: {_difference(old, new)}; choose another folder"
             )
+
+
+def _has_begun(workdir: Path) -> bool:
+    """Returns whether there is anything to lose: a checkpoint, or results."""
+    stages = workdir / "checkpoints"
+    saved = any(checkpoint.complete(folder) for folder in stages.iterdir()) if stages.is_dir() else False
+    return saved or (workdir / "results.json").is_file()
 
 
 def _difference(old: Any, new: Any, path: str = "config") -> str:

@@ -3,7 +3,7 @@
     python -m sacjax.inspect --config FILE[:ARG] [--config.STAGE.data.key=value] [--output DIR] [--augment]
     python -m sacjax.inspect --folder DIR | --manifest FILE [--output DIR]
 
-Prints class counts by split, durations, sample rates, channels, clipping, silence, unreadable files, duplicates (equal decoded
+Prints class counts by split, durations, sample rates, channels, clipping, silence, unreadable files and those cut short, duplicates (equal decoded
 PCM) within and across splits, and groups that leak across splits. With `--output` it draws them (PNG) and lists each problem's
 files in `problems.csv`; with `--augment` it also draws each augmentation of the config before and after.
 """
@@ -46,6 +46,7 @@ class ClipFacts:
     rms: float = 0.0
     clipped: float = 0.0  # share of samples in runs of three or more at full scale
     digest: str = ""  # of the decoded PCM16
+    missing: float = 0.0  # seconds that the header tells of and that are not there
 
 
 def clip_facts(recordings: Recordings, i: int) -> ClipFacts:
@@ -66,6 +67,7 @@ def clip_facts(recordings: Recordings, i: int) -> ClipFacts:
         return ClipFacts(error=" ".join(f"{type(error).__name__}: {error}".split()))
     total = count * facts.channels
     facts.sample_rate, facts.seconds = clip.sample_rate, count / clip.sample_rate
+    facts.missing = max(clip.num_samples - count, 0) / clip.sample_rate
     facts.rms, facts.clipped, facts.digest = (energy / total) ** 0.5, clipped / total, digest.hexdigest()
     return facts
 
@@ -78,6 +80,7 @@ class Summary:
     parts: list[str]  # of each recording; '' where it is in none
     split_error: str  # why there are no parts, '' where there are
     unreadable: list[int]
+    cut: list[int]  # they lack more than an estimate's error of what their headers tell of
     silent: list[int]
     clipped: list[int]
     duplicates: list[list[int]]  # recordings with equal samples
@@ -117,6 +120,7 @@ def summarize(recordings: Recordings, data: ConfigDict, workers: int = 4) -> Sum
         parts=parts,
         split_error=split_error,
         unreadable=[i for i, f in enumerate(facts) if f.error],
+        cut=[i for i, f in enumerate(facts) if f.missing > max(0.1, 0.01 * f.seconds)],
         silent=[i for i, f in enumerate(facts) if not f.error and f.peak < SILENT],
         clipped=[i for i, f in enumerate(facts) if f.clipped > 0],
         duplicates=duplicates,
@@ -182,6 +186,7 @@ def report(recordings: Recordings, summary: Summary) -> str:
         lines.extend(["  …"] if len(places) > 5 else [])
 
     found("unreadable", summary.unreadable, reason=True)
+    found("cut short (the header tells of more)", summary.cut)
     found("silent (never above -60 dB)", summary.silent)
     found("clipped (three samples or more in a row at full scale)", summary.clipped)
     for what, groups in (
@@ -204,6 +209,7 @@ def write_problems(path: Path, recordings: Recordings, summary: Summary) -> None
     """Writes a CSV (file, problem, detail) with a row for each file and problem."""
     names, facts = recordings.names, summary.facts
     rows = [[names[i], "unreadable", facts[i].error] for i in summary.unreadable]
+    rows += [[names[i], "cut short", f"{facts[i].missing:.2f} s are missing"] for i in summary.cut]
     rows += [[names[i], "silent", f"peak {facts[i].peak:.2g}"] for i in summary.silent]
     rows += [[names[i], "clipped", f"{facts[i].clipped:.3%} of samples"] for i in summary.clipped]
     for group in summary.duplicates:

@@ -1,6 +1,6 @@
 """`python -m sacjax.plan --config FILE[:ARG] --topology v5e:16x16`: will it fit, how fast, on which mesh, without the hardware.
 
-For a TPU slice the very train step is compiled ahead of time, for all its devices, by libtpu (`pip install 'sacjax[tpu]'`; no TPU is
+For a TPU slice the very train step is compiled ahead of time, for all its devices, by libtpu (`pip install -e '.[tpu]'`; no TPU is
 needed), and what is printed is read from the compiled program: bytes of a device, collectives, and the compiler's own estimate of cycles. For GPUs
 (`h100x64`) it is partitioned over as many simulated devices, which gives the collectives; memory and time come from shapes and data sheets.
 """
@@ -117,7 +117,7 @@ def topology(name: str) -> Topology:
         found = topologies.get_topology_desc(name, platform="tpu", **one_device_a_chip)
     except Exception as error:  # libtpu is absent, or does not know the shape: each its own exception
         raise UserError(
-            f"--topology {name}: {errors.first_line(error)} (TPU slices need libtpu: pip install 'sacjax[tpu]')"
+            f"--topology {name}: {errors.first_line(error)} (TPU slices need libtpu: pip install -e '.[tpu]')"
         ) from error
     return Topology(name, chip, list(found.devices))
 
@@ -256,7 +256,7 @@ def describe(config: ConfigDict, name: str, where: Topology, plans: list[Plan], 
             ", ".join(f"{kind} {amount / 1e6:.3g}" for kind, amount in plan.sent.items() if amount > 1e4) or "nothing"
         )
         lines.append(
-            f"| {axes} | {'yes' if plan.fits else 'no'} | {parts} | {1e3 * plan.seconds:.1f} | {100 * plan.mfu:.1f} | {sent} |"
+            f"| {axes} | {'yes' if plan.fits else 'no'} | {parts} | {1e3 * plan.seconds:.3g} | {100 * plan.mfu:.1f} | {sent} |"
         )
     lines.append("")
     lines.append(f"chosen: {best.mesh}: {why}" if best.fits else why)

@@ -313,7 +313,7 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     """Adds `--config`, `--folder`, `--manifest` (one of them) and `--stage`."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", metavar="FILE[:ARG]", help="config file; --config.key=value overrides")
-    source.add_argument("--folder", metavar="DIR", help="a folder of labels: DIR/<label>/**/*.wav")
+    source.add_argument("--folder", metavar="DIR", help="DIR/<label>/**/*, or files without a label directly in DIR")
     source.add_argument("--manifest", metavar="FILE", help="CSV, TSV or JSONL with filename,label")
     parser.add_argument("--stage", default="", help="whose data to read (default: the config's first stage)")
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import soundfile as sf
 
 from sacjax import config as config_lib
-from sacjax import objectives, sharding, train
+from sacjax import experiment, objectives, sharding, train
 from sacjax.errors import UserError
 from sacjax.train import make_program
 
@@ -19,6 +20,7 @@ ARGUMENTS = {
     "configs/fsdd/resnet.py": ("loso,fold=2",),
     "configs/fsdd/wav2vec2.py": ("fold=2", "scratch", "pretrain_only"),
     "configs/wav2vec2/base_pretrain.py": ("small_batch",),
+    "configs/wav2vec2/folder.py": ("rate=8000,seconds=1.0,size=small", "scratch", "pretrain_only"),
 }
 SPECS = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("configs/**/*.py"))]
 SPECS += [f"{path}:{arg}" for path, args in ARGUMENTS.items() for arg in args]
@@ -55,6 +57,24 @@ def test_published_pretraining_compiles_and_needs_the_memory_that_adam_needs(nam
     # Parameters and Adam's two moments, float32; given and given back in the same place.
     assert memory.argument_size_in_bytes == pytest.approx(3 * 4 * count, rel=0.01)
     assert memory.alias_size_in_bytes == pytest.approx(3 * 4 * count, rel=0.01)
+
+
+def test_own_recordings_pretrain_and_fine_tune(folder_of_sounds, tmp_path, monkeypatch):
+    """Unlabelled files of any length lie in a folder and in a sub-folder, which is no label."""
+    monkeypatch.chdir(ROOT)
+    rng, unlabelled = np.random.default_rng(0), tmp_path / "unlabelled"
+    (unlabelled / "more").mkdir(parents=True)
+    for k in range(20):
+        name = unlabelled / ("more" if k == 0 else "") / f"{k}.wav"
+        sf.write(name, 0.1 * rng.standard_normal(rng.integers(1000, 20000)), 8000)
+    overrides = [f"--config.pretrain.data.path={unlabelled}", f"--config.finetune.data.path={folder_of_sounds}"]
+    overrides += [
+        f"--config.{stage}.train.{key}" for stage in ("pretrain", "finetune") for key in ("batch_size=4", "steps=2")
+    ]
+    config = config_lib.load("configs/wav2vec2/folder.py:rate=8000,seconds=0.5,size=tiny", overrides)
+    results = experiment.run(config, tmp_path / "run")
+    assert "test/accuracy" in results["finetune"] and "test/contrastive_accuracy" in results["pretrain"]
+    assert "test/knn_accuracy" not in results["pretrain"]  # nothing to tell apart
 
 
 def test_the_small_batch_recipe_runs_the_published_course_over_masked_frames(monkeypatch):

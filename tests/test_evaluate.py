@@ -142,14 +142,15 @@ def test_bootstrap_interval_agrees_with_scipy():
     assert "accuracy_low" not in evaluate.scores(p, labels, NAMES, bootstrap=0)
 
 
-def test_predict_means_logits_over_windows_and_leaves_out_masked_rows():
+def test_predict_means_logits_over_windows_and_leaves_out_clips_with_a_bad_one():
     def batch(index, mask, value):
         return dict(index=np.array(index), mask=np.array(mask, np.float32), value=np.array(value, float))
 
     batches = [batch([0, 2, 0], [1, 1, 1], [1.0, 5.0, 3.0]), batch([2, 3, -1], [1, 0, 0], [6.0, 9.0, 99.0])]
-    logits, seen = evaluate.predict(lambda b: np.stack([b["value"], -b["value"]], 1), batches, 4, 2)
-    np.testing.assert_allclose(logits, [[2, -2], [0, 0], [5.5, -5.5], [0, 0]])
-    assert seen.tolist() == [True, False, True, False]
+    batches += [batch([4, 4, -1], [0, 1, 0], [7.0, 8.0, 99.0])]
+    logits, seen = evaluate.predict(lambda b: np.stack([b["value"], -b["value"]], 1), batches, 5, 2)
+    np.testing.assert_allclose(logits, [[2, -2], [0, 0], [5.5, -5.5], [0, 0], [0, 0]])
+    assert seen.tolist() == [True, False, True, False, False]
     with pytest.raises(ValueError, match="2 rows of logits for a batch of 3"):
         evaluate.predict(lambda b: np.zeros([2, 2]), batches, 4, 2)
 

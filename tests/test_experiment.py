@@ -48,6 +48,7 @@ def test_a_stage_starts_from_an_earlier_ones_encoder_on_two_devices(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ("second.data.sample_rate=16000", "config.second.data.sample_rate is 16000, but first was trained at 8000 Hz"),
         ("second.model.encoder.hidden=16", "first: the checkpoint is of another model: 'encoder.dense"),
         ("second.optimizer.multipliers=(('encodr',0.1),)", "encodr"),
         ("second.init_from='second'", "config.second.init_from is 'second', which does not run before second"),
@@ -71,6 +72,50 @@ def test_the_checkpoint_that_hands_over_is_the_one_that_was_evaluated(tmp_path, 
     with pytest.raises(ZeroDivisionError):
         experiment.start_from(config.second, config, tmp_path)
     assert asked == [(tmp_path, None, "first") if own == "first" else (own, None)]
+
+
+def test_a_workdirs_encoder_gives_its_shape_and_asks_for_its_sample_rate(tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG)
+    source, encoder = tmp_path / "source", "{'channels': (4, 4), 'hidden': 12}"
+    config = config_lib.load(
+        str(tmp_path / "config.py"), ["--config.stages=('first',)", f"--config.first.model.encoder={encoder}"]
+    )
+    experiment.run(config, source)
+    overrides = [
+        "--config.stages=('second',)",
+        f"--config.second.init_from={source}",
+        "--config.second.model.encoder={}",
+    ]
+    config = config_lib.load(str(tmp_path / "config.py"), overrides)
+    assert experiment.resolve(config).second.model.encoder.to_dict() == {"channels": (4, 4), "hidden": 12}
+    experiment.run(config, tmp_path / "run")
+    trained = (checkpoint.load_trained(folder, "last").model.encoder for folder in (source, tmp_path / "run"))
+    jax.tree.map(np.testing.assert_array_equal, *(nnx.state(encoder, nnx.Param) for encoder in trained))
+    config.second.data.sample_rate = 16000
+    with pytest.raises(UserError, match=f"sample_rate is 16000, but {source} was trained at 8000 Hz: set it to that"):
+        experiment.run(config, tmp_path / "other")
+    config.second.data.sample_rate, config.second.model.name = 8000, "spectrogram_resnet"
+    with pytest.raises(UserError, match=f"init_from={source} needs config.second.model.name=small_cnn"):
+        experiment.run(config, tmp_path / "other")
+    with pytest.raises(UserError, match="not a workdir of sacjax .* a folder of transformers' is hf:"):
+        config.second.init_from = str(tmp_path / "nowhere")
+        experiment.resolve(config)
+
+
+def test_a_workdir_is_another_experiments_only_once_something_is_saved(tmp_path, monkeypatch):
+    (tmp_path / "config.py").write_text(CONFIG)
+    load = lambda *changes: config_lib.load(  # noqa: E731
+        str(tmp_path / "config.py"), ["--config.stages=('first',)", *(f"--config.first.{change}" for change in changes)]
+    )
+    with monkeypatch.context() as broken:
+        broken.setattr(experiment, "fit", lambda *args: (_ for _ in ()).throw(UserError("too many bad files")))
+        with pytest.raises(UserError, match="too many bad files"):
+            experiment.run(load(), tmp_path / "run")
+    experiment.run(load("data.max_bad_fraction=0.5"), tmp_path / "run")
+    with pytest.raises(
+        UserError, match="holds a different experiment: config.first.data.max_bad_fraction is 0.5 there"
+    ):
+        experiment.run(load(), tmp_path / "run")
 
 
 def test_a_stage_that_was_killed_goes_on_without_its_source(tmp_path):

@@ -77,7 +77,7 @@ def test_finds_what_was_planted(monkeypatch, tmp_path):
     recordings = recordings_of(clips, groups=groups, folds=[1, 2, 1, 1, 2, 2, 1, 1])
     fix_parts(monkeypatch, "eeevttee")
     summary = inspect.summarize(recordings, config_lib.stage().data)
-    assert summary.unreadable == [4, 7] and summary.silent == [3] and summary.clipped == []
+    assert summary.unreadable == [4, 7] and summary.silent == [3] and summary.clipped == [] and summary.cut == []
     assert summary.duplicates == [[0, 2, 6]] and summary.crossing == [] and summary.relabelled == []
     assert summary.leaking == {"splits": {"g1": ["train", "validation"]}, "official folds": {"g0": ["1", "2"]}}
     fix_parts(monkeypatch, "eetvttee")
@@ -101,6 +101,19 @@ def test_finds_what_was_planted(monkeypatch, tmp_path):
     with open(tmp_path / "problems.csv", newline="") as file:
         found = [(row["file"], row["problem"]) for row in csv.DictReader(file)]
     assert ("clip 2", "duplicate across splits") in found and ("g0", "group leaks across official folds") in found
+
+
+def test_tells_of_files_cut_short(monkeypatch, tmp_path):
+    whole, cut = Clip(noise(0)[:, None], RATE), Clip(noise(1)[:, None], RATE)
+    cut.num_samples = 3 * RATE  # as the header of a half-copied FLAC
+    recordings = recordings_of([whole, cut])
+    fix_parts(monkeypatch, "ee")
+    summary = inspect.summarize(recordings, config_lib.stage().data)
+    assert summary.cut == [1] and summary.unreadable == []
+    assert "cut short (the header tells of more): 1\n  clip 1" in inspect.report(recordings, summary)
+    inspect.write_problems(tmp_path / "problems.csv", recordings, summary)
+    missing = 3 - len(noise(1)) / RATE
+    assert f"clip 1,cut short,{missing:.2f} s are missing" in (tmp_path / "problems.csv").read_text()
 
 
 def test_leaking_groups_do_not_stop_it():

@@ -86,7 +86,7 @@ def need(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"this part measures {module}, which is absent: pip install 'sacjax[{extra}]'") from error
+        raise UserError(f"this part measures {module}, which is absent: pip install -e '.[{extra}]'") from error
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from sacjax.models.resnet import DEPTHS, SpectrogramResNet, as_picture
 
 def torch_resnet(depth, width, channels):
     """He et al. 2016 in PyTorch, written as torchvision's, without the head."""
-    torch = pytest.importorskip("torch", reason="needs torch: pip install 'sacjax[parity]'")
+    torch = pytest.importorskip("torch", reason="needs torch: pip install -e '.[parity]'")
     from torch import nn
 
     expansion = 1 if depth < 50 else 4

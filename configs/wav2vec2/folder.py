@@ -1,0 +1,48 @@
+"""wav2vec 2.0 for one device on your own recordings: pretrained on many without labels, fine-tuned on the few that have one.
+
+    python -m sacjax.main --config configs/wav2vec2/folder.py --workdir runs/mine \\
+        --config.pretrain.data.path=UNLABELLED --config.finetune.data.path=LABELLED     # may be the same folder
+
+UNLABELLED is searched whole, whatever its sub-folders; LABELLED has one for each label. Arguments: `rate` in Hz and `seconds` of a crop,
+for both stages; `size` of the encoder (mini: two cores; small, base: a GPU); `pretrain_only` and `scratch` leave one stage out.
+"""
+
+from sacjax import config as config_lib
+
+
+def get_config(arg=""):
+    arg = config_lib.parse_arg(arg, rate=16000, seconds=2.5, size="mini", pretrain_only=False, scratch=False)
+    encoder = dict(size=arg.size, conv_norm="group", conv_bias=False, layer_drop=0.0)
+    if arg.size == "mini":
+        encoder |= dict(conv_channels=(64,) * 7, positional_kernel=32, positional_groups=8)
+    c = config_lib.default(pretrain=config_lib.stage(), finetune=config_lib.stage())
+    for s in (c.pretrain, c.finetune):
+        s.data.source, s.data.sample_rate, s.data.seconds = "folder", arg.rate, arg.seconds
+        s.model.name, s.model.encoder = "wav2vec2", encoder
+        s.train.batch_size, s.eval.batch_size = 32, 32
+    p = c.pretrain
+    p.data.holdout = (0.9, 0.05, 0.05)
+    p.augment.waveform = (dict(name="gain"),)
+    p.objective.name = "contrastive"
+    p.objective.options = dict(  # a temperature that falls within the run, and a small codebook: no collapse with small batches
+        codebook_entries=64, codebook_dim=128, projection_dim=128, negatives=50, temperature_decay=0.999,
+        feature_penalty=1.0, probe_examples=1000,
+    )  # fmt: skip
+    p.optimizer.learning_rate, p.optimizer.warmup_fraction, p.optimizer.beta2 = 1e-3, 0.1, 0.98
+    p.train.steps, p.train.evaluate_every = 2000, 500
+    p.eval.best, p.eval.best_mode = "validation/loss", "min"
+    f = c.finetune
+    f.augment.waveform = (
+        dict(name="speed", low_factor=0.8, high_factor=1.25),
+        dict(name="shift"),
+        dict(name="noise", low_snr_db=10.0, high_snr_db=40.0, probability=0.5),
+    )
+    f.model.encoder = encoder | dict(mask_probability=0.3)
+    f.model.layers, f.model.projection = "weighted", 128
+    f.optimizer.learning_rate, f.optimizer.warmup_fraction = 1e-3, 0.1
+    f.train.steps, f.train.evaluate_every = 500, 100
+    f.eval.checkpoint = "best"
+    if not arg.scratch:
+        f.init_from = "pretrain"
+    c.stages = ("finetune",) if arg.scratch else ("pretrain",) if arg.pretrain_only else ("pretrain", "finetune")
+    return c
