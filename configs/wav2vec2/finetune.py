@@ -5,7 +5,7 @@
 
 Convolutions stay frozen, the Transformer for the first tenth of the updates. Dropouts, masks, rate and betas are those of fairseq's
 base_10h.yaml, which fine-tunes for 20,000 updates, half of them with a frozen Transformer, and without a rate of its own for the head.
-The encoder's shape comes from an hf: checkpoint; for a workdir's set model.encoder as there.
+The encoder's shape comes from the checkpoint.
 """
 
 from sacjax import config as config_lib
