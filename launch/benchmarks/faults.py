@@ -263,7 +263,7 @@ def memory(root: Path) -> Line:
                 break
     process.wait()
     early, late = (
-        np.mean([size for step, size in sizes.items() if low <= step < high])
+        float(np.mean([size for step, size in sizes.items() if low <= step < high]))
         for low, high in ((2000, 4000), (8000, 10_001))
     )
     seen = f"{early:.0f} MiB at steps 2000 to 4000, {late:.0f} MiB at 8000 to 10,000"
