@@ -247,6 +247,19 @@ def test_command_frames(networks, embedders, sounds, tmp_path, capsys):
     np.testing.assert_array_equal(table["time"], got["times"])
 
 
+@pytest.mark.parametrize("frames", [False, True])
+def test_seconds_is_the_window_that_the_encoder_hears(networks, embedders, sounds, tmp_path, capsys, frames):
+    """A window that holds the longest sound gives what the network makes of each in one piece."""
+    args = ["--checkpoint", networks["wav2vec2"][0], sounds, "--output", tmp_path / "v.npz", "--seconds", 1.3]
+    assert run(capsys, *args, *["--frames"] * frames)[0] == 0
+    got, sound = read_npz(tmp_path / "v.npz"), sf.read(sounds / "c.wav", dtype="int16")[0]
+    want = np.asarray(embedders["wav2vec2"].frames(sound[None], np.array([len(sound)]))[0][0])
+    have = got["embeddings"][slice(*got["offsets"][2:4])] if frames else got["embeddings"][2]
+    np.testing.assert_allclose(have, want if frames else want.mean(0), atol=1e-4)
+    with pytest.raises(UserError, match="--seconds is -1: it must be more than 0"):
+        embed.main([*map(str, args[:-1]), "-1"])
+
+
 def test_command_parquet_of_clips(networks, sounds, tmp_path, capsys):
     pa = pytest.importorskip("pyarrow", reason="parquet is written by pyarrow")
     import pyarrow.parquet as pq
