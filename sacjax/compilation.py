@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import jax
+from absl import logging
 
 ACCELERATORS = ("nvidia[0-9]*", "kfd", "accel*", "vfio/[0-9]*")  # under /dev; to ask JAX would start it
 MALLOPT = {"arena_max": (-8, 1), "mmap_max": (-4, 0), "trim_threshold": (-1, 2**31 - 1)}  # glibc's malloc.h
@@ -13,6 +14,7 @@ MALLOPT = {"arena_max": (-8, 1), "mmap_max": (-4, 0), "trim_threshold": (-1, 2**
 
 def start() -> None:
     """What every command does first."""
+    logging.set_verbosity(logging.ERROR)  # Orbax's and Grain's notes would bury ours
     enable_cache()
     keep_freed_memory()
 

@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -353,7 +352,6 @@ def check_output(path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Parses flags, embeds and writes; 1 where no file could be read."""
     compilation.start()
-    logging.set_verbosity(logging.ERROR)  # Orbax's notes would bury ours
     parser = argparse.ArgumentParser(prog="python -m sacjax.embed", description="Turns sounds into vectors.")
     add_flags(parser)
     parser.add_argument("--frames", action="store_true", help="a vector a frame instead of one a clip")

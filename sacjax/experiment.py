@@ -25,6 +25,13 @@ from sacjax.errors import UserError
 from sacjax.train import Program, Start, TrainState, epoch_examples, fit, make_program, total_steps
 
 Results = dict[str, dict[str, float]]
+HOW = (
+    "mesh",
+    "checkpoint",
+    "profile",
+    "tensorboard",
+)  # keys of a config, and of a stage's data, that change nothing learned
+HOW_DATA = ("cache", "workers", "prefetch", "max_bad_fraction")
 
 
 def run(config: ConfigDict, workdir: str | Path) -> Results:
@@ -469,11 +476,20 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
         raise UserError(f"--workdir {workdir}: cannot be written: {error.strerror}; choose another folder") from error
     path = workdir / "config.json"
     if path.is_file() and _has_begun(workdir):
-        old, new = json.loads(path.read_text()), json.loads(config_lib.to_json(config))
+        old, new = (_learned(json.loads(text)) for text in (path.read_text(), config_lib.to_json(config)))
         if old != new:
             raise UserError(
                 f"--workdir {workdir} holds a different experiment: {_difference(old, new)}; choose another folder"
             )
+
+
+def _learned(saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config without what says how a run is carried out and not what is learned: that may change when it goes on."""
+    kept = {key: value for key, value in saved.items() if key not in HOW}
+    for name in kept["stages"]:
+        data = {key: value for key, value in kept[name]["data"].items() if key not in HOW_DATA}
+        kept[name] = kept[name] | {"data": data}
+    return kept
 
 
 def _has_begun(workdir: Path) -> bool:

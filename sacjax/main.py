@@ -7,15 +7,12 @@ of them as an ensemble, on a split of their own data set or of another one with 
 import argparse
 import sys
 
-from absl import logging
-
 from sacjax import config as config_lib
 from sacjax import distributed, errors
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses flags and runs; returns the exit code."""
-    logging.set_verbosity(logging.ERROR)  # Orbax's and Grain's notes would bury ours
     parser = argparse.ArgumentParser(prog="python -m sacjax.main", description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE[:ARG]", help="the experiment; --config.key=value overrides a key")
     parser.add_argument("--workdir", action="append", required=True, help="where everything is written")

@@ -199,12 +199,9 @@ def show(results: dict[str, dict[str, Any]], neighbours: int) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Parses flags, embeds, probes, prints and writes."""
     compilation.start()
-    from absl import logging
-
     from sacjax import embed  # here: training, which probes too, does without
     from sacjax.data import sources
 
-    logging.set_verbosity(logging.ERROR)  # Orbax's notes would bury ours
     parser = argparse.ArgumentParser(
         prog="python -m sacjax.probe", description="Probes a frozen encoder.", allow_abbrev=False
     )

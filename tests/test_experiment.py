@@ -111,11 +111,27 @@ def test_a_workdir_is_another_experiments_only_once_something_is_saved(tmp_path,
         broken.setattr(experiment, "fit", lambda *args: (_ for _ in ()).throw(UserError("too many bad files")))
         with pytest.raises(UserError, match="too many bad files"):
             experiment.run(load(), tmp_path / "run")
-    experiment.run(load("data.max_bad_fraction=0.5"), tmp_path / "run")
-    with pytest.raises(
-        UserError, match="holds a different experiment: config.first.data.max_bad_fraction is 0.5 there"
-    ):
+    experiment.run(load("data.examples=90"), tmp_path / "run")
+    with pytest.raises(UserError, match="holds a different experiment: config.first.data.examples is 90 there"):
         experiment.run(load(), tmp_path / "run")
+
+
+def test_a_run_goes_on_where_only_how_it_is_carried_out_has_changed(tmp_path, capsys):
+    (tmp_path / "config.py").write_text(CONFIG)
+    start = ["--config.stages=('first',)", "--config.checkpoint.every=1", "--config.first.train.steps=2"]
+    config = config_lib.load(str(tmp_path / "config.py"), start)
+    results = experiment.run(config, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    capsys.readouterr()
+    changes = ["checkpoint.keep=1", "mesh.fsdp=-1", "mesh.data=1", "profile=True", "first.data.cache=True"]
+    changed = config_lib.load(str(tmp_path / "config.py"), [*start, *(f"--config.{change}" for change in changes)])
+    again = experiment.run(changed, tmp_path / "run")
+    assert "first: goes on from step 2" in capsys.readouterr().out
+    assert again["first"]["test/loss"] == pytest.approx(results["first"]["test/loss"], rel=1e-5)
+    with pytest.raises(UserError, match="config.first.train.steps is 2 there and 3 here"):
+        experiment.run(
+            config_lib.load(str(tmp_path / "config.py"), [*start, "--config.first.train.steps=3"]), tmp_path / "run"
+        )
 
 
 def test_a_stage_that_was_killed_goes_on_without_its_source(tmp_path):

@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from sacjax import compilation, errors
 from sacjax import config as config_lib
-from sacjax import errors
 from sacjax.checkpoint import load_trained, write_trained
 from sacjax.convert import huggingface
 from sacjax.errors import UserError
@@ -42,6 +42,7 @@ def to_huggingface(workdir: str, path: str, which: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses flags and converts."""
+    compilation.start()
     parser = argparse.ArgumentParser(
         prog="python -m sacjax.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
