@@ -34,7 +34,7 @@ def get_config(arg=""):
         feature_penalty=1.0, probe_examples=1000,
     )  # fmt: skip
     p.optimizer.learning_rate, p.optimizer.warmup_fraction, p.optimizer.beta2 = 1e-3, 0.1, 0.98
-    p.train.steps, p.train.log_every, p.train.evaluate_every = 2000, 50, 500
+    p.train.steps, p.train.log_every, p.train.evaluate_every = 400, 20, 200  # as many passes over the sound as FSDD's
     p.eval.best, p.eval.best_mode, p.eval.splits = "validation/loss", "min", ("test",)
     c.checkpoint.every = 500
 
