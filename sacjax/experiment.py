@@ -25,12 +25,8 @@ from sacjax.errors import UserError
 from sacjax.train import Program, Start, TrainState, epoch_examples, fit, make_program, total_steps
 
 Results = dict[str, dict[str, float]]
-HOW = (
-    "mesh",
-    "checkpoint",
-    "profile",
-    "tensorboard",
-)  # keys of a config, and of a stage's data, that change nothing learned
+# Keys of a config, and of a stage's data, that change nothing that is learned.
+HOW = ("mesh", "checkpoint", "profile", "tensorboard")
 HOW_DATA = ("cache", "workers", "prefetch", "max_bad_fraction")
 
 
@@ -397,7 +393,7 @@ def resolve(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
       UserError: a folder that cannot be read, another encoder, or a sample rate that is not the one that it was trained at.
     """
     config = config_lib.from_json(config_lib.to_json(config))
-    begun = workdir / "config.json" if workdir else None
+    begun = workdir / "config.json" if workdir and _has_begun(workdir) else None
     saved = json.loads(begun.read_text()) if begun and begun.is_file() else {}
     for name in config.stages:
         stage = config[name]
