@@ -85,7 +85,5 @@ def test_runs_take_turns():
 
 
 def test_an_absent_peer_is_one_line_that_says_what_to_install():
-    with pytest.raises(
-        errors.UserError, match=r"measures no_such_peer, which is absent: pip install -e '.\[parity\]'"
-    ):
+    with pytest.raises(errors.UserError, match=r"measures no_such_peer, which is absent: pip install -e '.\[parity\]'"):
         speed.need("no_such_peer", "parity")
