@@ -1,7 +1,6 @@
 """Runs commands side by side, each on its share of the cores: small models use one core far better than several."""
 
 import concurrent.futures
-import functools
 import json
 import os
 import queue
@@ -61,10 +60,11 @@ def run(jobs: Sequence[Job], count: int) -> None:
             code, where = subprocess.run(job.command).returncode, "its own message is above"
         else:
             own = free.get()
-            pin = functools.partial(os.sched_setaffinity, 0, own) if own else None
+            if own:
+                os.sched_setaffinity(0, own)  # this thread's, which what it starts inherits
             job.log.parent.mkdir(parents=True, exist_ok=True)
             with open(job.log, "w") as file:
-                code = subprocess.run(job.command, stdout=file, stderr=subprocess.STDOUT, preexec_fn=pin).returncode
+                code = subprocess.run(job.command, stdout=file, stderr=subprocess.STDOUT).returncode
             free.put(own)
             where = f"its messages are in {job.log}"
         if code:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -182,12 +184,11 @@ def test_groups_that_cross_folds_are_an_error(tmp_path):
 @pytest.fixture
 def started(tmp_path, monkeypatch):
     """Stands in for the processes: notes their commands, and leaves a finished workdir unless told to fail."""
-    commands, failing, together, cores = [], set(), [], []
+    commands, failing, together = [], set(), []
 
     def run(command, **how):
         commands.append(command)
         if together:
-            cores.append(tuple(how["preexec_fn"].args[1]))
             together[0].wait(timeout=20)  # until as many run as were asked for
         path = tmp_path / "out" / command[command.index("--workdir") + 1].rsplit("/", 1)[1]
         fold, seed = (int(part.lstrip("foldse")) for part in path.name.split("_"))
@@ -201,7 +202,7 @@ def started(tmp_path, monkeypatch):
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(jobs.subprocess, "run", run)
-    return SimpleNamespace(commands=commands, failing=failing, together=together, cores=cores, path=tmp_path / "out")
+    return SimpleNamespace(commands=commands, failing=failing, together=together, path=tmp_path / "out")
 
 
 def test_runs_are_resumed_and_never_mixed_with_another_config(tmp_path, started):
@@ -233,14 +234,21 @@ def test_runs_are_resumed_and_never_mixed_with_another_config(tmp_path, started)
     assert kfold.main(["--output", str(started.path)]) == 0
 
 
-def test_jobs_run_together_each_on_cores_of_its_own(tmp_path, started, monkeypatch):
+def test_jobs_get_cores_of_their_own(tmp_path):
+    cores, code = sorted(os.sched_getaffinity(0)), "import os; print(sorted(os.sched_getaffinity(0)))"
+    todo = [jobs.Job(str(k), [sys.executable, "-c", code], tmp_path, tmp_path / f"{k}.log") for k in range(2)]
+    jobs.run(todo, 2)
+    found = sorted(json.loads(job.log.read_text()) for job in todo)
+    assert found == sorted([cores[0::2], cores[1::2] or cores]) and sorted(os.sched_getaffinity(0)) == cores
+
+
+def test_jobs_run_together(tmp_path, started):
     data = manifest(tmp_path, ["x", "x", "y", "y"], [1, 1, 2, 2])
-    monkeypatch.setattr(jobs.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
     overrides = ["--config.supervised.data.source=manifest", f"--config.supervised.data.path={data.path}"]
     args = ["--config", "configs/folder.py", "--seeds", "0", "1", "--output", str(started.path), *overrides]
     started.together.append(threading.Barrier(2))
     assert kfold.main([*args, "--jobs", "2"]) == 0
-    assert len(started.commands) == 4 and set(started.cores) == {(0, 2), (1, 3)}
+    assert len(started.commands) == 4
     assert (started.path / "fold1_seed0.log").is_file()
     with pytest.raises(UserError, match="--jobs is 0"):
         kfold.main([*args, "--jobs", "0"])
