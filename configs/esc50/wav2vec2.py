@@ -3,8 +3,9 @@
     python -m sacjax.main --config configs/esc50/wav2vec2.py:fold=1,shots=4 --workdir runs/esc10/wav2vec2
     python launch/benchmarks/few_labels.py --only esc10 --runs runs    # the README's table: folds × draws, from scratch beside it
 
-The recipe is that of configs/wav2vec2/folder.py. Arguments: `fold=k` the test fold (of both stages), `shots` labels a class (0: all), `draw`
-which ones, `scratch` leaves the pretraining out, `pretrain_only` the fine-tuning.
+The recipe is that of configs/wav2vec2/folder.py with frames of 40 ms, as these sounds change more slowly than speech. Arguments: `fold=k` the
+test fold (of both stages), `shots` labels a class (0: all), `draw` which ones, `scratch` leaves the pretraining out, `pretrain_only` the
+fine-tuning.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from sacjax import config as config_lib
 
 RECIPE = Path(__file__).parents[1] / "wav2vec2" / "folder.py"
+FRAMES = dict(conv_channels=(64,) * 8, conv_kernels=(10, 3, 3, 3, 3, 2, 2, 2), conv_strides=(5, 2, 2, 2, 2, 2, 2, 2))
 
 
 def get_config(arg=""):
@@ -23,8 +25,13 @@ def get_config(arg=""):
         s.data.path = config_lib.local_data("esc10")
         s.data.fold, s.data.validation_fraction, s.data.cache = arg.fold, 0.0, True
         s.train.evaluate_every = 10**6
-    p.train.steps, p.train.log_every, p.train.evaluate_every = 400, 20, 200  # as many passes over the sound as FSDD's
+        s.model.encoder.update(FRAMES)
+    p.objective.options.update(mask_probability=0.15, mask_span=3, temperature_start=1.0, feature_penalty=0.0)
+    p.optimizer.freeze = (("encoder/conv", 150),)
+    p.train.steps, p.train.log_every, p.train.evaluate_every = 400, 20, 200
     p.eval.splits, c.checkpoint.every = ("test",), 500
     f.data.labels_per_class, f.data.split_seed = arg.shots, arg.draw
-    f.train.steps, f.eval.checkpoint = 300, "last"
+    f.train.steps, f.eval.checkpoint = 200, "last"
+    if not arg.scratch:
+        f.optimizer.freeze = (("encoder/conv", 0),)
     return c
