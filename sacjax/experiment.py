@@ -453,6 +453,11 @@ def print_scores(name: str, scores: dict[str, float], stage: ConfigDict) -> None
                 f"{name}: {part} contrastive accuracy {100 * value['contrastive_accuracy']:.1f} % (chance "
                 f"{100 * value['chance_accuracy']:.1f} %), code perplexity {value.get('code_perplexity_1', 0.0):.1f}{knn}"
             )
+            if value["contrastive_accuracy"] < 1.1 * max(value["chance_accuracy"], value["shuffled_accuracy"]):
+                print(
+                    f"warning: {name} has not learned to tell frames apart; what usually helps: more steps, and "
+                    "optimizer.freeze=(('encoder/conv', N),), which holds the convolutions still until the Transformer can predict"
+                )
 
 
 def read_results(workdir: Path) -> Results:

@@ -146,3 +146,14 @@ def test_a_stage_that_was_killed_goes_on_without_its_source(tmp_path):
     (workdir / "results.json").unlink()
     source.rename(tmp_path / "gone")
     assert json.loads(json.dumps(experiment.run(config, workdir))) == results
+
+
+@pytest.mark.parametrize(("shuffled", "warned"), [(0.05, False), (0.21, True)])
+def test_a_pretraining_that_is_no_better_than_chance_says_so(capsys, shuffled, warned):
+    stage = config_lib.stage()
+    stage.eval.splits = ("validation",)
+    scores = dict(contrastive_accuracy=0.22, chance_accuracy=0.05, shuffled_accuracy=shuffled, code_perplexity_1=41.7)
+    experiment.print_scores("pretrain", {f"validation/{key}": value for key, value in scores.items()}, stage)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "pretrain: validation contrastive accuracy 22.0 % (chance 5.0 %), code perplexity 41.7"
+    assert any("encoder/conv" in line for line in lines[1:]) == warned
