@@ -7,7 +7,7 @@
 For each fold one encoder is pretrained on the training part without labels; then, for each number of labels a class and each draw of
 them, the same network is fine-tuned from it and from scratch; linear probes, on draws of their own, read the pretrained and a random encoder.
 The means are over folds and draws; ± is the deviation over draws of the mean over folds. Nothing is picked by test accuracy: the last step
-is reported. FSDD's folds 1 to 3 are left out, as the recipe was chosen on their speakers; ESC-10's recipe is the same.
+is reported. FSDD's folds 1 to 3 are left out, as the recipe was chosen on their speakers; ESC-10's was chosen within fold 1's training part.
 """
 
 import argparse
