@@ -46,11 +46,11 @@ def test_memory_and_what_is_sent_are_those_of_a_real_program():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: the extra `tpu`")
-@pytest.mark.parametrize(("name", "millions"), [("base", 95.05), ("large", 317.39)])
-def test_published_pretraining_fits_a_slice_of_256(name, millions):
-    """By the real compiler, for all 256 devices; float32 parameters and Adam's two moments are whole on each."""
+def test_published_pretraining_fits_a_slice_of_256():
+    """Large's, by the real compiler, for all 256 devices; float32 parameters and Adam's two moments are whole on each."""
+    millions = 317.39
     done = run_python(
-        "-m", "sacjax.plan", "--config", f"configs/wav2vec2/{name}_pretrain.py", "--topology", "v5e:16x16", "--quick", "--json"
+        "-m", "sacjax.plan", "--config", "configs/wav2vec2/large_pretrain.py", "--topology", "v5e:16x16", "--quick", "--json"
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout)
