@@ -16,10 +16,17 @@ ENCODER = dict(
 
 def get_config(arg=""):
     arg = config_lib.parse_arg(arg, shots=10)
-    stages = dict(pretrain=config_lib.stage(), scratch=config_lib.stage(), finetune=config_lib.stage())
+    stages = dict(
+        pretrain=config_lib.stage(), scratch=config_lib.stage(), finetune=config_lib.stage()
+    )
     c = config_lib.default(**stages)
     for s in stages.values():
-        s.data.source, s.data.examples, s.data.holdout, s.data.cache = "synthetic", 2800, (0.7, 0.1, 0.2), True
+        s.data.source, s.data.examples, s.data.holdout, s.data.cache = (
+            "synthetic",
+            2800,
+            (0.7, 0.1, 0.2),
+            True,
+        )
         s.data.sample_rate = 8000
         s.model.name, s.model.encoder = "wav2vec2", ENCODER
         s.train.batch_size, s.eval.batch_size, s.train.evaluate_every = 40, 100, 10**6
@@ -42,5 +49,8 @@ def get_config(arg=""):
         f.optimizer.learning_rate, f.optimizer.warmup_fraction = 3e-3, 0.1
         f.train.steps = 160
     f.init_from = "pretrain"
-    f.optimizer.freeze = (("encoder/conv", 0), ("encoder/(layers|projection|positional|norm|mask)", 30))
+    f.optimizer.freeze = (
+        ("encoder/conv", 0),
+        ("encoder/(layers|projection|positional|norm|mask)", 30),
+    )
     return c

@@ -8,8 +8,17 @@ from pathlib import Path
 import jax
 from absl import logging
 
-ACCELERATORS = ("nvidia[0-9]*", "kfd", "accel*", "vfio/[0-9]*")  # under /dev; to ask JAX would start it
-MALLOPT = {"arena_max": (-8, 1), "mmap_max": (-4, 0), "trim_threshold": (-1, 2**31 - 1)}  # glibc's malloc.h
+ACCELERATORS = (
+    "nvidia[0-9]*",
+    "kfd",
+    "accel*",
+    "vfio/[0-9]*",
+)  # under /dev; to ask JAX would start it
+MALLOPT = {
+    "arena_max": (-8, 1),
+    "mmap_max": (-4, 0),
+    "trim_threshold": (-1, 2**31 - 1),
+}  # glibc's malloc.h
 
 
 def start() -> None:
@@ -26,7 +35,9 @@ def keep_freed_memory() -> bool:
     touched: half the time of a log-mel spectrogram, an eighth of a training step. The process stays as large as it once was. To be
     called before JAX starts its threads; $SACJAX_KEEP_MEMORY=0 leaves all as it is.
     """
-    if os.environ.get("SACJAX_KEEP_MEMORY") == "0" or any(next(Path("/dev").glob(p), None) for p in ACCELERATORS):
+    if os.environ.get("SACJAX_KEEP_MEMORY") == "0" or any(
+        next(Path("/dev").glob(p), None) for p in ACCELERATORS
+    ):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all([mallopt(*option) == 1 for option in MALLOPT.values()])
@@ -51,7 +62,13 @@ def _default() -> Path:
     try:
         text = Path("/proc/cpuinfo").read_text()
         kind = "".join(
-            sorted({line for line in text.splitlines() if line.startswith(("model name", "flags", "Features"))})
+            sorted(
+                {
+                    line
+                    for line in text.splitlines()
+                    if line.startswith(("model name", "flags", "Features"))
+                }
+            )
         )
     except OSError:
         kind = ""

@@ -37,16 +37,29 @@ def run(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except KeyboardInterrupt:
-        print("interrupted; training goes on from its last checkpoint by the same command", file=sys.stderr)
+        print(
+            "interrupted; training goes on from its last checkpoint by the same command",
+            file=sys.stderr,
+        )
         sys.stderr.flush()
         os._exit(130)  # threads that read or save would each end with a traceback
     except Terminated as error:
         print(f"{error}", file=sys.stderr)
         _leave(os.EX_TEMPFAIL)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE):
+        if error.errno not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EROFS,
+            errno.EFBIG,
+            errno.EIO,
+            errno.ESTALE,
+        ):
             raise
-        print(f"error: {error.filename or 'a file'}: cannot be written: {error.strerror}", file=sys.stderr)
+        print(
+            f"error: {error.filename or 'a file'}: cannot be written: {error.strerror}",
+            file=sys.stderr,
+        )
         _leave(2)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

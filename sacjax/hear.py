@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sacjax import embed
+from sacjax.commands import embed
 from sacjax.errors import UserError
 
 ONE_PIECE = 60.0  # seconds; longer sounds are encoded in pieces of so many, as attention's cost grows with their square
@@ -29,7 +29,9 @@ class Model:
 def load_model(model_file_path: str = "") -> Model:
     """Returns the encoder of a workdir. Raises UserError where there is none."""
     if not model_file_path:
-        raise UserError("load_model needs a workdir of sacjax as model_file_path: it has no weights of its own")
+        raise UserError(
+            "load_model needs a workdir of sacjax as model_file_path: it has no weights of its own"
+        )
     return Model(embed.load(model_file_path))
 
 
@@ -44,13 +46,20 @@ def get_timestamp_embeddings(audio: Any, model: Model) -> tuple[np.ndarray, np.n
     Raises:
       UserError: audio of another shape, or none.
     """
-    if hasattr(audio, "detach"):  # torch: NumPy takes neither what needs a gradient nor what is on a GPU
+    if hasattr(
+        audio, "detach"
+    ):  # torch: NumPy takes neither what needs a gradient nor what is on a GPU
         audio = audio.detach().cpu()
     audio = np.asarray(audio, np.float32)
     if audio.ndim != 2 or not audio.size:
-        raise UserError(f"audio has shape {audio.shape}: give [n_sounds, n_samples], one of each at least")
+        raise UserError(
+            f"audio has shape {audio.shape}: give [n_sounds, n_samples], one of each at least"
+        )
     embedder, samples = model.embedder, audio.shape[1]
-    size = min(padded_size(max(samples, embedder.stage.frontend.n_fft)), round(ONE_PIECE * embedder.sample_rate))
+    size = min(
+        padded_size(max(samples, embedder.stage.frontend.n_fft)),
+        round(ONE_PIECE * embedder.sample_rate),
+    )
     embeddings = np.stack(embedder.embed_frames(list(audio), size))
     times = 1000 * embedder.frame_times(samples)
     return embeddings, np.tile(times.astype(np.float32), (len(audio), 1))

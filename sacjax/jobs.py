@@ -34,7 +34,9 @@ def finished(workdir: Path, config: ConfigDict) -> bool:
     if not path.is_file() or set(config.stages) - set(json.loads(path.read_text())):
         return False
     saved = workdir / "config.json"
-    if not saved.is_file() or json.loads(saved.read_text()) != json.loads(config_lib.to_json(config)):
+    if not saved.is_file() or json.loads(saved.read_text()) != json.loads(
+        config_lib.to_json(config)
+    ):
         raise UserError(
             f"{workdir} holds results of a different config; choose another --output, or leave out --config to summarize them"
         )
@@ -68,7 +70,9 @@ def run(jobs: Sequence[Job], count: int) -> None:
             free.put(own)
             where = f"its messages are in {job.log}"
         if code:
-            raise UserError(f"{job.name} ended with exit code {code}; {where}; the same command resumes")
+            raise UserError(
+                f"{job.name} ended with exit code {code}; {where}; the same command resumes"
+            )
 
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
         futures = [pool.submit(one, job) for job in jobs]

@@ -13,25 +13,37 @@ from sacjax import distributed, errors
 
 def main(argv: list[str] | None = None) -> int:
     """Parses flags and runs; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m sacjax.main", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", metavar="FILE[:ARG]", help="the experiment; --config.key=value overrides a key")
-    parser.add_argument("--workdir", action="append", required=True, help="where everything is written")
+    parser = argparse.ArgumentParser(
+        prog="python -m sacjax.main", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--config", metavar="FILE[:ARG]", help="the experiment; --config.key=value overrides a key"
+    )
+    parser.add_argument(
+        "--workdir", action="append", required=True, help="where everything is written"
+    )
     parser.add_argument("--mode", choices=("train", "eval"), default="train")
     parser.add_argument("--split", default="test", help="eval: train, validation, test, or all")
-    parser.add_argument("--which", choices=("best", "last"), default="best", help="eval: which checkpoint")
     parser.add_argument(
-        "--output", help="eval: folder for scores and predictions, replaced (default: <first workdir>/eval/<split>)"
+        "--which", choices=("best", "last"), default="best", help="eval: which checkpoint"
+    )
+    parser.add_argument(
+        "--output",
+        help="eval: folder for scores and predictions, replaced (default: <first workdir>/eval/<split>)",
     )
     distributed.add_flags(parser)
     args, unknown = parser.parse_known_args(argv)
     if args.mode == "eval" and args.config:
-        raise errors.UserError("--mode=eval takes its config from the workdir; override keys of it instead of --config")
+        raise errors.UserError(
+            "--mode=eval takes its config from the workdir; override keys of it instead of --config"
+        )
     if args.mode == "train" and (args.config is None or len(args.workdir) != 1):
         raise errors.UserError("training needs one --config and one --workdir")
     overrides = config_lib.overrides_from(unknown)
     distributed.start(args)
     config = config_lib.load(args.config, overrides) if args.mode == "train" else None
-    from sacjax import compilation, experiment  # here: --help and mistakes are answered at once
+    from sacjax import compilation
+    from sacjax import stages as experiment
 
     compilation.start()
     if config is None:

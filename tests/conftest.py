@@ -12,10 +12,14 @@ import soundfile as sf
 
 ROOT = Path(__file__).resolve().parent.parent
 
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # one for all tests and their processes, and not the user's
+if (
+    "JAX_COMPILATION_CACHE_DIR" not in os.environ
+):  # one for all tests and their processes, and not the user's
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="sacjax-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # also small programs, which many tests share
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = (
+        "0"  # also small programs, which many tests share
+    )
 
 # LLVM's optimizations take longer than they save on experiments of seconds.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
@@ -37,7 +41,9 @@ def folder_of_sounds(tmp_path):
     for label, low, high in (("high", 1500, 3000), ("low", 100, 600)):
         (root / label).mkdir(parents=True)
         for k in range(12):
-            tone = 0.4 * np.sin(2 * np.pi * rng.uniform(low, high) * time) + 0.02 * rng.standard_normal(4000)
+            tone = 0.4 * np.sin(
+                2 * np.pi * rng.uniform(low, high) * time
+            ) + 0.02 * rng.standard_normal(4000)
             sf.write(root / label / f"{label}{k:02d}.wav", tone, 8000)
     return root
 

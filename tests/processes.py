@@ -16,7 +16,15 @@ def simulated(devices):
 def run_python(*args, devices=1, timeout=300, path="", **kwargs):
     """Runs python in a process of its own, with so many simulated devices; `path` is one more folder to import from."""
     env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": simulated(devices)}
-    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / path), os.environ.get("PYTHONPATH", "")])
+    env["PYTHONPATH"] = os.pathsep.join(
+        [str(ROOT), str(ROOT / path), os.environ.get("PYTHONPATH", "")]
+    )
     return subprocess.run(
-        [sys.executable, *map(str, args)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout, **kwargs
+        [sys.executable, *map(str, args)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        **kwargs,
     )

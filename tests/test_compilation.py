@@ -33,7 +33,9 @@ def test_a_second_process_does_not_compile(tmp_path, clean_environment):
 
 
 def test_a_folder_of_the_users_choice_or_one_that_cannot_be_written(tmp_path, clean_environment):
-    assert run(clean_environment | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own")})[0] == str(tmp_path / "own")
+    assert run(clean_environment | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own")})[0] == str(
+        tmp_path / "own"
+    )
     (tmp_path / "file").write_text("")
     assert run(clean_environment | {"XDG_CACHE_HOME": str(tmp_path / "file")})[0] == "None"
 
@@ -58,7 +60,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_freed_memory_is_kept_unless_it_shall_not(clean_environment):
     def touched(**more):
         done = subprocess.run(
-            [sys.executable, "-c", MEMORY], env=clean_environment | more, capture_output=True, text=True, check=True
+            [sys.executable, "-c", MEMORY],
+            env=clean_environment | more,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         kept, faults = done.stdout.split()
         return kept == "True", int(faults)

@@ -8,9 +8,12 @@ import pytest
 import soundfile as sf
 
 from sacjax import config as config_lib
-from sacjax import experiment, objectives, sharding, train
+from sacjax import objectives
+from sacjax import stages as experiment
 from sacjax.errors import UserError
-from sacjax.train import make_program
+from sacjax.train import loop as train
+from sacjax.train import sharding
+from sacjax.train.loop import make_program
 
 ROOT = Path(__file__).parents[1]
 ARGUMENTS = {
@@ -40,11 +43,17 @@ def test_loads_and_is_documented(spec, monkeypatch):
     "name, millions",
     [("base", 95.05), ("large", 317.39)],  # transformers' Wav2Vec2ForPreTraining of these sizes
 )
-def test_published_pretraining_compiles_and_needs_the_memory_that_adam_needs(name, millions, monkeypatch):
+def test_published_pretraining_compiles_and_needs_the_memory_that_adam_needs(
+    name, millions, monkeypatch
+):
     monkeypatch.chdir(ROOT)
-    config = config_lib.load(f"configs/wav2vec2/{name}_pretrain.py", ["--config.pretrain.train.batch_size=2"])
+    config = config_lib.load(
+        f"configs/wav2vec2/{name}_pretrain.py", ["--config.pretrain.train.batch_size=2"]
+    )
     stage = config.pretrain
-    stage.data.seconds = 1.0  # a reduced batch: the parameters and the program's shape are what is looked at
+    stage.data.seconds = (
+        1.0  # a reduced batch: the parameters and the program's shape are what is looked at
+    )
     objective = objectives.build(stage, (), np.ones(0))
     program = make_program(objective, stage, sharding.make_mesh(config.mesh), 100, 0)
     state = jax.eval_shape(program.init)
@@ -67,13 +76,23 @@ def test_own_recordings_pretrain_and_fine_tune(folder_of_sounds, tmp_path, monke
     for k in range(20):
         name = unlabelled / ("more" if k == 0 else "") / f"{k}.wav"
         sf.write(name, 0.1 * rng.standard_normal(rng.integers(1000, 20000)), 8000)
-    overrides = [f"--config.pretrain.data.path={unlabelled}", f"--config.finetune.data.path={folder_of_sounds}"]
-    overrides += [
-        f"--config.{stage}.train.{key}" for stage in ("pretrain", "finetune") for key in ("batch_size=4", "steps=2")
+    overrides = [
+        f"--config.pretrain.data.path={unlabelled}",
+        f"--config.finetune.data.path={folder_of_sounds}",
     ]
-    config = config_lib.load("configs/wav2vec2/folder.py:rate=8000,seconds=0.5,size=tiny", overrides)
+    overrides += [
+        f"--config.{stage}.train.{key}"
+        for stage in ("pretrain", "finetune")
+        for key in ("batch_size=4", "steps=2")
+    ]
+    config = config_lib.load(
+        "configs/wav2vec2/folder.py:rate=8000,seconds=0.5,size=tiny", overrides
+    )
     results = experiment.run(config, tmp_path / "run")
-    assert "test/accuracy" in results["finetune"] and "test/contrastive_accuracy" in results["pretrain"]
+    assert (
+        "test/accuracy" in results["finetune"]
+        and "test/contrastive_accuracy" in results["pretrain"]
+    )
     assert "test/knn_accuracy" not in results["pretrain"]  # nothing to tell apart
 
 

@@ -63,7 +63,11 @@ def losses(workdir):
 
 def test_two_hosts_of_four_devices_are_one_of_eight(tmp_path, small_overrides):
     """The same losses and the same scores; and one that dies takes the others with it, and not their checkpoints."""
-    more = ["--config.supervised.train.log_every=1", "--config.mesh.fsdp=2", "--config.tensorboard=False"]
+    more = [
+        "--config.supervised.train.log_every=1",
+        "--config.mesh.fsdp=2",
+        "--config.tensorboard=False",
+    ]
     done = run_python(
         "-m",
         "sacjax.main",
@@ -83,14 +87,25 @@ def test_two_hosts_of_four_devices_are_one_of_eight(tmp_path, small_overrides):
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert list(two) == list(range(1, 13)) == list(one)
     np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-5)
-    scores = [json.loads((tmp_path / name / "results.json").read_text())["supervised"] for name in ("one", "two")]
+    scores = [
+        json.loads((tmp_path / name / "results.json").read_text())["supervised"]
+        for name in ("one", "two")
+    ]
     assert scores[0].keys() == scores[1].keys()
     np.testing.assert_allclose(list(scores[0].values()), list(scores[1].values()), rtol=1e-3)
 
 
 def test_a_run_saved_on_8_devices_goes_on_on_fewer_and_on_two_hosts(tmp_path, small_overrides):
     more = [*PLAIN, "--config.supervised.train.log_every=1", "--config.checkpoint.every=6"]
-    command = ["-m", "sacjax.main", "--config", "configs/folder.py", *small_overrides, *more, "--workdir"]
+    command = [
+        "-m",
+        "sacjax.main",
+        "--config",
+        "configs/folder.py",
+        *small_overrides,
+        *more,
+        "--workdir",
+    ]
     whole = tmp_path / "whole"
     done = run_python(*command, whole, devices=8)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -100,19 +115,31 @@ def test_a_run_saved_on_8_devices_goes_on_on_fewer_and_on_two_hosts(tmp_path, sm
         shutil.rmtree(workdir / "checkpoints" / "supervised" / "12")
         (workdir / "results.json").unlink()
         if devices == "two hosts":
-            assert [process.wait(300) for process in hosts(workdir, [*small_overrides, *more])] == [0, 0]
+            assert [process.wait(300) for process in hosts(workdir, [*small_overrides, *more])] == [
+                0,
+                0,
+            ]
         else:
             done = run_python(*command, workdir, devices=devices)
             assert "goes on from step 6" in done.stdout, done.stderr[-3000:]
-        np.testing.assert_allclose(list(losses(workdir).values()), list(losses(whole).values()), rtol=1e-5)
+        np.testing.assert_allclose(
+            list(losses(workdir).values()), list(losses(whole).values()), rtol=1e-5
+        )
 
 
-def test_a_host_that_dies_ends_the_others_within_a_minute_and_the_run_goes_on(tmp_path, small_overrides):
+def test_a_host_that_dies_ends_the_others_within_a_minute_and_the_run_goes_on(
+    tmp_path, small_overrides
+):
     workdir = tmp_path / "run"
     more = [*PLAIN, "--config.supervised.train.log_every=1", "--config.checkpoint.every=5"]
-    more += ["--config.supervised.train.steps=100000", "--config.supervised.train.evaluate_every=100000"]
+    more += [
+        "--config.supervised.train.steps=100000",
+        "--config.supervised.train.evaluate_every=100000",
+    ]
     first, second = hosts(workdir, [*small_overrides, *more], devices=1)
-    saved = lambda: [int(p.name) for p in (workdir / "checkpoints").glob("supervised/*") if p.name.isdecimal()]  # noqa: E731
+    saved = lambda: [
+        int(p.name) for p in (workdir / "checkpoints").glob("supervised/*") if p.name.isdecimal()
+    ]  # noqa: E731
     deadline = time.time() + 200
     while not saved() and time.time() < deadline and first.poll() is None:
         time.sleep(0.1)
@@ -121,7 +148,9 @@ def test_a_host_that_dies_ends_the_others_within_a_minute_and_the_run_goes_on(tm
     began = time.time()
     _, err = first.communicate(timeout=120)
     assert first.returncode != 0 and time.time() - began < 60, err[-2000:]
-    assert "peer" in err.lower() or "heartbeat" in err.lower() or "distributed service" in err.lower(), err[-2000:]
+    assert (
+        "peer" in err.lower() or "heartbeat" in err.lower() or "distributed service" in err.lower()
+    ), err[-2000:]
     last, again = max(saved()), hosts(workdir, [*small_overrides, *more], devices=1)
     deadline = time.time() + 200
     while max(saved()) <= last and time.time() < deadline and again[0].poll() is None:
@@ -137,7 +166,9 @@ def test_flags_that_do_not_go_together(monkeypatch):
     with pytest.raises(UserError, match="given together"):
         main_lib.main([*start, "--coordinator", "localhost:1"])
     with pytest.raises(UserError, match="--process_id is 2: it must lie between"):
-        main_lib.main([*start, "--coordinator", "localhost:1", "--process_count", "2", "--process_id", "2"])
+        main_lib.main(
+            [*start, "--coordinator", "localhost:1", "--process_count", "2", "--process_id", "2"]
+        )
 
 
 @pytest.mark.parametrize(
@@ -152,7 +183,12 @@ def test_flags_that_do_not_go_together(monkeypatch):
     ],
 )
 def test_where_several_hosts_are_expected(monkeypatch, environment, several):
-    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES", "TPU_WORKER_HOSTNAMES"):
+    for name in (
+        "SLURM_STEP_NUM_TASKS",
+        "OMPI_COMM_WORLD_SIZE",
+        "MEGASCALE_NUM_SLICES",
+        "TPU_WORKER_HOSTNAMES",
+    ):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

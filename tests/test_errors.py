@@ -20,7 +20,10 @@ def test_a_full_disk_is_one_line_and_2(capsys):
     with pytest.raises(SystemExit) as stopped:
         errors.run(write)
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == "error: metrics.jsonl: cannot be written: No space left on device\n"
+    assert (
+        capsys.readouterr().err
+        == "error: metrics.jsonl: cannot be written: No space left on device\n"
+    )
 
     def mistake():
         raise FileNotFoundError(errno.ENOENT, "No such file", "x")
@@ -31,7 +34,11 @@ def test_a_full_disk_is_one_line_and_2(capsys):
 
 def test_ctrl_c_is_one_line_and_130():
     process = subprocess.Popen(
-        [sys.executable, "-c", WAITING], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", WAITING],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from workdirs import RATE, write_workdir
 
-from sacjax import embed, hear
+from sacjax import hear
+from sacjax.commands import embed
 from sacjax.errors import UserError
 
 
@@ -22,7 +23,9 @@ def model(request, folders):
 
 
 def noise(sounds, seconds, seed=0):
-    return np.random.default_rng(seed).uniform(-1, 1, [sounds, int(seconds * RATE)]).astype(np.float32)
+    return (
+        np.random.default_rng(seed).uniform(-1, 1, [sounds, int(seconds * RATE)]).astype(np.float32)
+    )
 
 
 def test_attributes(model):
@@ -30,17 +33,31 @@ def test_attributes(model):
     assert type(model.scene_embedding_size) is int and type(model.timestamp_embedding_size) is int
 
 
-@pytest.mark.parametrize("seconds", [0.01, 1.07, 1.98])  # all but the first longer than the training's half second
+@pytest.mark.parametrize(
+    "seconds", [0.01, 1.07, 1.98]
+)  # all but the first longer than the training's half second
 def test_timestamps_as_the_validator_checks_them(model, seconds):
     embeddings, timestamps = hear.get_timestamp_embeddings(noise(2, seconds), model)
     assert embeddings.dtype == timestamps.dtype == np.float32 and np.isfinite(embeddings).all()
-    assert embeddings.shape == (2, timestamps.shape[1], model.timestamp_embedding_size) and timestamps.shape[0] == 2
-    assert timestamps.shape[1] >= 1 and (timestamps >= 0).all() and (timestamps <= 1000 * seconds).all()
+    assert (
+        embeddings.shape == (2, timestamps.shape[1], model.timestamp_embedding_size)
+        and timestamps.shape[0] == 2
+    )
+    assert (
+        timestamps.shape[1] >= 1
+        and (timestamps >= 0).all()
+        and (timestamps <= 1000 * seconds).all()
+    )
     np.testing.assert_array_equal(timestamps[0], timestamps[1])
     if seconds > 1:
         steps = np.diff(timestamps)
-        np.testing.assert_allclose(steps, 1000 * model.embedder.frame_seconds, atol=1e-2)  # rising and regular
-        assert timestamps[0, 0] < steps.mean() and timestamps[0, -1] > 1000 * seconds - 2 * steps.mean()
+        np.testing.assert_allclose(
+            steps, 1000 * model.embedder.frame_seconds, atol=1e-2
+        )  # rising and regular
+        assert (
+            timestamps[0, 0] < steps.mean()
+            and timestamps[0, -1] > 1000 * seconds - 2 * steps.mean()
+        )
         assert np.abs(embeddings[0] - embeddings[1]).max() > 0.1
 
 
@@ -71,19 +88,25 @@ def test_very_long_sounds_are_encoded_in_pieces(model, monkeypatch):
 def test_a_sound_does_not_depend_on_the_others(model):
     audio = noise(3, 1.07)
     alone = hear.get_timestamp_embeddings(audio[1:2], model)[0]
-    np.testing.assert_allclose(hear.get_timestamp_embeddings(audio, model)[0][1], alone[0], atol=2e-4)
+    np.testing.assert_allclose(
+        hear.get_timestamp_embeddings(audio, model)[0][1], alone[0], atol=2e-4
+    )
 
 
 def test_torch_goes_in(model):
     torch = pytest.importorskip("torch", reason="HEAR hands torch tensors to models")
     audio = noise(2, 1.07)
     tensor = torch.tensor(audio, requires_grad=True)
-    np.testing.assert_array_equal(hear.get_scene_embeddings(tensor, model), hear.get_scene_embeddings(audio, model))
+    np.testing.assert_array_equal(
+        hear.get_scene_embeddings(tensor, model), hear.get_scene_embeddings(audio, model)
+    )
 
 
 def test_sizes_are_few_and_at_most_a_quarter_too_long():
     sizes = [hear.padded_size(n) for n in range(1, 5000)]
-    assert all(n <= size <= max(1.25 * n, n + 1) for n, size in zip(range(1, 5000), sizes, strict=True))
+    assert all(
+        n <= size <= max(1.25 * n, n + 1) for n, size in zip(range(1, 5000), sizes, strict=True)
+    )
     assert len({size for size in sizes if 1024 < size <= 2048}) == 4
 
 

@@ -13,7 +13,14 @@ from sacjax.errors import UserError
 
 
 def arguments(workdir, overrides, *more):
-    return ["--config", "configs/folder.py", "--workdir", str(workdir), *overrides, *(f"--config.{m}" for m in more)]
+    return [
+        "--config",
+        "configs/folder.py",
+        "--workdir",
+        str(workdir),
+        *overrides,
+        *(f"--config.{m}" for m in more),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +31,9 @@ def trained(tmp_path_factory):
     for label, low, high in (("high", 1500, 3000), ("low", 100, 600)):
         (root / "sounds" / label).mkdir(parents=True)
         for k in range(12):
-            tone = 0.4 * np.sin(2 * np.pi * rng.uniform(low, high) * time) + 0.02 * rng.standard_normal(4000)
+            tone = 0.4 * np.sin(
+                2 * np.pi * rng.uniform(low, high) * time
+            ) + 0.02 * rng.standard_normal(4000)
             sf.write(root / "sounds" / label / f"{k:02d}.wav", tone, 8000)
     overrides = [
         f"--config.supervised.data.path={root / 'sounds'}", "--config.supervised.data.sample_rate=8000",
@@ -44,7 +53,13 @@ def test_a_run_leaves_all_its_files(trained):
     workdir, _, _ = trained
     results = json.loads((workdir / "results.json").read_text())["supervised"]
     assert results["test/accuracy"] >= 0.8 and "validation/macro_f1" in results
-    for name in ("config.json", "metrics.jsonl", "predictions.csv", "report.html", "plots/confusion_matrix.png"):
+    for name in (
+        "config.json",
+        "metrics.jsonl",
+        "predictions.csv",
+        "report.html",
+        "plots/confusion_matrix.png",
+    ):
         assert (workdir / name).stat().st_size > 100, name
     lines = (workdir / "predictions.csv").read_text().splitlines()
     assert lines[0] == "file,split,label,prediction,high,low" and len(lines) == 1 + 5 + 5
@@ -52,7 +67,9 @@ def test_a_run_leaves_all_its_files(trained):
     assert list((workdir / "profile").rglob("*.xplane.pb"))
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     speeds = [line for line in lines if "time/mfu" in line]
-    assert speeds and all(0 < line["time/goodput"] <= 1 and line["time/model_flops_per_second"] > 0 for line in speeds)
+    assert speeds and all(
+        0 < line["time/goodput"] <= 1 and line["time/model_flops_per_second"] > 0 for line in speeds
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,9 +93,14 @@ def test_bad_overrides_stop_before_anything_is_written(trained, tmp_path, overri
 
 
 def test_the_command_says_it_in_one_line_and_exits_2(tmp_path):
-    done = run_python("-m", "sacjax.main", *arguments(tmp_path, [], "supervised.data.path=/nowhere"))
+    done = run_python(
+        "-m", "sacjax.main", *arguments(tmp_path, [], "supervised.data.path=/nowhere")
+    )
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
+    assert (
+        done.stderr.strip().splitlines()[-1].startswith("error: ")
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_a_batch_that_does_not_divide_over_the_devices(trained, tmp_path):
@@ -94,14 +116,17 @@ def test_empty_and_one_class_data(trained, tmp_path):
     shutil.copytree(sounds / "low", tmp_path / "one" / "low")
     for name, message in (("empty", "no sound files"), ("one", "1 class found")):
         with pytest.raises(UserError, match=message):
-            main_lib.main(arguments(tmp_path / "run", overrides, f"supervised.data.path={tmp_path / name}"))
+            main_lib.main(
+                arguments(tmp_path / "run", overrides, f"supervised.data.path={tmp_path / name}")
+            )
 
 
 def test_a_workdir_of_another_experiment_is_left_alone(trained):
     workdir, _, overrides = trained
     before = (workdir / "results.json").read_bytes()
     with pytest.raises(
-        UserError, match="holds a different experiment: config.supervised.train.steps is 30 there and 31 here"
+        UserError,
+        match="holds a different experiment: config.supervised.train.steps is 30 there and 31 here",
     ):
         main_lib.main(arguments(workdir, overrides, "supervised.train.steps=31"))
     assert (workdir / "results.json").read_bytes() == before
@@ -119,7 +144,9 @@ def test_a_checkpoint_of_another_model(trained, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
     (copy / "results.json").unlink()
-    config = (copy / "config.json").read_text().replace('"encoder": {}', '"encoder": {"hidden": 64}')
+    config = (
+        (copy / "config.json").read_text().replace('"encoder": {}', '"encoder": {"hidden": 64}')
+    )
     (copy / "config.json").write_text(config)
     with pytest.raises(UserError, match="the checkpoint is of another model"):
         main_lib.main(arguments(copy, overrides, "supervised.model.encoder.hidden=64"))
@@ -127,7 +154,17 @@ def test_a_checkpoint_of_another_model(trained, tmp_path):
 
 def test_eval_mode_on_its_own_splits_and_on_other_data(trained, tmp_path, capsys):
     workdir, sounds, _ = trained
-    main_lib.main(["--mode=eval", "--workdir", str(workdir), "--split", "validation", "--output", str(tmp_path / "v")])
+    main_lib.main(
+        [
+            "--mode=eval",
+            "--workdir",
+            str(workdir),
+            "--split",
+            "validation",
+            "--output",
+            str(tmp_path / "v"),
+        ]
+    )
     scores = json.loads((tmp_path / "v" / "scores.json").read_text())
     results = json.loads((workdir / "results.json").read_text())["supervised"]
     assert scores["validation/accuracy"] == results["validation/accuracy"]
@@ -149,11 +186,31 @@ def test_eval_mode_on_its_own_splits_and_on_other_data(trained, tmp_path, capsys
             "--output", str(tmp_path / "x"),
         ])  # fmt: skip
     with pytest.raises(UserError, match="--split is 'tset'"):
-        main_lib.main(["--mode=eval", "--workdir", str(workdir), "--split", "tset", "--output", str(tmp_path / "x")])
+        main_lib.main(
+            [
+                "--mode=eval",
+                "--workdir",
+                str(workdir),
+                "--split",
+                "tset",
+                "--output",
+                str(tmp_path / "x"),
+            ]
+        )
     assert not (tmp_path / "x").exists()
-    with pytest.raises(UserError, match=f"--output {other / 'low' / '00.wav'}.*: cannot be written"):
+    with pytest.raises(
+        UserError, match=f"--output {other / 'low' / '00.wav'}.*: cannot be written"
+    ):
         (other / "unheard_of").rename(other / "low")
-        main_lib.main(["--mode=eval", "--workdir", str(workdir), "--output", str(other / "low" / "00.wav" / "x")])
+        main_lib.main(
+            [
+                "--mode=eval",
+                "--workdir",
+                str(workdir),
+                "--output",
+                str(other / "low" / "00.wav" / "x"),
+            ]
+        )
 
 
 def test_eval_mode_says_that_nothing_has_a_label(trained, tmp_path, capsys):
@@ -169,7 +226,9 @@ def test_eval_mode_says_that_nothing_has_a_label(trained, tmp_path, capsys):
 
 def test_a_metric_that_is_not_measured_cannot_name_the_best_checkpoint(trained, tmp_path):
     _, _, overrides = trained
-    with pytest.raises(UserError, match="eval.best: there is no metric 'validation/f1'; did you mean 'validation/"):
+    with pytest.raises(
+        UserError, match="eval.best: there is no metric 'validation/f1'; did you mean 'validation/"
+    ):
         change = ("supervised.eval.best=validation/f1", "supervised.eval.checkpoint=best")
         main_lib.main(arguments(tmp_path / "new", overrides, *change))
 
@@ -180,15 +239,21 @@ def test_a_workdir_may_not_be_the_data_set(trained):
         main_lib.main(arguments(sounds, overrides))
 
 
-def test_broken_files_are_skipped_listed_and_stop_the_run_only_past_the_limit(trained, tmp_path, capsys):
+def test_broken_files_are_skipped_listed_and_stop_the_run_only_past_the_limit(
+    trained, tmp_path, capsys
+):
     _, sounds, overrides = trained
     broken = tmp_path / "sounds"
     shutil.copytree(sounds, broken)
     (broken / "high" / "not_audio.wav").write_bytes(b"this is not audio")
     (broken / "low" / "empty.wav").write_bytes(b"")
     overrides = [*overrides, f"--config.supervised.data.path={broken}"]
-    with pytest.raises(UserError, match="files cannot be decoded, more than data.max_bad_fraction=0.01"):
-        main_lib.main(arguments(tmp_path / "strict", overrides, "supervised.data.max_bad_fraction=0.01"))
+    with pytest.raises(
+        UserError, match="files cannot be decoded, more than data.max_bad_fraction=0.01"
+    ):
+        main_lib.main(
+            arguments(tmp_path / "strict", overrides, "supervised.data.max_bad_fraction=0.01")
+        )
     main_lib.main(arguments(tmp_path / "run", overrides, "supervised.data.max_bad_fraction=0.2"))
     assert "2 files were skipped, see bad_files.csv" in capsys.readouterr().out
     listed = (tmp_path / "run" / "bad_files.csv").read_text()
@@ -199,6 +264,11 @@ def test_broken_files_are_skipped_listed_and_stop_the_run_only_past_the_limit(tr
 def test_encoder_of_another_run_is_taken(trained, tmp_path):
     workdir, _, overrides = trained
     main_lib.main(
-        arguments(tmp_path / "tuned", overrides, f"supervised.init_from={workdir}", "supervised.train.steps=2")
+        arguments(
+            tmp_path / "tuned",
+            overrides,
+            f"supervised.init_from={workdir}",
+            "supervised.train.steps=2",
+        )
     )
     assert (tmp_path / "tuned" / "results.json").is_file()

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sacjax import checkpoint, objectives
 from sacjax import config as config_lib
-from sacjax.data import sources
+from sacjax import objectives
+from sacjax.data.sources import files as sources
+from sacjax.train import checkpoint
 
 RATE = 8000
 ENCODERS = {

@@ -19,7 +19,9 @@ def get_config(arg=""):
     s.data.source, s.data.name = "tfds", f"esc50/{subset}"
     s.data.path = config_lib.local_data(subset)
     s.data.fold = arg.fold
-    s.data.validation_fraction = 0.0  # every training clip trains; the last step is the one reported
+    s.data.validation_fraction = (
+        0.0  # every training clip trains; the last step is the one reported
+    )
     s.data.sample_rate, s.data.cache = 16000, True
     s.model.name = "audionet"
     s.train.batch_size = 32
@@ -28,7 +30,11 @@ def get_config(arg=""):
     if arg.article:
         s.data.seconds = 5.0
         s.model.encoder = dict(variant="audionet")
-        s.optimizer.learning_rate, s.optimizer.schedule, s.optimizer.warmup_fraction = 1e-5, "constant", 0.0
+        s.optimizer.learning_rate, s.optimizer.schedule, s.optimizer.warmup_fraction = (
+            1e-5,
+            "constant",
+            0.0,
+        )
         s.optimizer.weight_decay = 0.0
         s.train.epochs = 20
         return c
@@ -40,7 +46,9 @@ def get_config(arg=""):
         dict(name="gain", low_db=-6.0, high_db=6.0),
         dict(name="polarity", probability=0.5),
     )
-    if not arg.no_mixup:  # between-class learning (Tokozume et al. 2018): mixed so that both are equally loud at 1/2
+    if (
+        not arg.no_mixup
+    ):  # between-class learning (Tokozume et al. 2018): mixed so that both are equally loud at 1/2
         s.augment.waveform += (dict(name="mixup", alpha=1.0, between_class=True),)
     s.optimizer.learning_rate, s.optimizer.weight_decay = 2e-3, 0.05
     s.train.epochs = 60

@@ -21,7 +21,9 @@ def get_config(arg=""):
     s.data.source, s.data.name = "tfds", f"esc50/{subset}"
     s.data.path = config_lib.local_data(subset)
     s.data.fold = arg.fold
-    s.data.validation_fraction = 0.0  # every training clip trains; the last step is the one reported
+    s.data.validation_fraction = (
+        0.0  # every training clip trains; the last step is the one reported
+    )
     s.data.sample_rate, s.data.seconds, s.data.cache = 44100, 5.0, True
 
     s.frontend.n_fft, s.frontend.hop_length, s.frontend.n_mels = 2048, 1024, 128
@@ -38,7 +40,11 @@ def get_config(arg=""):
     s.model.name = "spectrogram_resnet"
     s.model.encoder = dict(depth=18, width=24)
     s.model.pooling = "mean_max"
-    s.optimizer.learning_rate, s.optimizer.weight_decay, s.optimizer.warmup_fraction = 2e-3, 0.05, 0.05
+    s.optimizer.learning_rate, s.optimizer.weight_decay, s.optimizer.warmup_fraction = (
+        2e-3,
+        0.05,
+        0.05,
+    )
     s.train.batch_size, s.train.epochs = 32, 60
     s.train.evaluate_every = 10**6  # there is no validation part to look at
     s.eval.batch_size, s.eval.overlap = 80, 0.5

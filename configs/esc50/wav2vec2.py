@@ -13,7 +13,11 @@ from pathlib import Path
 from sacjax import config as config_lib
 
 RECIPE = Path(__file__).parents[1] / "wav2vec2" / "folder.py"
-FRAMES = dict(conv_channels=(64,) * 8, conv_kernels=(10, 3, 3, 3, 3, 2, 2, 2), conv_strides=(5, 2, 2, 2, 2, 2, 2, 2))
+FRAMES = dict(
+    conv_channels=(64,) * 8,
+    conv_kernels=(10, 3, 3, 3, 3, 2, 2, 2),
+    conv_strides=(5, 2, 2, 2, 2, 2, 2, 2),
+)
 
 
 def get_config(arg=""):
@@ -26,7 +30,9 @@ def get_config(arg=""):
         s.data.fold, s.data.validation_fraction, s.data.cache = arg.fold, 0.0, True
         s.train.evaluate_every = 10**6
         s.model.encoder.update(FRAMES)
-    p.objective.options.update(mask_probability=0.15, mask_span=3, temperature_start=1.0, feature_penalty=0.0)
+    p.objective.options.update(
+        mask_probability=0.15, mask_span=3, temperature_start=1.0, feature_penalty=0.0
+    )
     p.optimizer.freeze = (("encoder/conv", 150),)
     p.train.steps, p.train.log_every, p.train.evaluate_every = 400, 20, 200
     p.eval.splits, c.checkpoint.every = ("test",), 500

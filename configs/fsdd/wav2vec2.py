@@ -24,7 +24,11 @@ def get_config(arg=""):
         s.data.source, s.data.name = "tfds", "fsdd/loso"
         s.data.path = config_lib.local_data("fsdd")
         s.data.fold, s.data.validation_fraction = arg.fold, 0.0
-        s.data.sample_rate, s.data.seconds, s.data.cache = 8000, 0.64, True  # most digits are shorter than that
+        s.data.sample_rate, s.data.seconds, s.data.cache = (
+            8000,
+            0.64,
+            True,
+        )  # most digits are shorter than that
         s.model.name, s.model.encoder = "wav2vec2", ENCODER
         s.train.batch_size, s.eval.batch_size = 64, 100
         s.train.evaluate_every = 10**6

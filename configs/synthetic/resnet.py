@@ -11,7 +11,12 @@ from sacjax import config as config_lib
 def get_config():
     c = config_lib.default()
     s = c.supervised
-    s.data.source, s.data.examples, s.data.holdout, s.data.cache = "synthetic", 2800, (0.7, 0.1, 0.2), True
+    s.data.source, s.data.examples, s.data.holdout, s.data.cache = (
+        "synthetic",
+        2800,
+        (0.7, 0.1, 0.2),
+        True,
+    )
     s.frontend.n_fft, s.frontend.hop_length, s.frontend.n_mels = 512, 256, 64
     s.augment.waveform = (dict(name="shift", max_share=0.1),)
     s.model.encoder = dict(depth=18, width=16)

@@ -27,11 +27,25 @@ def get_config(arg=""):
     p.model.encoder = dict(size="base", layer_drop=0.05)
     p.objective.name = "contrastive"
     p.objective.options = dict(feature_penalty=10.0, feature_dropout=0.1)
-    p.optimizer.learning_rate, p.optimizer.schedule, p.optimizer.final_fraction = 5e-4, "linear", 0.0
+    p.optimizer.learning_rate, p.optimizer.schedule, p.optimizer.final_fraction = (
+        5e-4,
+        "linear",
+        0.0,
+    )
     p.optimizer.warmup_steps, p.optimizer.weight_decay, p.optimizer.clip_norm = 32_000, 0.01, 0.0
     p.optimizer.beta2, p.optimizer.eps = 0.98, 1e-6
-    p.train.batch_size, p.train.steps, p.train.log_every, p.train.evaluate_every = 512, 400_000, 200, 10_000
-    p.eval.best, p.eval.best_mode, p.eval.splits, p.eval.batch_size = "validation/loss", "min", ("validation",), 64
+    p.train.batch_size, p.train.steps, p.train.log_every, p.train.evaluate_every = (
+        512,
+        400_000,
+        200,
+        10_000,
+    )
+    p.eval.best, p.eval.best_mode, p.eval.splits, p.eval.batch_size = (
+        "validation/loss",
+        "min",
+        ("validation",),
+        64,
+    )
     if arg.small_batch:
         p.train.batch_size, p.train.steps = 16, 400_000
         p.optimizer.schedule_frames, p.optimizer.schedule_steps = MASKED_FRAMES, 400_000 * 16 // 512

@@ -27,9 +27,16 @@ def get_config():
         mask_feature_span=64,
     )
     f.model.layers, f.model.projection = "weighted", 256
-    f.optimizer.learning_rate, f.optimizer.schedule, f.optimizer.warmup_fraction = 5e-5, "linear", 0.1
+    f.optimizer.learning_rate, f.optimizer.schedule, f.optimizer.warmup_fraction = (
+        5e-5,
+        "linear",
+        0.1,
+    )
     f.optimizer.beta2, f.optimizer.multipliers = 0.98, (("^(head|project|layer_weights)", 20.0),)
-    f.optimizer.freeze = (("encoder/conv", 0), ("encoder/(layers|projection|positional|norm|mask)", 500))
+    f.optimizer.freeze = (
+        ("encoder/conv", 0),
+        ("encoder/(layers|projection|positional|norm|mask)", 500),
+    )
     f.train.batch_size, f.train.steps, f.train.evaluate_every = 32, 5000, 250
     f.eval.checkpoint = "best"
     return c

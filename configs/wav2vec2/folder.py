@@ -11,7 +11,9 @@ from sacjax import config as config_lib
 
 
 def get_config(arg=""):
-    arg = config_lib.parse_arg(arg, rate=16000, seconds=2.5, size="mini", pretrain_only=False, scratch=False)
+    arg = config_lib.parse_arg(
+        arg, rate=16000, seconds=2.5, size="mini", pretrain_only=False, scratch=False
+    )
     encoder = dict(size=arg.size, conv_norm="group", conv_bias=False, layer_drop=0.0)
     if arg.size == "mini":
         encoder |= dict(conv_channels=(64,) * 7, positional_kernel=32, positional_groups=8)
@@ -47,5 +49,11 @@ def get_config(arg=""):
     f.eval.checkpoint = "best"
     if not arg.scratch:
         f.init_from = "pretrain"
-    c.stages = ("finetune",) if arg.scratch else ("pretrain",) if arg.pretrain_only else ("pretrain", "finetune")
+    c.stages = (
+        ("finetune",)
+        if arg.scratch
+        else ("pretrain",)
+        if arg.pretrain_only
+        else ("pretrain", "finetune")
+    )
     return c

@@ -20,13 +20,32 @@ def get_config():
     p.data.holdout = (0.999, 0.001, 0.0)
     p.model.name, p.model.dtype = "wav2vec2", "bfloat16"
     p.model.encoder = dict(
-        size="large", layer_drop=0.0, dropout=0.0, attention_dropout=0.0, projection_dropout=0.0, remat="dots"
+        size="large",
+        layer_drop=0.0,
+        dropout=0.0,
+        attention_dropout=0.0,
+        projection_dropout=0.0,
+        remat="dots",
     )
     p.objective.name = "contrastive"
     p.objective.options = dict(codebook_dim=768, projection_dim=768, temperature_end=0.1)
-    p.optimizer.learning_rate, p.optimizer.schedule, p.optimizer.final_fraction = 3e-4, "linear", 0.0
+    p.optimizer.learning_rate, p.optimizer.schedule, p.optimizer.final_fraction = (
+        3e-4,
+        "linear",
+        0.0,
+    )
     p.optimizer.warmup_steps, p.optimizer.weight_decay, p.optimizer.clip_norm = 32_000, 0.01, 0.0
     p.optimizer.beta2, p.optimizer.eps = 0.98, 1e-6
-    p.train.batch_size, p.train.steps, p.train.log_every, p.train.evaluate_every = 512, 600_000, 200, 10_000
-    p.eval.best, p.eval.best_mode, p.eval.splits, p.eval.batch_size = "validation/loss", "min", ("validation",), 64
+    p.train.batch_size, p.train.steps, p.train.log_every, p.train.evaluate_every = (
+        512,
+        600_000,
+        200,
+        10_000,
+    )
+    p.eval.best, p.eval.best_mode, p.eval.splits, p.eval.batch_size = (
+        "validation/loss",
+        "min",
+        ("validation",),
+        64,
+    )
     return c

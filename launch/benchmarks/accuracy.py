@@ -21,10 +21,22 @@ FIVE, SIX = ["1", "2", "3", "4", "5"], ["1", "2", "3", "4", "5", "6"]
 EXPERIMENTS = {  # name: (what the table calls it, config, folds; none: the data set's own test part)
     "resnet": ("ESC-10, SpectrogramResNet", "configs/esc50/resnet.py:esc10", FIVE),
     "audionet": ("ESC-10, AudioNet (M11)", "configs/esc50/audionet.py:esc10", FIVE),
-    "resnet_no_specaugment": ("… ResNet without SpecAugment", "configs/esc50/resnet.py:esc10,no_specaugment", FIVE),
+    "resnet_no_specaugment": (
+        "… ResNet without SpecAugment",
+        "configs/esc50/resnet.py:esc10,no_specaugment",
+        FIVE,
+    ),
     "resnet_no_mixup": ("… ResNet without mixup", "configs/esc50/resnet.py:esc10,no_mixup", FIVE),
-    "audionet_no_mixup": ("… AudioNet without mixup", "configs/esc50/audionet.py:esc10,no_mixup", FIVE),
-    "audionet_article": ("… the source article's AudioNet recipe", "configs/esc50/audionet.py:esc10,article", FIVE),
+    "audionet_no_mixup": (
+        "… AudioNet without mixup",
+        "configs/esc50/audionet.py:esc10,no_mixup",
+        FIVE,
+    ),
+    "audionet_article": (
+        "… the source article's AudioNet recipe",
+        "configs/esc50/audionet.py:esc10,article",
+        FIVE,
+    ),
     "synthetic": ("20 synthesized classes", "configs/synthetic/resnet.py", []),
     "fsdd_official": ("FSDD, official test recordings", "configs/fsdd/resnet.py", []),
     "fsdd_loso": ("FSDD, one speaker left out", "configs/fsdd/resnet.py:loso", SIX),
@@ -44,12 +56,19 @@ def row(title: str, summary: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs what is asked for and missing, then prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
     parser.add_argument(
-        "--only", nargs="*", choices=list(EXPERIMENTS), help="which experiments to run (none: table only)"
+        "--jobs", type=int, default=1, help="runs at a time, each on its share of the cores"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        choices=list(EXPERIMENTS),
+        help="which experiments to run (none: table only)",
     )
     args = parser.parse_args(argv)
     for name in EXPERIMENTS if args.only is None else args.only:
@@ -57,7 +76,15 @@ def main(argv: list[str] | None = None) -> int:
         if not folds:
             for seed in args.seeds:
                 workdir = args.runs / name / f"fold0_seed{seed}"
-                command = [sys.executable, "-m", "sacjax.main", "--config", config, "--workdir", str(workdir)]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "sacjax.main",
+                    "--config",
+                    config,
+                    "--workdir",
+                    str(workdir),
+                ]
                 subprocess.run([*command, f"--config.seed={seed}"], check=True)
             subprocess.run([*KFOLD, "--output", str(args.runs / name)], check=True)
             continue

@@ -29,7 +29,7 @@ import soundfile as sf
 from flax import nnx
 
 from sacjax import errors
-from sacjax.checkpoint import complete, load_trained
+from sacjax.train.checkpoint import complete, load_trained
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {
@@ -54,7 +54,9 @@ def tones(folder: Path, count: int = 40) -> Path:
     for label, low, high in (("high", 1500, 3000), ("low", 100, 600)):
         (folder / label).mkdir(parents=True, exist_ok=True)
         for k in range(count):
-            tone = 0.4 * np.sin(2 * np.pi * rng.uniform(low, high) * moments) + 0.02 * rng.standard_normal(4000)
+            tone = 0.4 * np.sin(
+                2 * np.pi * rng.uniform(low, high) * moments
+            ) + 0.02 * rng.standard_normal(4000)
             sf.write(folder / label / f"{k:03d}.wav", tone, 8000)
     return folder
 
@@ -65,15 +67,31 @@ def command(data: Path, workdir: Path, **changes: object) -> list[str]:
     stage = CONFIG | {key: value for key, value in keys.items() if not key.startswith("config.")}
     flags = [f"--config.supervised.{key}={value}" for key, value in stage.items()]
     flags += [f"--{key}={value}" for key, value in keys.items() if key.startswith("config.")]
-    start = [sys.executable, "-m", "sacjax.main", "--config", "configs/folder.py", "--workdir", str(workdir)]
+    start = [
+        sys.executable,
+        "-m",
+        "sacjax.main",
+        "--config",
+        "configs/folder.py",
+        "--workdir",
+        str(workdir),
+    ]
     return [*start, f"--config.supervised.data.path={data}", "--config.tensorboard=False", *flags]
 
 
 def start(words: list[str]) -> subprocess.Popen:
     """Starts a command in a process group of its own."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    }
     return subprocess.Popen(
-        words, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        words,
+        cwd=ROOT,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
 
 
@@ -111,12 +129,17 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen, seconds: float
 
 def without_time(workdir: Path) -> list[dict]:
     """Returns the metrics log without what differs from run to run: time."""
-    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in log(workdir)]
+    return [
+        {key: value for key, value in row.items() if not key.startswith("time/")}
+        for row in log(workdir)
+    ]
 
 
 def parameters(workdir: Path) -> list[np.ndarray]:
     """Returns the numbers of the last checkpoint's model."""
-    return jax.tree.leaves(jax.device_get(nnx.as_pure(nnx.state(load_trained(workdir, "last").model))))
+    return jax.tree.leaves(
+        jax.device_get(nnx.as_pure(nnx.state(load_trained(workdir, "last").model)))
+    )
 
 
 def killed(root: Path) -> Line:
@@ -140,11 +163,18 @@ def killed(root: Path) -> Line:
     last = len(log(workdir))
     said = finish(command(data, workdir, **changes))
     unreadable += "cannot be read" in said
-    same = all(np.array_equal(a, b) for a, b in zip(parameters(whole), parameters(workdir), strict=True))
+    same = all(
+        np.array_equal(a, b) for a, b in zip(parameters(whole), parameters(workdir), strict=True)
+    )
     logs = without_time(whole) == without_time(workdir)
     seen = f"parameters {'identical' if same else 'DIFFER'}, log {'identical' if logs else 'DIFFERS'}, {unreadable} checkpoints unreadable"
     done = f"SIGKILL at {k + 1} moments, {during} of them during a save (the last at line {last} of the log)"
-    return Line(done, "ends bit-identical, log without gaps or repeats", seen, same and logs and not unreadable)
+    return Line(
+        done,
+        "ends bit-identical, log without gaps or repeats",
+        seen,
+        same and logs and not unreadable,
+    )
 
 
 def terminated(root: Path) -> Line:
@@ -160,10 +190,13 @@ def terminated(root: Path) -> Line:
         taken.append(time.time() - began)
         codes.add(process.returncode)
     saved = max(complete(workdir / "checkpoints" / "supervised"), default=0)
-    seen = (
-        f"saved and ended in {max(taken):.1f} s at the most, exit code {sorted(codes)}, last checkpoint of step {saved}"
+    seen = f"saved and ended in {max(taken):.1f} s at the most, exit code {sorted(codes)}, last checkpoint of step {saved}"
+    return Line(
+        "SIGTERM 5 times",
+        "a checkpoint within 10 s, exit code 75",
+        seen,
+        max(taken) < 10 and codes == {75},
     )
-    return Line("SIGTERM 5 times", "a checkpoint within 10 s, exit code 75", seen, max(taken) < 10 and codes == {75})
 
 
 def interrupted(root: Path) -> Line:
@@ -189,7 +222,12 @@ def interrupted(root: Path) -> Line:
         taken.append(time.time() - began)
         left += len(alive)
     seen = f"{max(taken):.1f} s at the most, {left} processes left"
-    return Line("Ctrl-C 3 times, 2 decoding processes", "all ends within 5 s", seen, max(taken) < 5 and not left)
+    return Line(
+        "Ctrl-C 3 times, 2 decoding processes",
+        "all ends within 5 s",
+        seen,
+        max(taken) < 5 and not left,
+    )
 
 
 def broken(root: Path) -> Line:
@@ -216,7 +254,10 @@ def broken(root: Path) -> Line:
     accuracy = json.loads((workdir / "results.json").read_text())["supervised"]["test/accuracy"]
     seen = f"{len(listed & wanted)} of {len(wanted)} listed, {len(listed - wanted)} others; test accuracy {100 * accuracy:.0f} %"
     return Line(
-        f"{len(wanted)} broken files of {190 + len(wanted)}", "trains through, all are listed", seen, listed == wanted
+        f"{len(wanted)} broken files of {190 + len(wanted)}",
+        "trains through, all are listed",
+        seen,
+        listed == wanted,
     )
 
 
@@ -227,7 +268,11 @@ def cut(root: Path) -> Line:
     finish(command(data, workdir, **changes))
     kept = root / "cut_kept"
     shutil.copytree(workdir, kept, dirs_exist_ok=True)
-    files = [p for p in (kept / "checkpoints/supervised/200").rglob("*") if p.is_file() and p.stat().st_size > 100]
+    files = [
+        p
+        for p in (kept / "checkpoints/supervised/200").rglob("*")
+        if p.is_file() and p.stat().st_size > 100
+    ]
     for path in random.Random(0).sample(sorted(files), min(5, len(files))):
         shutil.rmtree(workdir)
         shutil.copytree(kept, workdir)
@@ -240,7 +285,10 @@ def cut(root: Path) -> Line:
     same = without_time(kept) == without_time(workdir)
     seen = f"{fell_back} of {tries} went on, from a checkpoint that is whole; the log is {'the same' if same else 'ANOTHER'}"
     return Line(
-        f"{tries} files of the last checkpoint cut in half", "the one before is used", seen, fell_back == tries and same
+        f"{tries} files of the last checkpoint cut in half",
+        "the one before is used",
+        seen,
+        fell_back == tries and same,
     )
 
 
@@ -249,7 +297,9 @@ def memory(root: Path) -> Line:
     import psutil
 
     data, workdir = tones(root / "sounds"), root / "memory"
-    process = start(command(data, workdir, train__steps=10_000, data__workers=1, config__checkpoint__every=1000))
+    process = start(
+        command(data, workdir, train__steps=10_000, data__workers=1, config__checkpoint__every=1000)
+    )
     own, sizes = psutil.Process(process.pid), {}
     while process.poll() is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -268,18 +318,33 @@ def memory(root: Path) -> Line:
     )
     seen = f"{early:.0f} MiB at steps 2000 to 4000, {late:.0f} MiB at 8000 to 10,000"
     return Line(
-        "10,000 steps", "resident memory is flat (within 2 %)", seen, process.returncode == 0 and late < 1.02 * early
+        "10,000 steps",
+        "resident memory is flat (within 2 %)",
+        seen,
+        process.returncode == 0 and late < 1.02 * early,
     )
 
 
-PARTS = dict(killed=killed, terminated=terminated, interrupted=interrupted, broken=broken, cut=cut, memory=memory)
+PARTS = dict(
+    killed=killed,
+    terminated=terminated,
+    interrupted=interrupted,
+    broken=broken,
+    cut=cut,
+    memory=memory,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the parts that are asked for and prints the table of all that `faults.json` has; 1 where something does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--output", type=Path, default=Path("runs/faults"), help="a folder; what it held of a part is removed"
+        "--output",
+        type=Path,
+        default=Path("runs/faults"),
+        help="a folder; what it held of a part is removed",
     )
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     args = parser.parse_args(argv)
@@ -292,7 +357,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name}: {found[name]['seen']}", flush=True)
     print("\n| what was done | what must hold | what was seen | |\n| --- | --- | --- | --- |")
     for line in found.values():
-        print(f"| {line['done']} | {line['wanted']} | {line['seen']} | {'yes' if line['holds'] else 'no'} |")
+        print(
+            f"| {line['done']} | {line['wanted']} | {line['seen']} | {'yes' if line['holds'] else 'no'} |"
+        )
     return 0 if all(line["holds"] for line in found.values()) else 1
 
 

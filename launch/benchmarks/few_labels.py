@@ -53,7 +53,7 @@ def waves(task: str, root: Path, folds: list[int], draws: int) -> list[list[jobs
             command = [
                 sys.executable,
                 "-m",
-                "sacjax.probe",
+                "sacjax.commands.probe",
                 "--checkpoint",
                 str(encoder),
                 "--layer",
@@ -62,7 +62,9 @@ def waves(task: str, root: Path, folds: list[int], draws: int) -> list[list[jobs
             ]
             command += ["--shots", *map(str, shots), "--draws", str(draws), "--output", str(path)]
             second.append(jobs.Job(f"fold {fold}, probes", command, path, path.with_suffix(".log")))
-    for shot, draw, fold in itertools.product(reversed(shots), range(draws), folds):  # what tells most comes first
+    for shot, draw, fold in itertools.product(
+        reversed(shots), range(draws), folds
+    ):  # what tells most comes first
         spec, seed = f"{config}:fold={fold},shots={shot},draw={draw}", f"--config.seed={draw}"
         start = ["--config.stages=('finetune',)", f"--config.finetune.init_from={encoders[fold]}"]
         name = f"shots{shot}_draw{draw}"
@@ -73,9 +75,20 @@ def waves(task: str, root: Path, folds: list[int], draws: int) -> list[list[jobs
 
 def training(spec: str, workdir: Path, overrides: list[str]) -> list[jobs.Job]:
     """Returns the job of a training, or none where it is finished."""
-    if (workdir / "results.json").is_file() and jobs.finished(workdir, config_lib.load(spec, overrides)):
+    if (workdir / "results.json").is_file() and jobs.finished(
+        workdir, config_lib.load(spec, overrides)
+    ):
         return []
-    command = [sys.executable, "-m", "sacjax.main", "--config", spec, "--workdir", str(workdir), *overrides]
+    command = [
+        sys.executable,
+        "-m",
+        "sacjax.main",
+        "--config",
+        spec,
+        "--workdir",
+        str(workdir),
+        *overrides,
+    ]
     return [jobs.Job(spec, command, workdir, workdir.with_suffix(".log"))]
 
 
@@ -87,12 +100,18 @@ def summarize(task: str, root: Path) -> dict[str, dict[int, dict[str, Any]]]:
         for method in METHODS:
             if method in PROBES:
                 path = folder / "probe.json"
-                table = json.loads(path.read_text())[PROBES[method]]["few_shot_accuracy"] if path.is_file() else {}
+                table = (
+                    json.loads(path.read_text())[PROBES[method]]["few_shot_accuracy"]
+                    if path.is_file()
+                    else {}
+                )
                 for shots, accuracies in table.items():
                     for draw, value in enumerate(accuracies):
                         found[method].setdefault(int(shots), {})[fold, draw] = value
             for path in folder.glob(f"{method}_shots*_draw*/results.json"):
-                shots, draw = (int(part.strip("shotdraw")) for part in path.parent.name.split("_")[1:])
+                shots, draw = (
+                    int(part.strip("shotdraw")) for part in path.parent.name.split("_")[1:]
+                )
                 scores = json.loads(path.read_text()).get("finetune", {})
                 if "test/accuracy" in scores:
                     found[method].setdefault(shots, {})[fold, draw] = scores["test/accuracy"]
@@ -121,20 +140,31 @@ def write_reference(workdir: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["share_of_run", *names])
         for k in range(0, len(steps), max(len(steps) // 60, 1)):
-            values = [curves[name][1][k] / (entries if "perplexity" in name else 1) for name in names]
+            values = [
+                curves[name][1][k] / (entries if "perplexity" in name else 1) for name in names
+            ]
             writer.writerow([f"{steps[k] / total:.4f}", *(f"{value:.5g}" for value in values)])
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs what is asked for and missing, then prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--only", nargs="*", choices=list(TASKS), help="which tasks to run (none: table only)")
+    parser.add_argument(
+        "--only", nargs="*", choices=list(TASKS), help="which tasks to run (none: table only)"
+    )
     parser.add_argument("--folds", type=int, nargs="+", help="default: all of the task's")
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on its share of the cores")
     parser.add_argument(
-        "--reference", type=Path, metavar="WORKDIR", help="only keep this pretraining's curves as the healthy ones"
+        "--jobs", type=int, default=1, help="runs at a time, each on its share of the cores"
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="WORKDIR",
+        help="only keep this pretraining's curves as the healthy ones",
     )
     args = parser.parse_args(argv)
     if args.reference:
@@ -150,14 +180,20 @@ def main(argv: list[str] | None = None) -> int:
             continue
         summary = summarize(task, root)
         (root / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-        print(f"\n| {about['title']} | {' | '.join(f'{shots} labels a class' for shots in about['shots'])} |")
+        print(
+            f"\n| {about['title']} | {' | '.join(f'{shots} labels a class' for shots in about['shots'])} |"
+        )
         print("| --- " * (1 + len(about["shots"])) + "|")
         for method, title in METHODS.items():
             cells = []
             for shots in about["shots"]:
                 cell = summary.get(method, {}).get(shots)
                 spread = "" if not cell or cell["std"] is None else f" ± {100 * cell['std']:.1f}"
-                some = "" if not cell or len(cell["folds"]) == len(about["folds"]) else f" (folds {cell['folds']})"
+                some = (
+                    ""
+                    if not cell or len(cell["folds"]) == len(about["folds"])
+                    else f" (folds {cell['folds']})"
+                )
                 cells.append(f"{100 * cell['mean']:.1f}{spread}{some}" if cell else "")
             print(f"| {title} | {' | '.join(cells)} |")
     return 0

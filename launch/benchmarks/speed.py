@@ -37,17 +37,23 @@ import soundfile
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sacjax import compilation, errors, objectives, prepare, sharding, train
+from sacjax import compilation, errors, objectives
 from sacjax import config as config_lib
+from sacjax.commands import prepare
 from sacjax.convert.huggingface import huggingface_config
-from sacjax.data import pipeline, sources
+from sacjax.data import pipeline
+from sacjax.data.sources import files as sources
 from sacjax.errors import UserError
-from sacjax.preprocess import make_preprocess
+from sacjax.train import loop as train
+from sacjax.train import sharding
+from sacjax.views import make_preprocess
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 20
 FORMATS = {"ogg": "VORBIS", "wav": "PCM_16", "flac": "PCM_16"}
-Run = Callable[[], float | None]  # does the work once; returns seconds where it measures them itself
+Run = Callable[
+    [], float | None
+]  # does the work once; returns seconds where it measures them itself
 
 
 class Sizes(NamedTuple):
@@ -86,7 +92,9 @@ def need(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"this part measures {module}, which is absent: pip install -e '.[{extra}]'") from error
+        raise UserError(
+            f"this part measures {module}, which is absent: pip install -e '.[{extra}]'"
+        ) from error
 
 
 @functools.cache
@@ -124,7 +132,9 @@ class Ours:
 
     def __init__(self, config: ConfigDict, name: str):
         self.stage, self.mesh = config[name], sharding.make_mesh(config.mesh)
-        self.objective = objectives.build(self.stage, tuple(map(str, range(CLASSES))), np.ones(CLASSES))
+        self.objective = objectives.build(
+            self.stage, tuple(map(str, range(CLASSES))), np.ones(CLASSES)
+        )
         self.batch = noise(self.stage, self.objective.num_classes)
         self.preprocess = jax.jit(make_preprocess(self.stage, self.objective.num_classes))
 
@@ -145,16 +155,22 @@ class Ours:
 
     def predict(self) -> None:
         """Logits of the batch."""
-        jax.block_until_ready(self.program.predict(self.state, sharding.put_batch(self.batch, self.mesh)))
+        jax.block_until_ready(
+            self.program.predict(self.state, sharding.put_batch(self.batch, self.mesh))
+        )
 
     def features(self) -> None:
         """What a train step does before the network: front end and augmentation."""
-        jax.block_until_ready(self.preprocess(sharding.put_batch(self.batch, self.mesh), jax.random.key(0)))
+        jax.block_until_ready(
+            self.preprocess(sharding.put_batch(self.batch, self.mesh), jax.random.key(0))
+        )
 
     def peer(self, kind: str, **changes: Any) -> Any:
         """Returns transformers' model of the same shape, with fresh parameters."""
         transformers, (_, device) = need("transformers", "parity"), peer_torch()
-        config = huggingface_config(nnx.eval_shape(lambda: self.objective.build(nnx.Rngs(0)))) | changes
+        config = (
+            huggingface_config(nnx.eval_shape(lambda: self.objective.build(nnx.Rngs(0)))) | changes
+        )
         model = getattr(transformers, kind)._from_config(
             transformers.Wav2Vec2Config.from_dict(config), attn_implementation="sdpa"
         )
@@ -174,13 +190,17 @@ def noise(stage: ConfigDict, classes: int) -> dict[str, np.ndarray]:
     audio = np.random.default_rng(0).normal(0, 3000, (size, samples)).astype(np.int16)
     rows = np.arange(size, dtype=np.int32)
     length = np.full(size, samples, np.int32)
-    return dict(audio=audio, length=length, index=rows, label=rows % CLASSES, mask=np.ones(size, np.float32))
+    return dict(
+        audio=audio, length=length, index=rows, label=rows % CLASSES, mask=np.ones(size, np.float32)
+    )
 
 
 def load(spec: str, stage: str, **changes: Any) -> ConfigDict:
     """Returns a config of `configs/` with values of a stage changed; a name's __ stands for a dot."""
     values = {key.replace("__", "."): value for key, value in changes.items()}
-    return config_lib.load(str(ROOT / "configs" / spec), [f"--config.{stage}.{k}={v}" for k, v in values.items()])
+    return config_lib.load(
+        str(ROOT / "configs" / spec), [f"--config.{stage}.{k}={v}" for k, v in values.items()]
+    )
 
 
 def torch_step(model: Any, loss: Callable[[], Any], clip_norm: float) -> Run:
@@ -245,14 +265,19 @@ def pretraining(sizes: Sizes) -> Iterator[Case]:
         run = prepare_model(model)
 
         def loss() -> Any:
-            given = dict(mask_time_indices=mask.to(device), sampled_negative_indices=negatives.to(device))
+            given = dict(
+                mask_time_indices=mask.to(device), sampled_negative_indices=negatives.to(device)
+            )
             return run(audio.to(device), **given).loss
 
         return torch_step(model, loss, ours.stage.optimizer.clip_norm)
 
     peers = peer_variants(make, "transformers")
     yield Case(
-        f"wav2vec 2.0 {sizes.encoder}, pretraining step, {shape_of(ours)}", ours.step, peers, same_for(peers, 2.5)
+        f"wav2vec 2.0 {sizes.encoder}, pretraining step, {shape_of(ours)}",
+        ours.step,
+        peers,
+        same_for(peers, 2.5),
     )
 
 
@@ -267,12 +292,17 @@ def finetuning(sizes: Sizes) -> Iterator[Case]:
         model.freeze_feature_encoder()
         run = prepare_model(model)
         return torch_step(
-            model, lambda: run(audio.to(device), labels=labels.to(device)).loss, ours.stage.optimizer.clip_norm
+            model,
+            lambda: run(audio.to(device), labels=labels.to(device)).loss,
+            ours.stage.optimizer.clip_norm,
         )
 
     peers = peer_variants(make, "transformers")
     yield Case(
-        f"wav2vec 2.0 {sizes.encoder}, fine-tuning step, {shape_of(ours)}", ours.step, peers, same_for(peers, 2.0)
+        f"wav2vec 2.0 {sizes.encoder}, fine-tuning step, {shape_of(ours)}",
+        ours.step,
+        peers,
+        same_for(peers, 2.0),
     )
 
 
@@ -293,7 +323,12 @@ def inference(sizes: Sizes) -> Iterator[Case]:
         return run
 
     peers = peer_variants(make, "transformers")
-    yield Case(f"wav2vec 2.0 {sizes.encoder}, inference, {shape_of(ours)}", ours.predict, peers, same_for(peers, 2.0))
+    yield Case(
+        f"wav2vec 2.0 {sizes.encoder}, inference, {shape_of(ours)}",
+        ours.predict,
+        peers,
+        same_for(peers, 2.0),
+    )
 
 
 def shape_of(ours: Ours) -> str:
@@ -326,12 +361,16 @@ def torch_features(stage: ConfigDict) -> Callable[[Any], Any]:
     torch, device = peer_torch()
     c = stage.frontend
     filters = torch.from_numpy(
-        need("librosa", "test").filters.mel(sr=stage.data.sample_rate, n_fft=c.n_fft, n_mels=c.n_mels)
+        need("librosa", "test").filters.mel(
+            sr=stage.data.sample_rate, n_fft=c.n_fft, n_mels=c.n_mels
+        )
     ).to(device)
     window = torch.hann_window(c.n_fft, device=device)
 
     def features(audio: Any) -> Any:
-        x = torch.stft(audio, c.n_fft, c.hop_length, window=window, pad_mode="reflect", return_complex=True)
+        x = torch.stft(
+            audio, c.n_fft, c.hop_length, window=window, pad_mode="reflect", return_complex=True
+        )
         x = 10 * torch.log10((filters @ (x.real.square() + x.imag.square())).clamp(min=c.floor))
         x = torch.maximum(x, x.amax((1, 2), keepdim=True) - c.top_db)
         return torch_specaugment((x - c.mean) / c.std, stage, time_axis=2)
@@ -349,7 +388,9 @@ def log_mel(sizes: Sizes) -> Iterator[Case]:
     ours = Ours(config, "supervised")
     stage, c, (audio, _) = ours.stage, ours.stage.frontend, ours.peer_batch()
     samples, features = audio.numpy(), torch_features(ours.stage)
-    extract = transformers.ASTFeatureExtractor(num_mel_bins=c.n_mels, max_length=1 + samples.shape[1] // c.hop_length)
+    extract = transformers.ASTFeatureExtractor(
+        num_mel_bins=c.n_mels, max_length=1 + samples.shape[1] // c.hop_length
+    )
 
     def by_torch() -> None:
         features(audio.to(device))
@@ -357,13 +398,19 @@ def log_mel(sizes: Sizes) -> Iterator[Case]:
 
     def by_librosa() -> None:
         x = librosa.feature.melspectrogram(
-            y=samples, sr=stage.data.sample_rate, n_fft=c.n_fft, hop_length=c.hop_length, n_mels=c.n_mels
+            y=samples,
+            sr=stage.data.sample_rate,
+            n_fft=c.n_fft,
+            hop_length=c.hop_length,
+            n_mels=c.n_mels,
         )
         x = librosa.power_to_db(x, top_db=c.top_db)
         torch_specaugment(torch.from_numpy((x - c.mean) / c.std), stage, time_axis=2)
 
     def by_extractor() -> None:
-        x = extract(list(samples), sampling_rate=stage.data.sample_rate, return_tensors="pt")["input_values"]
+        x = extract(list(samples), sampling_rate=stage.data.sample_rate, return_tensors="pt")[
+            "input_values"
+        ]
         torch_specaugment(x, stage, time_axis=1)
 
     peers: dict[str, Run] = {
@@ -372,7 +419,9 @@ def log_mel(sizes: Sizes) -> Iterator[Case]:
         "transformers' AST extractor": by_extractor,
     }
     targets = dict(zip(peers, (1.5, 1.5, 5.0), strict=True))
-    yield Case(f"log-mel + SpecAugment, {shape_of(ours)}, {c.n_mels} bands", ours.features, peers, targets)
+    yield Case(
+        f"log-mel + SpecAugment, {shape_of(ours)}, {c.n_mels} bands", ours.features, peers, targets
+    )
 
 
 class SoundFiles:
@@ -392,7 +441,9 @@ class SoundFiles:
             start = np.random.randint(max(file.frames - self.size, 0) + 1)
             if self.seek:
                 file.seek(start)
-            samples = file.read(self.size if self.seek else -1, dtype="float32", always_2d=True).mean(1)
+            samples = file.read(
+                self.size if self.seek else -1, dtype="float32", always_2d=True
+            ).mean(1)
         samples = samples if self.seek else samples[start : start + self.size]
         return torch.from_numpy(np.pad(samples, (0, self.size - len(samples))))
 
@@ -462,14 +513,23 @@ def write_sounds(folder: Path, sizes: Sizes) -> None:
     data = data_config("synthetic", folder, sizes.seconds)
     data.examples = sizes.files
     recordings = sources.load(data)
-    clips = [recordings.open(i).read(0, round(data.seconds * data.sample_rate)) for i in range(sizes.files)]
+    clips = [
+        recordings.open(i).read(0, round(data.seconds * data.sample_rate))
+        for i in range(sizes.files)
+    ]
     long = [
-        np.concatenate([clips[(k + j) % len(clips)] for j in range(sizes.long_parts)]) for k in range(sizes.long_files)
+        np.concatenate([clips[(k + j) % len(clips)] for j in range(sizes.long_parts)])
+        for k in range(sizes.long_files)
     ]
     for name, sounds, kind in [*((kind, clips, kind) for kind in FORMATS), ("long", long, "flac")]:
         (folder / name / "sound").mkdir(parents=True)
         for k, sound in enumerate(sounds):
-            soundfile.write(folder / name / "sound" / f"{k:04d}.{kind}", sound, data.sample_rate, subtype=FORMATS[kind])
+            soundfile.write(
+                folder / name / "sound" / f"{k:04d}.{kind}",
+                sound,
+                data.sample_rate,
+                subtype=FORMATS[kind],
+            )
 
 
 def input_pipeline(sizes: Sizes) -> Iterator[Case]:
@@ -487,22 +547,36 @@ def input_pipeline(sizes: Sizes) -> Iterator[Case]:
             ours = our_pipeline(data, sizes)
             peers = {"torch DataLoader, soundfile": torch_pipeline(data, sizes, seek=False)}
             yield Case(
-                f"batches of {sizes.seconds:g} s clips from {kind}", ours, peers, same_for(peers, target[kind]), clips
+                f"batches of {sizes.seconds:g} s clips from {kind}",
+                ours,
+                peers,
+                same_for(peers, target[kind]),
+                clips,
             )
         data = data_config("folder", folder / "long", crop)
         peers = {
             f"torch DataLoader, soundfile, {how}": torch_pipeline(data, sizes, seek)
             for how, seek in (("reads whole files", False), ("seeks", True))
         }
-        what = f"batches of {crop:g} s crops of FLAC files of {sizes.long_parts * sizes.seconds:g} s"
-        yield Case(what, our_pipeline(data, sizes), peers, dict(zip(peers, (3.0,), strict=False)), clips)
+        what = (
+            f"batches of {crop:g} s crops of FLAC files of {sizes.long_parts * sizes.seconds:g} s"
+        )
+        yield Case(
+            what, our_pipeline(data, sizes), peers, dict(zip(peers, (3.0,), strict=False)), clips
+        )
         source = data_config("folder", folder / "ogg", sizes.seconds)
         prepare.prepare(sources.load(source), source, folder / "shards")
         # Longer, as a pipeline that was closed still decodes what it had begun.
         longer, clips = sizes._replace(batches=10 * sizes.batches), 10 * clips
         ours = our_pipeline(data_config("arrayrecord", folder / "shards", sizes.seconds), longer)
         peers = {"sacjax from ogg": our_pipeline(source, longer)}
-        yield Case(f"batches of {sizes.seconds:g} s clips from ArrayRecord", ours, peers, same_for(peers, 10.0), clips)
+        yield Case(
+            f"batches of {sizes.seconds:g} s clips from ArrayRecord",
+            ours,
+            peers,
+            same_for(peers, 10.0),
+            clips,
+        )
 
 
 def front_end_share(sizes: Sizes) -> Iterator[Case]:
@@ -531,11 +605,19 @@ def first_step(sizes: Sizes) -> Iterator[Case]:
     """(g), with an empty compilation cache and with a filled one."""
 
     def run(name: str, cache: Path) -> float:
-        command = [sys.executable, str(Path(__file__)), "--first-step", name, *["--small"] * (sizes == SMALL)]
+        command = [
+            sys.executable,
+            str(Path(__file__)),
+            "--first-step",
+            name,
+            *["--small"] * (sizes == SMALL),
+        ]
         paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONPATH": paths}
         begin = time.time()
-        done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            command, env=environment, check=True, stdout=subprocess.PIPE, text=True
+        )
         return float(done.stdout.split()[-1]) - begin
 
     def cold(name: str) -> float:
@@ -574,7 +656,12 @@ def resnet(sizes: Sizes) -> Iterator[Case]:
 
     peers = peer_variants(make, "torch")
     peers["torch, channels last"] = make(lambda model: model, torch.channels_last)
-    yield Case(f"ResNet-18 training step with SpecAugment, {shape_of(ours)}", ours.step, peers, same_for(peers, 1.0))
+    yield Case(
+        f"ResNet-18 training step with SpecAugment, {shape_of(ours)}",
+        ours.step,
+        peers,
+        same_for(peers, 1.0),
+    )
 
 
 PARTS: dict[str, Callable[[Sizes], Iterator[Case]]] = {
@@ -681,7 +768,9 @@ def machine() -> dict[str, Any]:
         devices=devices,
         processor=_processor(),
         packages=packages,
-        load_before=os.getloadavg()[0],  # far from 0, the figures are of a machine that did something else too
+        load_before=os.getloadavg()[
+            0
+        ],  # far from 0, the figures are of a machine that did something else too
     )
 
 
@@ -691,7 +780,10 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def told(seconds: float, clips: int | None) -> str:
@@ -707,7 +799,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     ]
     for row in rows:
         if row["is_share"]:
-            ratio, target = f"{100 * row['figure']:.1f} % of it", f"≤ {100 * (row['target'] or 0):.0f} %"
+            ratio, target = (
+                f"{100 * row['figure']:.1f} % of it",
+                f"≤ {100 * (row['target'] or 0):.0f} %",
+            )
         else:
             ratio, target = f"{row['figure']:.2f} ×", f"≥ {row['target'] or 0:g} ×"
         if row["target"] is None:
@@ -721,11 +816,19 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Measures what is asked for, writes the JSON after each figure, and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="which parts")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="which parts"
+    )
     parser.add_argument("--repeats", type=int, default=7, help="rounds; medians are over them")
     parser.add_argument("--output", type=Path, default=Path("speed.json"))
-    parser.add_argument("--small", action="store_true", help="tiny sizes, to see that it works: figures mean nothing")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="tiny sizes, to see that it works: figures mean nothing",
+    )
     parser.add_argument("--first-step", choices=list(FIRST_STEPS), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.repeats < 1:

@@ -60,7 +60,10 @@ def apply(
         chosen = jnp.ones(len(x), bool)
         if probability < 1:
             chosen = (
-                jax.vmap(lambda key, i=i: jax.random.uniform(jax.random.fold_in(key, 2 * i + 1)))(keys) < probability
+                jax.vmap(lambda key, i=i: jax.random.uniform(jax.random.fold_in(key, 2 * i + 1)))(
+                    keys
+                )
+                < probability
             )
         if name in MIXING:
             active = chosen & (mask > 0)
@@ -87,7 +90,9 @@ def check(specs: Any, kind: Kind) -> None:
       UserError: an unknown name or option (with the nearest known one), a wrong type or value, a folder without sounds.
     """
     if not isinstance(specs, list | tuple):
-        raise UserError(f"augment.{kind} is {specs!r}: give a tuple of dict(name=…, probability=…, …)")
+        raise UserError(
+            f"augment.{kind} is {specs!r}: give a tuple of dict(name=…, probability=…, …)"
+        )
     known = CLIP[kind] | MIXING
     for i, spec in enumerate(specs):
         where = f"augment.{kind}.{i}"
@@ -97,7 +102,9 @@ def check(specs: Any, kind: Kind) -> None:
         except (TypeError, ValueError, KeyError):
             raise UserError(f"{where} is {spec!r}: give dict(name=…, probability=…, …)") from None
         if name not in known:
-            raise UserError(f"{where}.name: there is no augmentation '{name}'{nearest(str(name), known)}")
+            raise UserError(
+                f"{where}.name: there is no augmentation '{name}'{nearest(str(name), known)}"
+            )
         parameters = {
             key: p for key, p in inspect.signature(known[name]).parameters.items() if p.default is not inspect.Parameter.empty
         }  # fmt: skip
@@ -106,7 +113,9 @@ def check(specs: Any, kind: Kind) -> None:
         )
         for key, value in options.items():
             if key not in parameters:
-                raise UserError(f"{where}: '{name}' has no option '{key}'{nearest(key, parameters)}")
+                raise UserError(
+                    f"{where}: '{name}' has no option '{key}'{nearest(key, parameters)}"
+                )
             _check_value(f"{where}.{key}", key, value, parameters[key])
         values = {key: options.get(key, p.default) for key, p in parameters.items()}
         for key in values:
@@ -123,7 +132,9 @@ def _check_value(where: str, key: str, value: Any, parameter: inspect.Parameter)
     kind = type(parameter.default)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number if kind is float else type(value) is kind):
-        raise UserError(f"{where} is {value!r}: expected {kind.__name__}, such as {parameter.default!r}")
+        raise UserError(
+            f"{where} is {value!r}: expected {kind.__name__}, such as {parameter.default!r}"
+        )
     choices = get_args(parameter.annotation)
     if choices and value not in choices:
         raise UserError(f"{where} is '{value}'; choose one of {', '.join(choices)}")

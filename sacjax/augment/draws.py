@@ -30,6 +30,8 @@ def integer(u: jax.Array, count: jax.Array | int) -> jax.Array:
 
 def beta(u: jax.Array, alpha: float) -> jax.Array:
     """Returns u in [0, 1) as a draw from Beta(alpha, alpha), by its quantiles (a rejection sampler compiles for seconds)."""
-    table = jnp.asarray(scipy.special.betaincinv(alpha, alpha, np.linspace(0, 1, QUANTILES + 1)), jnp.float32)
+    table = jnp.asarray(
+        scipy.special.betaincinv(alpha, alpha, np.linspace(0, 1, QUANTILES + 1)), jnp.float32
+    )
     place = integer(u, QUANTILES)
     return table[place] + (table[place + 1] - table[place]) * (u * QUANTILES - place)

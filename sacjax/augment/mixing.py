@@ -63,7 +63,10 @@ def mixup(
     if between_class:
         if x.ndim != 2:
             raise ValueError("mixup: between_class is for waveforms")
-        rms = jnp.sqrt(jnp.where(_inside(x, lengths), x**2, 0).sum(1) / jnp.maximum(lengths, 1)) + 1e-8
+        rms = (
+            jnp.sqrt(jnp.where(_inside(x, lengths), x**2, 0).sum(1) / jnp.maximum(lengths, 1))
+            + 1e-8
+        )
         weight, rest = share * rms[partner], (1 - share) * rms
         size = jnp.sqrt(weight**2 + rest**2)
         weight, rest = weight / size, rest / size
@@ -93,4 +96,6 @@ def cutmix(
     start = integer(u[2], common - width + 1)
     replaced = _inside(x, start + width) & ~_inside(x, start)
     share = 1 - width / jnp.maximum(lengths, 1)
-    return jnp.where(replaced, x[partner], x), share[:, None] * labels + (1 - share)[:, None] * labels[partner]
+    return jnp.where(replaced, x[partner], x), share[:, None] * labels + (1 - share)[
+        :, None
+    ] * labels[partner]

@@ -11,13 +11,20 @@ from sacjax.errors import UserError
 
 MAX_SECONDS = 300.0  # of noise kept in memory, and in each compiled step
 MAX_RESPONSES = 64
-SUFFIXES = {f".{name.lower()}" for name in sf.available_formats() if name != "RAW"} | {".oga", ".opus", ".aif", ".mp3"}
+SUFFIXES = {f".{name.lower()}" for name in sf.available_formats() if name != "RAW"} | {
+    ".oga",
+    ".opus",
+    ".aif",
+    ".mp3",
+}
 
 
 def files(folder: str) -> list[Path]:
     """Returns the sound files below a folder, sorted. Raises UserError where there are none."""
     root = Path(folder)
-    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES) if root.is_dir() else []
+    found = (
+        sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES) if root.is_dir() else []
+    )
     if not found:
         raise UserError(f"augment: there is no folder of sound files at {folder}")
     return found
@@ -31,7 +38,9 @@ def _some(found: list[Path], most: int) -> list[Path]:
 def _read(path: Path, sample_rate: int, seconds: float) -> np.ndarray:
     try:
         with sf.SoundFile(path) as file:
-            samples = file.read(int(seconds * file.samplerate), dtype="float32", always_2d=True).mean(1)
+            samples = file.read(
+                int(seconds * file.samplerate), dtype="float32", always_2d=True
+            ).mean(1)
             rate = file.samplerate
     except Exception as error:
         raise UserError(f"augment: {path} cannot be read: {error}") from error

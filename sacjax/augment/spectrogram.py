@@ -33,7 +33,14 @@ def _masks(key: jax.Array, count: int, width: Any, size: Any, places: int) -> ja
 
 
 def frequency_mask(
-    key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, count: int = 2, width: int = 16, fill: Fill = "zero"
+    key: jax.Array,
+    x: jax.Array,
+    length: Any,
+    *,
+    sample_rate: int,
+    count: int = 2,
+    width: int = 16,
+    fill: Fill = "zero",
 ) -> Clip:
     """Blanks `count` spans of 0 to `width` neighbouring bands; they may overlap."""
     bands = x.shape[1]
@@ -62,7 +69,9 @@ def time_mask(
     return jnp.where(masked[:, None], _fill(x, length, fill), x), length
 
 
-def time_warp(key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, width: int = 8) -> Clip:
+def time_warp(
+    key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, width: int = 8
+) -> Clip:
     """Moves a random frame by up to `width` frames and stretches both sides to fit, by linear interpolation in time.
 
     The frame lies at least as far from both ends as it may move; in a clip of few frames it moves less.
@@ -75,7 +84,9 @@ def time_warp(key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, wi
     frame = jnp.arange(x.shape[0], dtype=jnp.float32)
     after = centre + (frame - target) * (last - centre) / jnp.maximum(last - target, 1)
     source = jnp.clip(
-        jnp.where(frame < target, frame * centre / jnp.maximum(target, 1), after), 0, jnp.maximum(length - 1, 0)
+        jnp.where(frame < target, frame * centre / jnp.maximum(target, 1), after),
+        0,
+        jnp.maximum(length - 1, 0),
     )
     place = jnp.floor(source).astype(jnp.int32)
     share = (source - place)[:, None]

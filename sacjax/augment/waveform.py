@@ -26,7 +26,13 @@ def _power(x: jax.Array, length: Any) -> jax.Array:
 
 
 def gain(
-    key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, low_db: float = -6.0, high_db: float = 6.0
+    key: jax.Array,
+    x: jax.Array,
+    length: Any,
+    *,
+    sample_rate: int,
+    low_db: float = -6.0,
+    high_db: float = 6.0,
 ) -> Clip:
     """Changes the level by low_db to high_db decibels."""
     return x * 10 ** (between(scalars(key, 1)[0], low_db, high_db) / 20), length
@@ -38,7 +44,13 @@ def polarity(key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int) -> 
 
 
 def shift(
-    key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, max_share: float = 0.5, circular: bool = True
+    key: jax.Array,
+    x: jax.Array,
+    length: Any,
+    *,
+    sample_rate: int,
+    max_share: float = 0.5,
+    circular: bool = True,
 ) -> Clip:
     """Moves the sound later or earlier by up to max_share of its length, both alike.
 
@@ -49,8 +61,12 @@ def shift(
     most = jnp.floor(max_share * length).astype(jnp.int32)
     step = integer(scalars(key, 1)[0], 2 * most + 1) - most
     silence = jnp.zeros_like(x)
-    if not circular:  # slices of the clip between silences: contiguous copies, where indexing would be a gather
-        return jax.lax.dynamic_slice(jnp.concatenate([silence, x, silence]), (size - step,), (size,)), length
+    if (
+        not circular
+    ):  # slices of the clip between silences: contiguous copies, where indexing would be a gather
+        return jax.lax.dynamic_slice(
+            jnp.concatenate([silence, x, silence]), (size - step,), (size,)
+        ), length
     step = step % jnp.maximum(length, 1)
     late = jax.lax.dynamic_slice(jnp.concatenate([silence, x]), (size - step,), (size,))
     wrapped = jax.lax.dynamic_slice(jnp.concatenate([x, silence]), (length - step,), (size,))
@@ -125,7 +141,9 @@ def reverb(
         response = responses[integer(u[0], responses.shape[0])]
     else:
         time = jnp.arange(1, taps) / sample_rate
-        tail = jax.random.normal(noise_key, (taps - 1,)) * 10 ** (-3 * time / between(u[0], low_t60, high_t60))
+        tail = jax.random.normal(noise_key, (taps - 1,)) * 10 ** (
+            -3 * time / between(u[0], low_t60, high_t60)
+        )
         tail *= 10 ** (-between(u[1], low_drr_db, high_drr_db) / 20) / jnp.sqrt((tail**2).sum())
         response = jnp.concatenate([jnp.ones(1), tail])
     fast = scipy.fft.next_fast_len(size + taps - 1, real=True)
@@ -134,7 +152,9 @@ def reverb(
     return y * jnp.sqrt(_power(x, length) / jnp.where(power > 0, power, 1)), length
 
 
-STEPS = 2048  # factors of speed are whole numbers over this, so that positions in long clips are exact
+STEPS = (
+    2048  # factors of speed are whole numbers over this, so that positions in long clips are exact
+)
 OVERSAMPLE = 4  # then a 5 kHz tone at 16 kHz keeps 55 dB from its errors
 
 
@@ -164,7 +184,13 @@ def _resample(x: jax.Array, factor: jax.Array, size: int) -> jax.Array:
 
 
 def speed(
-    key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, low_factor: float = 0.9, high_factor: float = 1.1
+    key: jax.Array,
+    x: jax.Array,
+    length: Any,
+    *,
+    sample_rate: int,
+    low_factor: float = 0.9,
+    high_factor: float = 1.1,
 ) -> Clip:
     """Plays the sound low_factor to high_factor times as fast, pitch and all (Ko et al. 2015).
 
@@ -202,7 +228,9 @@ def pitch(
     before = jnp.take(magnitude, place, 0, mode="fill", fill_value=0)
     after = jnp.take(magnitude, place + 1, 0, mode="fill", fill_value=0)
     advance = jnp.take(phase, place + 1, 0, mode="clip") - jnp.take(phase, place, 0, mode="clip")
-    expected = jnp.asarray(2 * np.pi * ((np.arange(n_fft // 2 + 1) * hop) % n_fft) / n_fft, jnp.float32)
+    expected = jnp.asarray(
+        2 * np.pi * ((np.arange(n_fft // 2 + 1) * hop) % n_fft) / n_fft, jnp.float32
+    )
     advance -= expected
     advance += expected - 2 * np.pi * jnp.round(advance / (2 * np.pi))
     total = phase[:1] + jnp.cumsum(advance, 0) - advance

@@ -20,11 +20,15 @@ from sacjax import config as config_lib
 from sacjax.errors import UserError
 from sacjax.models.classifier import Classifier
 from sacjax.models.wav2vec2 import Wav2Vec2
-from sacjax.objectives.contrastive import Options, Pretraining
+from sacjax.objectives.wav2vec2 import Options, Pretraining
 
 PREFIX = {"wav2vec2": "wav2vec2.", "hubert": "hubert.", "data2vec-audio": "data2vec_audio."}
 CLASS = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "data2vec-audio": "Data2VecAudio"}
-HEADS = {"Model": "bare", "ForPreTraining": "pretraining", "ForSequenceClassification": "classification"}
+HEADS = {
+    "Model": "bare",
+    "ForPreTraining": "pretraining",
+    "ForSequenceClassification": "classification",
+}
 OPTIONS = {  # ours: theirs
     "conv_channels": "conv_dim", "conv_kernels": "conv_kernel", "conv_strides": "conv_stride", "conv_bias": "conv_bias",
     "width": "hidden_size", "depth": "num_hidden_layers", "heads": "num_attention_heads", "mlp_width": "intermediate_size",
@@ -79,7 +83,9 @@ def turn(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x.T)
 
 
-def entries(model: Any, weight_norm: str = "parametrizations", prefix: str = "wav2vec2.") -> Iterator[Entry]:
+def entries(
+    model: Any, weight_norm: str = "parametrizations", prefix: str = "wav2vec2."
+) -> Iterator[Entry]:
     """Yields every tensor of a model.
 
     Args:
@@ -121,7 +127,9 @@ def _norm(theirs: str, ours: tuple, layer: int | None = None) -> Iterator[Entry]
     yield Entry(f"{theirs}.bias", (*ours, "bias"), layer, same, same)
 
 
-def _encoder_entries(encoder: Wav2Vec2, weight_norm: str, prefix: str, path: tuple) -> Iterator[Entry]:
+def _encoder_entries(
+    encoder: Wav2Vec2, weight_norm: str, prefix: str, path: tuple
+) -> Iterator[Entry]:
     for i, conv in enumerate(encoder.conv):
         name = f"{prefix}feature_extractor.conv_layers.{i}"
         yield Entry(f"{name}.conv.weight", (*path, "conv", i, "conv", "kernel"), None, turn, turn)
@@ -142,10 +150,15 @@ def _encoder_entries(encoder: Wav2Vec2, weight_norm: str, prefix: str, path: tup
         else:
             name = f"{position}.conv"
             g, v = {
-                "parametrizations": ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+                "parametrizations": (
+                    "parametrizations.weight.original0",
+                    "parametrizations.weight.original1",
+                ),
                 "weight_g": ("weight_g", "weight_v"),
             }[weight_norm]
-            yield Entry(f"{name}.{g}", (*own, "scale"), None, np.ravel, lambda x: x.reshape(1, 1, -1))
+            yield Entry(
+                f"{name}.{g}", (*own, "scale"), None, np.ravel, lambda x: x.reshape(1, 1, -1)
+            )
             yield Entry(f"{name}.{v}", (*own, "kernel"), None, turn, turn)
         yield Entry(f"{name}.bias", (*own, "bias"), None, same, same)
     yield from _norm(f"{prefix}encoder.layer_norm", (*path, "norm"))
@@ -166,7 +179,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text())
     except FileNotFoundError:
-        raise UserError(f"hf:{path}: there is no config.json in it; give a folder that save_pretrained wrote") from None
+        raise UserError(
+            f"hf:{path}: there is no config.json in it; give a folder that save_pretrained wrote"
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from error
     kind = config.get("model_type")
@@ -194,8 +209,14 @@ def read_preprocessor(path: str | Path) -> dict[str, Any]:
 def encoder_options(path: str | Path) -> dict[str, Any]:
     """Returns the options of `Wav2Vec2` that fit a folder's checkpoint; `normalize_input` is its preprocessor's do_normalize."""
     config, preprocessor = read_config(path), read_preprocessor(path)
-    options: dict[str, Any] = {ours: config[theirs] for ours, theirs in OPTIONS.items() if theirs in config}
-    options |= {key: tuple(options[key]) for key in ("conv_channels", "conv_kernels", "conv_strides") if key in options}
+    options: dict[str, Any] = {
+        ours: config[theirs] for ours, theirs in OPTIONS.items() if theirs in config
+    }
+    options |= {
+        key: tuple(options[key])
+        for key in ("conv_channels", "conv_kernels", "conv_strides")
+        if key in options
+    }
     options["pre_norm"] = bool(config.get("do_stable_layer_norm", False))
     stack = config["model_type"] == "data2vec-audio"
     options["conv_norm"] = "layer" if stack else config.get("feat_extract_norm", "group")
@@ -209,7 +230,9 @@ def encoder_options(path: str | Path) -> dict[str, Any]:
     if not augment:
         options["mask_feature_probability"] = 0.0
     # Without a preprocessor's word: normalized waveforms go with layer norm, raw ones with group norm (fairseq 2839).
-    options["normalize_input"] = bool(preprocessor.get("do_normalize", options["conv_norm"] == "layer"))
+    options["normalize_input"] = bool(
+        preprocessor.get("do_normalize", options["conv_norm"] == "layer")
+    )
     options["feature_gradient_scale"] = 1.0 if options["conv_norm"] == "layer" else 0.1
     return options
 
@@ -231,7 +254,10 @@ def load_huggingface(path: str | Path, **changes: Any) -> Loaded:
         known = ", ".join(CLASS[config["model_type"]] + head for head in HEADS)
         raise UserError(f"{path}: its architecture is {architecture}; known are {known}")
     options = encoder_options(path)
-    names = tuple(config.get("id2label", {}).get(str(k), f"LABEL_{k}") for k in range(len(config.get("id2label", {}))))
+    names = tuple(
+        config.get("id2label", {}).get(str(k), f"LABEL_{k}")
+        for k in range(len(config.get("id2label", {})))
+    )
 
     def build() -> Any:
         rngs = nnx.Rngs(0)
@@ -299,13 +325,19 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{index}: names files outside its folder")
         files = [path / name for name in names]
     else:
-        hint = "; pickled weights are not read: save them with safe_serialization" if list(path.glob("*.bin")) else ""
+        hint = (
+            "; pickled weights are not read: save them with safe_serialization"
+            if list(path.glob("*.bin"))
+            else ""
+        )
         raise UserError(f"{path}: there is no model.safetensors in it{hint}")
     tensors: dict[str, np.ndarray] = {}
     for file in files:
         try:
             with safe_open(file, framework="flax") as opened:
-                tensors |= {name: np.asarray(opened.get_tensor(name), np.float32) for name in opened.keys()}  # noqa: SIM118
+                tensors |= {
+                    name: np.asarray(opened.get_tensor(name), np.float32) for name in opened.keys()
+                }  # noqa: SIM118
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{file}: not a whole safetensors file: {error}") from error
     return tensors
@@ -322,7 +354,9 @@ def _fill(model: Any, tensors: dict[str, np.ndarray], prefix: str, path: Path) -
     unknown = sorted(set(tensors) - {e.theirs for e in table})
     if missing or unknown:
         parts = [
-            f"{len(some)} {what}: {_some(some)}" for what, some in (("missing", missing), ("unknown", unknown)) if some
+            f"{len(some)} {what}: {_some(some)}"
+            for what, some in (("missing", missing), ("unknown", unknown))
+            if some
         ]
         raise UserError(f"{path}: its tensors are not those of its config.json; {'; '.join(parts)}")
     state = nnx.state(model)
@@ -331,7 +365,9 @@ def _fill(model: Any, tensors: dict[str, np.ndarray], prefix: str, path: Path) -
     wrong = []
     for e in table:
         shape = flat[e.ours].shape
-        if e.theirs not in tensors:  # the masked frame's embedding, uniform at the start as theirs is
+        if (
+            e.theirs not in tensors
+        ):  # the masked frame's embedding, uniform at the start as theirs is
             value = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
         else:
             try:
@@ -342,11 +378,15 @@ def _fill(model: Any, tensors: dict[str, np.ndarray], prefix: str, path: Path) -
             wrong.append(f"{e.theirs} {tensors[e.theirs].shape}")
         stacks.setdefault(e.ours, {})[0 if e.layer is None else e.layer] = value
     if wrong:
-        raise UserError(f"{path}: {len(wrong)} tensors have another shape than config.json says: {_some(wrong)}")
+        raise UserError(
+            f"{path}: {len(wrong)} tensors have another shape than config.json says: {_some(wrong)}"
+        )
     stacked = {e.ours for e in table if e.layer is not None}
     for ours, values in stacks.items():
         flat[ours] = flat[ours].replace(
-            jnp.asarray(np.stack([values[k] for k in sorted(values)]) if ours in stacked else values[0])
+            jnp.asarray(
+                np.stack([values[k] for k in sorted(values)]) if ours in stacked else values[0]
+            )
         )
     for ours, variable in flat.items():
         if isinstance(
@@ -371,7 +411,9 @@ def huggingface_config(
         )
     o = encoder.options
     stack = o["positional_layers"] > 1
-    model_type = model_type or ("data2vec-audio" if stack else "wav2vec2" if o["projection_norm"] else "hubert")
+    model_type = model_type or (
+        "data2vec-audio" if stack else "wav2vec2" if o["projection_norm"] else "hubert"
+    )
     config: dict[str, Any] = {theirs: o[ours] for ours, theirs in OPTIONS.items()}
     config |= {key: list(value) for key, value in config.items() if isinstance(value, tuple)}
     config |= dict(

@@ -54,7 +54,9 @@ class BadFiles:
         """
         for index, error in zip(batch["index"], batch.pop("error"), strict=True):
             if error:
-                self.found.setdefault(self.recordings.names[int(index)], " ".join(str(error).split()))
+                self.found.setdefault(
+                    self.recordings.names[int(index)], " ".join(str(error).split())
+                )
         if len(self.found) > self.written:
             bad = len(self.names & set(self.found))
             if bad > self.max_fraction * len(self.recordings):

@@ -41,7 +41,9 @@ def read(clip: Clip, sample_rate: int, start: float, seconds: float) -> np.ndarr
     if len(samples) <= offset - begin:
         raise NoSamples(f"no samples at {start:.3f} s" if start else "no samples")
     samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1)
-    if not np.isfinite(samples.sum()) and not np.isfinite(samples).all():  # the sum is quick and settles most
+    if (
+        not np.isfinite(samples.sum()) and not np.isfinite(samples).all()
+    ):  # the sum is quick and settles most
         raise AudioError(f"{np.count_nonzero(~np.isfinite(samples))} samples are NaN or infinite")
     if own != sample_rate:
         samples = soxr.resample(samples, own, sample_rate)

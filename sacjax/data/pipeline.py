@@ -15,10 +15,14 @@ from sacjax.data import decode, splits
 from sacjax.data.recordings import Clip, Recordings
 from sacjax.errors import UserError
 
-CACHE_BYTES = 8 << 30  # of decoded clips that `data.cache` may hold, or half of the machine's memory where that is less
+CACHE_BYTES = (
+    8 << 30
+)  # of decoded clips that `data.cache` may hold, or half of the machine's memory where that is less
 
 Batch = dict[str, Any]
-Place = tuple[int, float]  # (index or -1, share of the spare time before a crop, or start of a window in seconds)
+Place = tuple[
+    int, float
+]  # (index or -1, share of the spare time before a crop, or start of a window in seconds)
 
 
 class MemoryClip:
@@ -74,7 +78,9 @@ def _opener(recordings: Recordings, data: ConfigDict) -> Callable[[int], Clip]:
         return recordings.open
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     most = min(CACHE_BYTES, memory // 2) // max(data.workers, 1)
-    return recordings.memo.setdefault(("cache", data.sample_rate), Cache(recordings.open, data.sample_rate, most))
+    return recordings.memo.setdefault(
+        ("cache", data.sample_rate), Cache(recordings.open, data.sample_rate, most)
+    )
 
 
 def label_array(recordings: Recordings, multi_label: bool) -> np.ndarray:
@@ -91,7 +97,9 @@ def label_array(recordings: Recordings, multi_label: bool) -> np.ndarray:
 class _Reader:
     """Makes a batch of places; a clip that cannot be decoded becomes a row of silence with mask 0 and a reason."""
 
-    def __init__(self, recordings: Recordings, data: ConfigDict, windows: bool, labels: bool = True):
+    def __init__(
+        self, recordings: Recordings, data: ConfigDict, windows: bool, labels: bool = True
+    ):
         self.open, self.windows = _opener(recordings, data), windows
         self.rate, self.seconds, self.pad = data.sample_rate, data.seconds, data.pad
         self.size = round(data.seconds * data.sample_rate)
@@ -107,7 +115,10 @@ class _Reader:
         with self.lock:
             self.pool = self.pool or ThreadPoolExecutor(self.threads, "decode")
         rows = list(self.pool.map(self.row, places))
-        return {key: [r[key] for r in rows] if key == "error" else np.stack([r[key] for r in rows]) for key in rows[0]}
+        return {
+            key: [r[key] for r in rows] if key == "error" else np.stack([r[key] for r in rows])
+            for key in rows[0]
+        }
 
     def row(self, place: Place) -> dict[str, Any]:
         index, where = place
@@ -180,13 +191,24 @@ def train_batches(
     seed %= 2**32
     chosen = splits.balance(recordings, np.asarray(indices, int), data.balance, seed)
     if not len(chosen):
-        raise UserError("there are no clips to train on: see data.fold, data.holdout, data.label_fraction")
-    stream = grain.MapDataset.source(chosen).shuffle(seed=seed).repeat().random_map(_Draw(data.crop), seed=seed)
+        raise UserError(
+            "there are no clips to train on: see data.fold, data.holdout, data.label_fraction"
+        )
+    stream = (
+        grain.MapDataset.source(chosen)
+        .shuffle(seed=seed)
+        .repeat()
+        .random_map(_Draw(data.crop), seed=seed)
+    )
     stream = _host_rows(stream, batch_size, process_index, process_count)
     if reader is not None:
         return _in_threads(stream.map(reader), data.prefetch)
     stream = stream.map(_Reader(recordings, data, windows=False, labels=labels))
-    return _InWorkers(stream, data.workers, data.prefetch) if data.workers else _in_threads(stream, data.prefetch)
+    return (
+        _InWorkers(stream, data.workers, data.prefetch)
+        if data.workers
+        else _in_threads(stream, data.prefetch)
+    )
 
 
 def eval_batches(
@@ -212,7 +234,9 @@ def eval_batches(
     return _in_threads(stream.map(_Reader(recordings, data, windows=True)), data.prefetch)
 
 
-def windows(recordings: Recordings, indices: np.ndarray, seconds: float, overlap: float) -> list[Place]:
+def windows(
+    recordings: Recordings, indices: np.ndarray, seconds: float, overlap: float
+) -> list[Place]:
     """Returns (index, start in seconds) of the windows; a clip that cannot be opened has one, which will say why."""
     if not 0 <= overlap < 1:
         raise UserError(f"eval.overlap is {overlap}: it must be at least 0 and less than 1")
@@ -222,7 +246,11 @@ def windows(recordings: Recordings, indices: np.ndarray, seconds: float, overlap
         try:
             clip = recordings.open(index)
             # More windows than one: make sure that there is something in them.
-            count = decode.count_samples(clip) if clip.num_samples > seconds * clip.sample_rate else clip.num_samples
+            count = (
+                decode.count_samples(clip)
+                if clip.num_samples > seconds * clip.sample_rate
+                else clip.num_samples
+            )
             lengths[index] = count / clip.sample_rate
         except Exception:  # reading that window tells the reason
             lengths[index] = 0.0
@@ -244,17 +272,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _host_rows(stream: grain.MapDataset, batch_size: int, process_index: int, process_count: int) -> grain.MapDataset:
+def _host_rows(
+    stream: grain.MapDataset, batch_size: int, process_index: int, process_count: int
+) -> grain.MapDataset:
     """Returns lists of a host's places of each global batch."""
     if batch_size % process_count:
-        raise UserError(f"batch_size is {batch_size}: it must be a multiple of the number of hosts, {process_count}")
+        raise UserError(
+            f"batch_size is {batch_size}: it must be a multiple of the number of hosts, {process_count}"
+        )
     return stream.batch(batch_size // process_count, batch_fn=list)[process_index::process_count]
 
 
 def _in_threads(stream: grain.MapDataset, prefetch: int) -> grain.IterDataset:
     """Makes `prefetch` batches ahead, two at a time: each one's rows are decoded side by side anyway."""
     ahead = max(prefetch, 1)
-    return stream.to_iter_dataset(grain.ReadOptions(num_threads=min(ahead, 2), prefetch_buffer_size=ahead))
+    return stream.to_iter_dataset(
+        grain.ReadOptions(num_threads=min(ahead, 2), prefetch_buffer_size=ahead)
+    )
 
 
 class _InWorkers(grain.IterDataset):
@@ -276,11 +310,15 @@ class _WorkersIterator(grain.DatasetIterator):
 
     def __next__(self) -> Batch:
         if self.inner is None:
-            if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which none of our commands use
+            if (
+                not flags.FLAGS.is_parsed()
+            ):  # Grain's workers read absl flags, which none of our commands use
                 flags.FLAGS.mark_as_parsed()
             ahead = max(self.parent.prefetch, 1)
             rest = _in_threads(self.parent.stream[self.position :], ahead)
-            options = grain.MultiprocessingOptions(num_workers=self.parent.workers, per_worker_buffer_size=ahead)
+            options = grain.MultiprocessingOptions(
+                num_workers=self.parent.workers, per_worker_buffer_size=ahead
+            )
             self.inner = iter(rest.mp_prefetch(options))
         batch = next(self.inner)
         self.position += 1

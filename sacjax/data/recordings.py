@@ -31,7 +31,9 @@ class Clip(Protocol):
 class Recordings:
     """A random-access set of recordings; all columns have one entry a recording."""
 
-    names: list[str]  # unique and stable: the file name relative to the source's root, or the record's id
+    names: list[
+        str
+    ]  # unique and stable: the file name relative to the source's root, or the record's id
     labels: list[tuple[str, ...]]  # one name each, several for multi-label, () where unknown
     class_names: tuple[str, ...]
     open: Callable[[int], Clip]  # may raise anything for a bad file; picklable
@@ -39,7 +41,9 @@ class Recordings:
     splits: list[str] | None = None  # official 'train' | 'validation' | 'test'
     groups: list[str] | None = None  # what must not cross a split: source recording, speaker
     paths: list[str] | None = None  # absolute paths where the clips are files of their own
-    memo: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+    memo: dict[Any, Any] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
     """What reading has found out, shared by all pipelines of this process: lengths, decoded clips."""
 
     def __len__(self) -> int:
@@ -52,5 +56,7 @@ class Recordings:
         """Returns the same recordings with a given label order. Raises UserError for a label that is not in it."""
         unknown = sorted(set(self.class_names) - set(class_names))
         if unknown:
-            raise UserError(f"the data set has labels that the model does not know: {', '.join(unknown[:5])}")
+            raise UserError(
+                f"the data set has labels that the model does not know: {', '.join(unknown[:5])}"
+            )
         return dataclasses.replace(self, class_names=tuple(class_names))

@@ -10,16 +10,23 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sacjax import sharding
 from sacjax.data import decode, pipeline
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
+from sacjax.train import sharding
 
 
 class Resident:
     """All clips of a training part, as one array on every device. For `pipeline.train_batches` it reads places; no sound crosses over."""
 
-    def __init__(self, recordings: Recordings, indices: np.ndarray, data: ConfigDict, mesh: Mesh, labels: bool = True):
+    def __init__(
+        self,
+        recordings: Recordings,
+        indices: np.ndarray,
+        data: ConfigDict,
+        mesh: Mesh,
+        labels: bool = True,
+    ):
         """Decodes all clips. Raises UserError where they take more than half of a device's memory."""
         self.size = round(data.seconds * data.sample_rate)
         self.recordings, self.rate = recordings, data.sample_rate
@@ -27,7 +34,9 @@ class Resident:
         with ThreadPoolExecutor(pipeline.cores(), "decode") as pool:
             clips = list(pool.map(self._decode, indices.tolist()))
         longest = max([self.size, *(len(samples) for samples, _ in clips)])
-        memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 2 * pipeline.CACHE_BYTES)
+        memory = (jax.local_devices()[0].memory_stats() or {}).get(
+            "bytes_limit", 2 * pipeline.CACHE_BYTES
+        )
         if 2 * len(clips) * longest > memory // 2:
             raise UserError(
                 f"data.on_device needs {2 * len(clips) * longest / 2**30:.1f} GiB on each device ({len(clips)} clips as long as the longest), "
@@ -36,7 +45,9 @@ class Resident:
         table = np.zeros([len(clips), longest], np.int16)
         for row, (samples, _) in zip(table, clips, strict=True):
             if len(samples):
-                row[: max(len(samples), self.size)] = decode.pad(samples, max(len(samples), self.size), data.pad)
+                row[: max(len(samples), self.size)] = decode.pad(
+                    samples, max(len(samples), self.size), data.pad
+                )
         self.store = jax.device_put(table, sharding.replicated(mesh))
         self.slot = np.full(len(recordings), -1, np.int32)
         self.slot[indices] = np.arange(len(indices))
@@ -44,7 +55,9 @@ class Resident:
         self.errors = [error for _, error in clips]
         self.label = pipeline.label_array(recordings, data.multi_label)
         if not labels:
-            self.label = np.zeros_like(self.label) if data.multi_label else np.full_like(self.label, -1)
+            self.label = (
+                np.zeros_like(self.label) if data.multi_label else np.full_like(self.label, -1)
+            )
         self._crop = jax.jit(self._crops, out_shardings=sharding.over_batch(mesh))
 
     def _decode(self, index: int) -> tuple[np.ndarray, str]:

@@ -29,8 +29,12 @@ def split(recordings: Recordings, data: ConfigDict) -> Parts:
             known = ", ".join(map(str, sorted(set(folds.tolist())))) or "none"
             raise UserError(f"data.fold is {data.fold}: the data set's folds are: {known}")
         parts = {"test": everything[folds == data.fold]}
-        parts |= _validation(recordings, everything[folds != data.fold], data.validation_fraction, seed)
-    elif recordings.splits is not None and set(recordings.splits) != {"train"}:  # 'train' alone is no split
+        parts |= _validation(
+            recordings, everything[folds != data.fold], data.validation_fraction, seed
+        )
+    elif recordings.splits is not None and set(recordings.splits) != {
+        "train"
+    }:  # 'train' alone is no split
         official = np.asarray(recordings.splits)
         parts = {name: everything[official == name] for name in PARTS}
         if not len(parts["validation"]):
@@ -38,10 +42,14 @@ def split(recordings: Recordings, data: ConfigDict) -> Parts:
     else:
         shares = tuple(data.holdout)
         if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-            raise UserError(f"data.holdout is {shares}: it must be three shares that sum to 1: train, validation, test")
+            raise UserError(
+                f"data.holdout is {shares}: it must be three shares that sum to 1: train, validation, test"
+            )
         _, validation, test = shares
         rest, held = hold_out(recordings, everything, test, seed)
-        parts = {"test": held} | _validation(recordings, rest, validation / max(1 - test, 1e-9), seed + 1)
+        parts = {"test": held} | _validation(
+            recordings, rest, validation / max(1 - test, 1e-9), seed + 1
+        )
     shared = leak(recordings, parts)
     if shared:
         raise UserError(
@@ -56,7 +64,9 @@ def _validation(recordings: Recordings, indices: np.ndarray, fraction: float, se
     return {"train": rest, "validation": held}
 
 
-def hold_out(recordings: Recordings, indices: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(
+    recordings: Recordings, indices: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Splits `indices` at random into (rest, held out): `fraction` of each class, groups kept whole.
 
     Of clips without groups, each class gives its share rounded up or down and all together theirs to the nearest. Groups are taken as
@@ -74,7 +84,9 @@ def hold_out(recordings: Recordings, indices: np.ndarray, fraction: float, seed:
     return indices[~held], indices[held]
 
 
-def _pick_clips(labels: np.ndarray, _: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+def _pick_clips(
+    labels: np.ndarray, _: np.ndarray, fraction: float, rng: np.random.Generator
+) -> np.ndarray:
     """Returns bool [N]: in the order of (class, chance), each clip at which the running sum of shares passes a whole number."""
     counts = np.bincount(labels)
     order = np.lexsort((rng.random(len(labels)), rng.permutation(len(counts))[labels]))
@@ -87,10 +99,14 @@ def _pick_clips(labels: np.ndarray, _: np.ndarray, fraction: float, rng: np.rand
     return held
 
 
-def _pick_groups(labels: np.ndarray, groups: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+def _pick_groups(
+    labels: np.ndarray, groups: np.ndarray, fraction: float, rng: np.random.Generator
+) -> np.ndarray:
     """Returns bool [N]: goes through the groups by chance and takes each that brings the classes' shares closer to `fraction`."""
     total = np.bincount(labels)
-    cells, counts = np.unique(np.stack([groups, labels], 1), axis=0, return_counts=True)  # sorted by group
+    cells, counts = np.unique(
+        np.stack([groups, labels], 1), axis=0, return_counts=True
+    )  # sorted by group
     ends = np.searchsorted(cells[:, 0], np.arange(groups.max() + 2))
     table = [(cells[a:b, 1], counts[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)]
     # The others hold all there is of their classes.
@@ -113,13 +129,18 @@ def _pick_groups(labels: np.ndarray, groups: np.ndarray, fraction: float, rng: n
     return best[groups]
 
 
-def kfold(recordings: Recordings, folds: int, seed: int, indices: np.ndarray | None = None) -> np.ndarray:
+def kfold(
+    recordings: Recordings, folds: int, seed: int, indices: np.ndarray | None = None
+) -> np.ndarray:
     """Returns the fold (0-based) of each of `indices` (default: all): stratified by first label, groups kept whole.
 
     Raises:
       UserError: fewer groups than folds.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # here: decoding processes do without it
+    from sklearn.model_selection import (  # here: decoding processes do without it
+        StratifiedGroupKFold,
+        StratifiedKFold,
+    )
 
     indices = np.arange(len(recordings)) if indices is None else indices
     groups = _groups(recordings)[indices]
@@ -132,9 +153,13 @@ def kfold(recordings: Recordings, folds: int, seed: int, indices: np.ndarray | N
         )
     result = np.zeros(len(indices), int)
     alone = len(set(groups)) == len(groups)
-    splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
+    splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(
+        folds, shuffle=True, random_state=seed
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # classes with fewer clips than folds are spread as far as they go
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # classes with fewer clips than folds are spread as far as they go
         for fold, (_, held) in enumerate(splitter.split(indices, labels, groups)):
             result[held] = fold
     return result
@@ -158,7 +183,9 @@ def subset(recordings: Recordings, train: np.ndarray, data: ConfigDict) -> np.nd
         return train
     labels, kept = first_labels(recordings)[train], [train[:0]]
     for label in np.unique(labels):
-        own = np.random.default_rng([data.split_seed, 77, label + 1]).permutation(train[labels == label])
+        own = np.random.default_rng([data.split_seed, 77, label + 1]).permutation(
+            train[labels == label]
+        )
         if data.labels_per_class:
             kept.append(own[: data.labels_per_class * bool(label >= 0)])
         else:
@@ -177,7 +204,9 @@ def balance(recordings: Recordings, train: np.ndarray, how: str, seed: int) -> n
         return train
     size = counts.max() if how == "over" else counts.min()
     # np.resize repeats in order: each clip of a class equally often, but for one.
-    return np.concatenate([np.resize(rng.permutation(train[labels == label]), size) for label in classes])
+    return np.concatenate(
+        [np.resize(rng.permutation(train[labels == label]), size) for label in classes]
+    )
 
 
 def first_labels(recordings: Recordings) -> np.ndarray:

@@ -26,7 +26,9 @@ __all__ = [
 ]  # fmt: skip
 
 
-def make_frontend(config: Any, sample_rate: int) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+def make_frontend(
+    config: Any, sample_rate: int
+) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     """Returns the front end that a stage's `frontend` config describes, pure and jit-able.
 
     `frontend(audio, lengths)` takes float audio [B, T] and valid samples [B] and gives (features float32 [B, frames, n_mels or n_mfcc],
@@ -55,7 +57,9 @@ def make_frontend(config: Any, sample_rate: int) -> Callable[[jax.Array, jax.Arr
         )  # fmt: skip
         if c.n_mfcc:
             features = cepstrum(features, n_mfcc=c.n_mfcc)
-        frames = frame_lengths(lengths, n_fft=c.n_fft, hop_length=hop_length, center=c.center).astype("int32")
+        frames = frame_lengths(
+            lengths, n_fft=c.n_fft, hop_length=hop_length, center=c.center
+        ).astype("int32")
         return normalize(features, kind=c.normalize, lengths=frames, mean=c.mean, std=c.std), frames
 
     return frontend

@@ -38,7 +38,9 @@ def _differentiable(transform: Any, n: int, size: int) -> Function:
 
     def backward(ct: jax.Array) -> jax.Array:
         dtype = jnp.float32 if transform is jnp.fft.rfft else jnp.complex64
-        return jax.linear_transpose(forward, jax.ShapeDtypeStruct((*ct.shape[:-1], size), dtype))(ct)[0]
+        return jax.linear_transpose(forward, jax.ShapeDtypeStruct((*ct.shape[:-1], size), dtype))(
+            ct
+        )[0]
 
     local, local_backward = _each_row(forward), _each_row(backward)
     function = jax.custom_vjp(local)
@@ -65,5 +67,7 @@ def _each_row(f: Function) -> Function:
         need_replication_factors=("i", "j"),
     )
     mapped = custom_vmap(lambda x: op(x))
-    mapped.def_vmap(lambda axis_size, in_batched, x: (mapped(x), True))  # the new axis comes first: one more row axis
+    mapped.def_vmap(
+        lambda axis_size, in_batched, x: (mapped(x), True)
+    )  # the new axis comes first: one more row axis
     return mapped

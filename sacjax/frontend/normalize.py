@@ -30,7 +30,11 @@ def statistics(
     keep = axes is not None
     count = jnp.maximum(inside.sum(axes, keepdims=keep), 1)
     # Relative to a value of the clip itself: a silent clip at -100 dB then has variance 0, not the rounding errors of sums.
-    summed = range(-x.ndim, 0) if axes is None else [axis - x.ndim if axis >= 0 else axis for axis in axes]
+    summed = (
+        range(-x.ndim, 0)
+        if axes is None
+        else [axis - x.ndim if axis >= 0 else axis for axis in axes]
+    )
     base = x[tuple(slice(0, 1) if axis in summed else slice(None) for axis in range(-x.ndim, 0))]
     base = jax.lax.stop_gradient(base if keep else base.ravel()[0])
     mean = jnp.where(inside, x - base, 0).sum(axes, keepdims=keep) / count

@@ -66,7 +66,9 @@ def _beyond_the_ends(audio: jax.Array, lengths: jax.Array, pad: int, mode: str) 
 
     padded = padded.at[:, :pad].set(reflected(jnp.arange(-pad, 0)))
     tail = reflected(last + 1 + jnp.arange(pad))
-    return jax.vmap(lambda x, t, start: jax.lax.dynamic_update_slice(x, t, (start,)))(padded, tail, pad + lengths)
+    return jax.vmap(lambda x, t, start: jax.lax.dynamic_update_slice(x, t, (start,)))(
+        padded, tail, pad + lengths
+    )
 
 
 def _frames(x: jax.Array, n_fft: int, hop_length: int) -> jax.Array:
@@ -117,7 +119,9 @@ def stft(
     elif pad:
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(pad, pad)], mode=pad_mode)
     if x.shape[-1] < n_fft:
-        raise ValueError(f"audio of {x.shape[-1]} samples is shorter than a frame of n_fft {n_fft}: set center=True")
+        raise ValueError(
+            f"audio of {x.shape[-1]} samples is shorter than a frame of n_fft {n_fft}: set center=True"
+        )
     return rfft(_frames(x, n_fft, hop_length) * _window(window, win_length, n_fft))
 
 
@@ -131,7 +135,9 @@ def istft(spectrum: jax.Array, *, hop_length: int, window: Any = "hann", length:
         frames = jnp.pad(frames, [(0, 0)] * (frames.ndim - 1) + [(0, blocks * hop_length - n_fft)])
         frames = frames.reshape(*frames.shape[:-1], blocks, hop_length)
         none = [(0, 0)] * (frames.ndim - 3)
-        parts = [jnp.pad(frames[..., i, :], [*none, (i, blocks - 1 - i), (0, 0)]) for i in range(blocks)]
+        parts = [
+            jnp.pad(frames[..., i, :], [*none, (i, blocks - 1 - i), (0, 0)]) for i in range(blocks)
+        ]
         return functools.reduce(jnp.add, parts).reshape(*frames.shape[:-3], -1)
 
     weight = overlap_add(jnp.broadcast_to(values**2, (spectrum.shape[-2], n_fft)))
@@ -174,14 +180,22 @@ def mel_filterbank(
 
     edges = to_hz(np.linspace(to_mel(fmin), to_mel(fmax or sample_rate / 2), n_mels + 2))
     bins = (
-        np.linspace(0, sample_rate / 2, n_fft // 2 + 1) if n_fft % 2 == 0 else np.fft.rfftfreq(n_fft, 1 / sample_rate)
+        np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
+        if n_fft % 2 == 0
+        else np.fft.rfftfreq(n_fft, 1 / sample_rate)
     )
     low, middle, high = edges[:-2], edges[1:-1], edges[2:]
-    rising, falling = (bins[:, None] - low) / (middle - low), (high - bins[:, None]) / (high - middle)
+    rising, falling = (
+        (bins[:, None] - low) / (middle - low),
+        (high - bins[:, None]) / (high - middle),
+    )
     weights = np.maximum(0, np.minimum(rising, falling))
     empty = int((weights.max(0) == 0).sum())
     if empty:
-        warnings.warn(f"{empty} of {n_mels} mel filters are empty: take fewer n_mels or a larger n_fft", stacklevel=2)
+        warnings.warn(
+            f"{empty} of {n_mels} mel filters are empty: take fewer n_mels or a larger n_fft",
+            stacklevel=2,
+        )
     if norm == "slaney":
         weights *= 2 / (high - low)
     weights = weights.astype(np.float32)
@@ -220,8 +234,12 @@ def mel_spectrogram(
     if power != 2:
         some = values > 0  # a root's gradient at 0 is infinite
         values = jnp.where(some, jnp.where(some, values, 1) ** (power / 2), 0)
-    filters = mel_filterbank(sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax, htk=htk, norm=norm)
-    return jnp.matmul(values, filters, precision="highest")  # TF32 and bfloat16 would cost three digits
+    filters = mel_filterbank(
+        sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax, htk=htk, norm=norm
+    )
+    return jnp.matmul(
+        values, filters, precision="highest"
+    )  # TF32 and bfloat16 would cost three digits
 
 
 def log_scale(
@@ -276,17 +294,27 @@ def log_mel_spectrogram(
     """Log-mel spectrogram, float32 [..., frames, n_mels] of audio [..., T]; see `log_scale`, the rest as `mel_spectrogram`."""
     values = mel_spectrogram(audio, sample_rate=sample_rate, power=power, **mel)
     frames = _frames_of(mel) if mel.get("lengths") is not None else None
-    return log_scale(values, log=log, floor=floor, ref=ref, top_db=top_db, power=power, lengths=frames)
+    return log_scale(
+        values, log=log, floor=floor, ref=ref, top_db=top_db, power=power, lengths=frames
+    )
 
 
 def _frames_of(mel: dict[str, Any]) -> jax.Array:
     n_fft = mel.get("n_fft", 2048)
     hop_length = mel.get("hop_length") or (mel.get("win_length") or n_fft) // 4
-    return frame_lengths(mel["lengths"], n_fft=n_fft, hop_length=hop_length, center=mel.get("center", True))
+    return frame_lengths(
+        mel["lengths"], n_fft=n_fft, hop_length=hop_length, center=mel.get("center", True)
+    )
 
 
 def mfcc(
-    audio: jax.Array, *, sample_rate: float, n_mfcc: int = 20, lifter: float = 0, log: Log = "db", **mel: Any
+    audio: jax.Array,
+    *,
+    sample_rate: float,
+    n_mfcc: int = 20,
+    lifter: float = 0,
+    log: Log = "db",
+    **mel: Any,
 ) -> jax.Array:
     """Mel-frequency cepstral coefficients, float32 [..., frames, n_mfcc] of audio [..., T] (Davis & Mermelstein 1980).
 
@@ -295,7 +323,11 @@ def mfcc(
       lifter: > 0 weighs coefficient k by 1 + lifter / 2 * sin(pi * (k + 1) / lifter).
       log, mel: as in `log_mel_spectrogram`; librosa's is 'db'.
     """
-    return cepstrum(log_mel_spectrogram(audio, sample_rate=sample_rate, log=log, **mel), n_mfcc=n_mfcc, lifter=lifter)
+    return cepstrum(
+        log_mel_spectrogram(audio, sample_rate=sample_rate, log=log, **mel),
+        n_mfcc=n_mfcc,
+        lifter=lifter,
+    )
 
 
 def cepstrum(log_mel: jax.Array, *, n_mfcc: int = 20, lifter: float = 0) -> jax.Array:

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sacjax import options
+from sacjax.config import options
 from sacjax.errors import UserError, nearest
+from sacjax.layers.pooling import Pooling
 from sacjax.models.audionet import AudioNet
 from sacjax.models.base import EncoderOutput
 from sacjax.models.classifier import Classifier
-from sacjax.models.pooling import Pooling
 from sacjax.models.resnet import SpectrogramResNet
 from sacjax.models.small_cnn import SmallCNN
 from sacjax.models.wav2vec2 import Wav2Vec2
@@ -42,7 +42,9 @@ def check(model: ConfigDict) -> None:
     """Raises UserError for an unknown encoder, or an option that its constructor does not have or that has a wrong type or value."""
     if model.name not in ENCODERS:
         raise UserError(f"model.name is '{model.name}'{nearest(model.name, ENCODERS)}")
-    options.check("model.encoder", model.name, model.encoder, ENCODERS[model.name].__init__, RESERVED)
+    options.check(
+        "model.encoder", model.name, model.encoder, ENCODERS[model.name].__init__, RESERVED
+    )
     # Values are checked where they are used; nothing is allocated. Dtype and pooling by `build`.
     nnx.eval_shape(lambda: build(model, num_classes=2, num_features=64, rngs=nnx.Rngs(0)))
 
@@ -69,4 +71,6 @@ def width(model: ConfigDict) -> int:
 def build_encoder(model: ConfigDict, *, num_features: int, rngs: nnx.Rngs) -> Any:
     """Returns the encoder alone."""
     dtype = jnp.dtype(model.dtype)
-    return ENCODERS[model.name](**model.encoder.to_dict(), num_features=num_features, dtype=dtype, rngs=rngs)
+    return ENCODERS[model.name](
+        **model.encoder.to_dict(), num_features=num_features, dtype=dtype, rngs=rngs
+    )

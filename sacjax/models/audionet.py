@@ -7,7 +7,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sacjax.errors import UserError, nearest
-from sacjax.models.base import BatchNorm, Conv, DropPath, EncoderOutput, max_pool, require, zero_padding
+from sacjax.models.base import (
+    BatchNorm,
+    Conv,
+    DropPath,
+    EncoderOutput,
+    max_pool,
+    require,
+    zero_padding,
+)
 
 # First layer's channels, then (channels, convolutions) between pools of 4. All convolutions but the first are 3 wide.
 VARIANTS: dict[str, tuple[int, tuple[tuple[int, int], ...]]] = {
@@ -26,7 +34,9 @@ class PlainBlock(nnx.Module):
         self.conv = Conv(inputs, outputs, (3,), dtype=dtype, rngs=rngs)
         self.bn = BatchNorm(outputs, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, lengths: jax.Array, rngs: nnx.Rngs | None) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: jax.Array, lengths: jax.Array, rngs: nnx.Rngs | None
+    ) -> tuple[jax.Array, jax.Array]:
         x, lengths = self.conv(x, lengths)
         return nnx.relu(self.bn(x, lengths)), lengths
 
@@ -39,10 +49,14 @@ class ResidualBlock(nnx.Module):
         self.bn1 = BatchNorm(outputs, dtype=dtype, rngs=rngs)
         self.conv2 = Conv(outputs, outputs, (3,), dtype=dtype, rngs=rngs)
         self.bn2 = BatchNorm(outputs, dtype=dtype, rngs=rngs)
-        self.shortcut = Conv(inputs, outputs, (1,), dtype=dtype, rngs=rngs) if inputs != outputs else None
+        self.shortcut = (
+            Conv(inputs, outputs, (1,), dtype=dtype, rngs=rngs) if inputs != outputs else None
+        )
         self.drop = DropPath(drop)
 
-    def __call__(self, x: jax.Array, lengths: jax.Array, rngs: nnx.Rngs | None) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: jax.Array, lengths: jax.Array, rngs: nnx.Rngs | None
+    ) -> tuple[jax.Array, jax.Array]:
         shortcut = x if self.shortcut is None else self.shortcut(x, lengths)[0]
         x, lengths = self.conv1(x, lengths)
         x = nnx.relu(self.bn1(x, lengths))
@@ -80,11 +94,31 @@ class AudioNet(nnx.Module):
         if variant not in VARIANTS:
             raise UserError(f"model.encoder.variant is '{variant}'{nearest(variant, VARIANTS)}")
         require(width > 0, "width", width, "it must be greater than 0")
-        require(first_kernel > 0, "first_kernel", first_kernel, "give a number of samples greater than 0")
-        require(first_stride > 0, "first_stride", first_stride, "give a number of samples greater than 0")
-        require(0 <= stochastic_depth < 1, "stochastic_depth", stochastic_depth, "it must lie between 0 and 1")
+        require(
+            first_kernel > 0,
+            "first_kernel",
+            first_kernel,
+            "give a number of samples greater than 0",
+        )
+        require(
+            first_stride > 0,
+            "first_stride",
+            first_stride,
+            "give a number of samples greater than 0",
+        )
+        require(
+            0 <= stochastic_depth < 1,
+            "stochastic_depth",
+            stochastic_depth,
+            "it must lie between 0 and 1",
+        )
         residual = variant == "m34_res" or stochastic_depth == 0
-        require(residual, "stochastic_depth", stochastic_depth, "only m34_res has residual branches to drop")
+        require(
+            residual,
+            "stochastic_depth",
+            stochastic_depth,
+            "only m34_res has residual branches to drop",
+        )
         first, stages = VARIANTS[variant]
         channels = max(round(first * width), 1)
         self.conv1 = Conv(1, channels, (first_kernel,), first_stride, dtype=dtype, rngs=rngs)
@@ -100,10 +134,15 @@ class AudioNet(nnx.Module):
                 channels, place = max(round(wide * width), 1), place + 1
             groups.append(nnx.List(layer))
         self.stages = nnx.List(groups)
-        self.pool_last = variant in ("audionet", "m5")  # these pool once more before the global average
+        self.pool_last = variant in (
+            "audionet",
+            "m5",
+        )  # these pool once more before the global average
         self.features = channels
 
-    def __call__(self, inputs: jax.Array, lengths: jax.Array, *, rngs: nnx.Rngs | None = None) -> EncoderOutput:
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> EncoderOutput:
         """[B, T], lengths [B] → frames [B, T', D]."""
         x, lengths = self.conv1(zero_padding(inputs, lengths)[..., None], lengths)
         x = nnx.relu(self.bn1(x, lengths))

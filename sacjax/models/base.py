@@ -19,7 +19,9 @@ from flax import nnx
 
 from sacjax.errors import UserError
 
-HE = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")  # He et al. 2015, as torchvision's ResNets
+HE = nnx.initializers.variance_scaling(
+    2.0, "fan_out", "normal"
+)  # He et al. 2015, as torchvision's ResNets
 
 _target: ContextVar[str] = ContextVar("target", default="")
 
@@ -71,7 +73,10 @@ def out_length(length: Any, kernel: int, stride: int, padding: int) -> Any:
     """
     length = jnp.asarray(length)
     return jnp.minimum(
-        jnp.maximum(jax.lax.div(length + 2 * padding - kernel, jnp.full_like(length, stride)) + 1, 1), length
+        jnp.maximum(
+            jax.lax.div(length + 2 * padding - kernel, jnp.full_like(length, stride)) + 1, 1
+        ),
+        length,
     )
 
 
@@ -93,7 +98,10 @@ class Conv(nnx.Module):
         """[B, T, …, inputs] → [B, T', …, outputs], not yet zero beyond the new lengths, and these."""
         x = x.astype(self.dtype)
         # More at the end where the input is shorter than the kernel, so that one position comes out.
-        room = [max(k - n - 2 * p, 0) for k, n, p in zip(self.size, x.shape[1:-1], self.padding, strict=True)]
+        room = [
+            max(k - n - 2 * p, 0)
+            for k, n, p in zip(self.size, x.shape[1:-1], self.padding, strict=True)
+        ]
         padding = [(p, p + r) for p, r in zip(self.padding, room, strict=True)]
         x = convolve(x, self.kernel[...].astype(self.dtype), self.stride, padding)
         if self.bias is not None:
@@ -105,7 +113,9 @@ class Conv(nnx.Module):
         return out_length(lengths, self.size[0], self.stride[0], self.padding[0])
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Sequence[tuple[int, int]]) -> jax.Array:
+def convolve(
+    x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Sequence[tuple[int, int]]
+) -> jax.Array:
     """Returns the convolution of [B, *space, C] with [*size, C, D].
 
     XLA:CPU (jaxlib 0.10) takes a path up to 100 times slower where fewer positions come out than the kernel has, as in the last
@@ -122,7 +132,9 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Se
         patches = jnp.concatenate([x[(slice(None), *place)] for place in slices], -1)
         return patches @ kernel.reshape(-1, kernel.shape[-1])
     spec = ("NHWC", "HWIO", "NHWC") if len(size) == 2 else ("NHC", "HIO", "NHC")
-    return jax.lax.conv_general_dilated(x, kernel, tuple(stride), list(padding), dimension_numbers=spec)
+    return jax.lax.conv_general_dilated(
+        x, kernel, tuple(stride), list(padding), dimension_numbers=spec
+    )
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -130,7 +142,9 @@ class BatchNorm(nnx.BatchNorm):
 
     def __init__(self, features: int, *, dtype: Any, rngs: nnx.Rngs, zero_scale: bool = False):
         scale_init = nnx.initializers.zeros_init() if zero_scale else nnx.initializers.ones_init()
-        super().__init__(features, momentum=0.9, epsilon=1e-5, dtype=dtype, scale_init=scale_init, rngs=rngs)
+        super().__init__(
+            features, momentum=0.9, epsilon=1e-5, dtype=dtype, scale_init=scale_init, rngs=rngs
+        )
 
     def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:  # type: ignore[override]
         """Returns x normalized, zero beyond `lengths`. Flax's own rounds the running mean to bfloat16."""
@@ -144,9 +158,15 @@ class BatchNorm(nnx.BatchNorm):
             counted = jnp.where(mask, y, 0)
             mean = counted.sum(axes) / count
             variance = jnp.maximum((counted * counted).sum(axes) / count - mean**2, 0)
-            momentum = jnp.where(total > 0, self.momentum, 1.0)  # a batch with nothing valid teaches nothing
-            self.mean[...] = momentum * self.mean[...] + (1 - momentum) * jax.lax.stop_gradient(mean)
-            self.var[...] = momentum * self.var[...] + (1 - momentum) * jax.lax.stop_gradient(variance)
+            momentum = jnp.where(
+                total > 0, self.momentum, 1.0
+            )  # a batch with nothing valid teaches nothing
+            self.mean[...] = momentum * self.mean[...] + (1 - momentum) * jax.lax.stop_gradient(
+                mean
+            )
+            self.var[...] = momentum * self.var[...] + (1 - momentum) * jax.lax.stop_gradient(
+                variance
+            )
         assert self.scale is not None and self.bias is not None
         scale = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
         # One product and sum, so that the backward pass keeps x and nothing else.
@@ -180,10 +200,16 @@ def _axis_pool(x: jax.Array, axis: int, window: int, stride: int, low: int, high
     return _axis_pool_forward(x, axis, window, stride, low, high)[0]
 
 
-def _axis_pool_forward(x: jax.Array, axis: int, window: int, stride: int, low: int, high: int) -> tuple[Any, Any]:
+def _axis_pool_forward(
+    x: jax.Array, axis: int, window: int, stride: int, low: int, high: int
+) -> tuple[Any, Any]:
     count, blocks = (x.shape[axis] + low + high - window) // stride + 1, -(-window // stride)
-    total = (count + blocks - 1) * stride  # whole strides: element k of each window is then a plain slice
-    pads = [(low, total - x.shape[axis] - low, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)]
+    total = (
+        count + blocks - 1
+    ) * stride  # whole strides: element k of each window is then a plain slice
+    pads = [
+        (low, total - x.shape[axis] - low, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)
+    ]
     rows = jax.lax.pad(x, jnp.zeros([], x.dtype), pads)
     rows = rows.reshape(*x.shape[:axis], count + blocks - 1, stride, *x.shape[axis + 1 :])
 
@@ -199,7 +225,9 @@ def _axis_pool_forward(x: jax.Array, axis: int, window: int, stride: int, low: i
     return best, (place, x.shape[axis])
 
 
-def _axis_pool_backward(axis: int, window: int, stride: int, low: int, high: int, saved: Any, grad: Any) -> tuple[Any]:
+def _axis_pool_backward(
+    axis: int, window: int, stride: int, low: int, high: int, saved: Any, grad: Any
+) -> tuple[Any]:
     place, size = saved
     blocks = -(-window // stride)
 
@@ -209,11 +237,15 @@ def _axis_pool_backward(axis: int, window: int, stride: int, low: int, high: int
 
     zero = jnp.zeros_like(at(0, 0))  # where a stride is longer than the window
     parts = [
-        sum((at(b * stride + r, b) for b in range(blocks) if b * stride + r < window), zero) for r in range(stride)
+        sum((at(b * stride + r, b) for b in range(blocks) if b * stride + r < window), zero)
+        for r in range(stride)
     ]
     rows = jnp.stack(parts, axis + 1)
     rows = rows.reshape(*grad.shape[:axis], -1, *grad.shape[axis + 1 :])
-    pads = [(-low, size + low - rows.shape[axis], 0) if a == axis else (0, 0, 0) for a in range(grad.ndim)]
+    pads = [
+        (-low, size + low - rows.shape[axis], 0) if a == axis else (0, 0, 0)
+        for a in range(grad.ndim)
+    ]
     return (jax.lax.pad(rows, jnp.zeros([], rows.dtype), pads),)
 
 
@@ -230,5 +262,7 @@ class DropPath(nnx.Module):
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
         if self.rate == 0.0 or self.deterministic or rngs is None:
             return x
-        keep = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, (x.shape[0],) + (1,) * (x.ndim - 1))
+        keep = jax.random.bernoulli(
+            rngs.dropout(), 1 - self.rate, (x.shape[0],) + (1,) * (x.ndim - 1)
+        )
         return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)

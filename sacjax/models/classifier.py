@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sacjax.errors import UserError
-from sacjax.models.pooling import Pooling
+from sacjax.layers.pooling import Pooling
 
 
 class Classifier(nnx.Module):
@@ -25,15 +25,23 @@ class Classifier(nnx.Module):
           UserError: layers=weighted of an encoder that has no stack of layers.
         """
         if layers == "weighted" and not hasattr(encoder, "depth"):
-            raise UserError("model.layers=weighted needs an encoder with a stack of layers, such as wav2vec2")
+            raise UserError(
+                "model.layers=weighted needs an encoder with a stack of layers, such as wav2vec2"
+            )
         self.encoder = encoder
-        self.layer_weights = nnx.Param(jnp.zeros([encoder.depth + 1])) if layers == "weighted" else None
-        self.project = nnx.Linear(encoder.features, projection, dtype=dtype, rngs=rngs) if projection else None
+        self.layer_weights = (
+            nnx.Param(jnp.zeros([encoder.depth + 1])) if layers == "weighted" else None
+        )
+        self.project = (
+            nnx.Linear(encoder.features, projection, dtype=dtype, rngs=rngs) if projection else None
+        )
         self.pooling = Pooling(pooling, projection or encoder.features, dtype=dtype, rngs=rngs)
         self.dropout = nnx.Dropout(dropout)
         self.head = nnx.Linear(self.pooling.features, num_classes, rngs=rngs)
 
-    def __call__(self, inputs: jax.Array, lengths: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
         """Inputs of the encoder's kind, lengths [B] → logits float32 [B, C]."""
         if self.layer_weights is None:
             output = self.encoder(inputs, lengths, rngs=rngs)

@@ -7,10 +7,21 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sacjax.errors import UserError, nearest
-from sacjax.models.base import BatchNorm, Conv, DropPath, EncoderOutput, max_pool, require, zero_padding
+from sacjax.models.base import (
+    BatchNorm,
+    Conv,
+    DropPath,
+    EncoderOutput,
+    max_pool,
+    require,
+    zero_padding,
+)
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-STEMS = {"imagenet": (7, 2, True), "small": (3, 1, False)}  # first kernel, its stride, a max pool after it
+STEMS = {
+    "imagenet": (7, 2, True),
+    "small": (3, 1, False),
+}  # first kernel, its stride, a max pool after it
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -41,7 +52,15 @@ class BasicBlock(nnx.Module):
     expansion = 1
 
     def __init__(
-        self, inputs: int, width: int, stride: int, *, zero_scale: bool, drop: float, dtype: Any, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        width: int,
+        stride: int,
+        *,
+        zero_scale: bool,
+        drop: float,
+        dtype: Any,
+        rngs: nnx.Rngs,
     ):
         self.conv1 = Conv(inputs, width, (3, 3), stride, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width, dtype=dtype, rngs=rngs)
@@ -51,7 +70,9 @@ class BasicBlock(nnx.Module):
         self.downsample = Downsample(inputs, width, stride, dtype, rngs) if change else None
         self.drop = DropPath(drop)
 
-    def __call__(self, x: jax.Array, lengths: jax.Array, rngs: nnx.Rngs | None) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: jax.Array, lengths: jax.Array, rngs: nnx.Rngs | None
+    ) -> tuple[jax.Array, jax.Array]:
         shortcut = x if self.downsample is None else self.downsample(x, lengths)
         x, lengths = self.conv1(x, lengths)
         x = nnx.relu(self.bn1(x, lengths))
@@ -66,7 +87,15 @@ class Bottleneck(nnx.Module):
     expansion = 4
 
     def __init__(
-        self, inputs: int, width: int, stride: int, *, zero_scale: bool, drop: float, dtype: Any, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        width: int,
+        stride: int,
+        *,
+        zero_scale: bool,
+        drop: float,
+        dtype: Any,
+        rngs: nnx.Rngs,
     ):
         outputs = 4 * width
         self.conv1 = Conv(inputs, width, (1, 1), dtype=dtype, rngs=rngs)
@@ -79,7 +108,9 @@ class Bottleneck(nnx.Module):
         self.downsample = Downsample(inputs, outputs, stride, dtype, rngs) if change else None
         self.drop = DropPath(drop)
 
-    def __call__(self, x: jax.Array, lengths: jax.Array, rngs: nnx.Rngs | None) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: jax.Array, lengths: jax.Array, rngs: nnx.Rngs | None
+    ) -> tuple[jax.Array, jax.Array]:
         shortcut = x if self.downsample is None else self.downsample(x, lengths)
         x, lengths = self.conv1(x, lengths)
         x = nnx.relu(self.bn1(x, lengths))
@@ -128,8 +159,18 @@ class SpectrogramResNet(nnx.Module):
         require(depth in DEPTHS, "depth", depth, f"choose one of {', '.join(map(str, DEPTHS))}")
         require(width > 0, "width", width, "give a number of channels greater than 0")
         require(in_channels in (1, 3), "in_channels", in_channels, "choose 1 or 3")
-        require(not imagenet_norm or in_channels == 3, "imagenet_norm", imagenet_norm, "it needs in_channels=3")
-        require(0 <= stochastic_depth < 1, "stochastic_depth", stochastic_depth, "it must lie between 0 and 1")
+        require(
+            not imagenet_norm or in_channels == 3,
+            "imagenet_norm",
+            imagenet_norm,
+            "it needs in_channels=3",
+        )
+        require(
+            0 <= stochastic_depth < 1,
+            "stochastic_depth",
+            stochastic_depth,
+            "it must lie between 0 and 1",
+        )
         if stem not in STEMS:
             raise UserError(f"model.encoder.stem is '{stem}'{nearest(stem, STEMS)}")
         kernel, stride, pool = STEMS[stem]
@@ -149,14 +190,24 @@ class SpectrogramResNet(nnx.Module):
                 drop = stochastic_depth * place / max(total - 1, 1)
                 stride = 2 if k == 0 and stage else 1
                 layer.append(
-                    block(inputs, width << stage, stride, zero_scale=zero_init, drop=drop, dtype=dtype, rngs=rngs)
+                    block(
+                        inputs,
+                        width << stage,
+                        stride,
+                        zero_scale=zero_init,
+                        drop=drop,
+                        dtype=dtype,
+                        rngs=rngs,
+                    )
                 )
                 inputs, place = (width << stage) * block.expansion, place + 1
             layers.append(nnx.List(layer))
         self.layer1, self.layer2, self.layer3, self.layer4 = layers  # torchvision's names
         self.features = inputs
 
-    def __call__(self, inputs: jax.Array, lengths: jax.Array, *, rngs: nnx.Rngs | None = None) -> EncoderOutput:
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> EncoderOutput:
         """[B, F, M], lengths [B] → frames [B, F', D]."""
         x = jnp.repeat(inputs[..., None], self.in_channels, -1)
         if self.imagenet_norm:

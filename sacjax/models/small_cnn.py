@@ -31,7 +31,12 @@ class SmallCNN(nnx.Module):
         Raises:
           UserError: a size that is not positive.
         """
-        require(len(channels) == 2 and min(channels) > 0, "channels", channels, "give two numbers greater than 0")
+        require(
+            len(channels) == 2 and min(channels) > 0,
+            "channels",
+            channels,
+            "give two numbers greater than 0",
+        )
         require(hidden > 0, "hidden", hidden, "it must be greater than 0")
         first, second = channels
         self.conv1 = Conv(1, first, (3, 3), use_bias=True, dtype=dtype, rngs=rngs)
@@ -39,7 +44,9 @@ class SmallCNN(nnx.Module):
         self.dense = nnx.Linear(max(num_features // 4, 1) * second, hidden, dtype=dtype, rngs=rngs)
         self.features = hidden
 
-    def __call__(self, inputs: jax.Array, lengths: jax.Array, *, rngs: nnx.Rngs | None = None) -> EncoderOutput:
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> EncoderOutput:
         """[B, F, M], lengths [B] → frames [B, F / 4, hidden]."""
         x = zero_padding(inputs, lengths)[..., None]
         for conv in (self.conv1, self.conv2):

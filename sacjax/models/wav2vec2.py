@@ -12,18 +12,48 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sacjax.augment.draws import example_keys
-from sacjax.augment.spans import span_mask
 from sacjax.errors import UserError, nearest
-from sacjax.models.base import Conv, EncoderOutput, out_length, platform, require, valid, zero_padding
+from sacjax.layers.masking import span_mask
+from sacjax.models.base import (
+    Conv,
+    EncoderOutput,
+    out_length,
+    platform,
+    require,
+    valid,
+    zero_padding,
+)
 
 CONV = dict(conv_kernels=(10, 3, 3, 3, 3, 2, 2), conv_strides=(5, 2, 2, 2, 2, 2, 2))
-GROUP = dict(conv_norm="group", conv_bias=False, pre_norm=False, normalize_input=False, feature_gradient_scale=0.1)
-LAYER = dict(conv_norm="layer", conv_bias=True, pre_norm=True, normalize_input=True, feature_gradient_scale=1.0)
-SIZES: dict[str, dict[str, Any]] = {  # base and large as published; the others for two cores and for tests
-    "base": CONV | GROUP | dict(conv_channels=(512,) * 7, width=768, depth=12, heads=12, mlp_width=3072),
-    "large": CONV | LAYER | dict(conv_channels=(512,) * 7, width=1024, depth=24, heads=16, mlp_width=4096),
-    "small": CONV | LAYER | dict(conv_channels=(256,) * 7, width=256, depth=6, heads=4, mlp_width=1024),
-    "mini": CONV | LAYER | dict(conv_channels=(128,) * 7, width=128, depth=4, heads=4, mlp_width=512),
+GROUP = dict(
+    conv_norm="group",
+    conv_bias=False,
+    pre_norm=False,
+    normalize_input=False,
+    feature_gradient_scale=0.1,
+)
+LAYER = dict(
+    conv_norm="layer",
+    conv_bias=True,
+    pre_norm=True,
+    normalize_input=True,
+    feature_gradient_scale=1.0,
+)
+SIZES: dict[
+    str, dict[str, Any]
+] = {  # base and large as published; the others for two cores and for tests
+    "base": CONV
+    | GROUP
+    | dict(conv_channels=(512,) * 7, width=768, depth=12, heads=12, mlp_width=3072),
+    "large": CONV
+    | LAYER
+    | dict(conv_channels=(512,) * 7, width=1024, depth=24, heads=16, mlp_width=4096),
+    "small": CONV
+    | LAYER
+    | dict(conv_channels=(256,) * 7, width=256, depth=6, heads=4, mlp_width=1024),
+    "mini": CONV
+    | LAYER
+    | dict(conv_channels=(128,) * 7, width=128, depth=4, heads=4, mlp_width=512),
     "tiny": CONV | LAYER | dict(conv_channels=(32,) * 7, width=32, depth=2, heads=2, mlp_width=64),
 }
 REMAT = {
@@ -63,10 +93,27 @@ class ConvLayer(nnx.Module):
     """Convolution over time, norm or none, GELU."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, *, bias: bool, norm: str, dtype: Any, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        *,
+        bias: bool,
+        norm: str,
+        dtype: Any,
+        rngs: nnx.Rngs,
     ):
         self.conv = Conv(
-            inputs, outputs, (kernel,), stride, use_bias=bias, padding=(0,), kernel_init=KAIMING, dtype=dtype, rngs=rngs
+            inputs,
+            outputs,
+            (kernel,),
+            stride,
+            use_bias=bias,
+            padding=(0,),
+            kernel_init=KAIMING,
+            dtype=dtype,
+            rngs=rngs,
         )
         kinds: dict[str, Any] = {"group": GroupNorm, "layer": LayerNorm}
         self.norm = kinds[norm](outputs, dtype=dtype, rngs=rngs) if norm else None
@@ -93,7 +140,15 @@ class PositionalConv(nnx.Module):
     """Grouped convolution over frames with weight norm over the kernel's positions (Salimans and Kingma 2016), or without it."""
 
     def __init__(
-        self, features: int, kernel: int, groups: int, *, weight_norm: bool, norm: bool, dtype: Any, rngs: nnx.Rngs
+        self,
+        features: int,
+        kernel: int,
+        groups: int,
+        *,
+        weight_norm: bool,
+        norm: bool,
+        dtype: Any,
+        rngs: nnx.Rngs,
     ):
         shape = (kernel, features // groups, features)
         start = nnx.initializers.normal(2.0 / (kernel * features) ** 0.5)(rngs.params(), shape)
@@ -106,7 +161,9 @@ class PositionalConv(nnx.Module):
         """[B, T, D] → [B, T, D]; an even kernel looks one frame further back than ahead."""
         kernel = self.kernel[...]
         if self.scale is not None:
-            kernel = kernel * (self.scale[...] * jax.lax.rsqrt((kernel**2).sum((1, 2))))[:, None, None]
+            kernel = (
+                kernel * (self.scale[...] * jax.lax.rsqrt((kernel**2).sum((1, 2))))[:, None, None]
+            )
         size = kernel.shape[0]
         y = grouped_convolution(
             x.astype(self.dtype), kernel.astype(self.dtype), self.groups, size // 2, (size - 1) // 2
@@ -117,7 +174,9 @@ class PositionalConv(nnx.Module):
         return jax.nn.gelu(y, approximate=False)
 
 
-def grouped_convolution(x: jax.Array, kernel: jax.Array, groups: int, low: int, high: int) -> jax.Array:
+def grouped_convolution(
+    x: jax.Array, kernel: jax.Array, groups: int, low: int, high: int
+) -> jax.Array:
     """Returns the convolution of [B, T, C] with [K, C / groups, D] in groups.
 
     XLA:CPU's gradient of a grouped convolution is 20 times slower than groups side by side (jaxlib 0.10: 1.2 s against 0.07 s for
@@ -131,7 +190,12 @@ def grouped_convolution(x: jax.Array, kernel: jax.Array, groups: int, low: int, 
 
 def _convolution(x: jax.Array, kernel: jax.Array, groups: int, low: int, high: int) -> jax.Array:
     return jax.lax.conv_general_dilated(
-        x, kernel, (1,), [(low, high)], dimension_numbers=("NHC", "HIO", "NHC"), feature_group_count=groups
+        x,
+        kernel,
+        (1,),
+        [(low, high)],
+        dimension_numbers=("NHC", "HIO", "NHC"),
+        feature_group_count=groups,
     )
 
 
@@ -143,14 +207,24 @@ class Attention(nnx.Module):
         self.query, self.key, self.value, self.out = make(), make(), make(), make()
         self.heads = heads
 
-    def __call__(self, x: jax.Array, mask: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, rate: float, key: jax.Array | None
+    ) -> jax.Array:
         """[B, T, D]; mask bool [B, T] of frames that may be attended to; `rate` drops attention weights where there is a key."""
-        q, k, v = (layer(x).reshape(*x.shape[:2], self.heads, -1) for layer in (self.query, self.key, self.value))
+        q, k, v = (
+            layer(x).reshape(*x.shape[:2], self.heads, -1)
+            for layer in (self.query, self.key, self.value)
+        )
         if key is None or rate == 0:
             y = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None])
         else:
-            scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-            weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, -1e30), -1).astype(x.dtype)
+            scores = (
+                jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32)
+                * q.shape[-1] ** -0.5
+            )
+            weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, -1e30), -1).astype(
+                x.dtype
+            )
             y = jnp.einsum("bhts,bshd->bthd", drop(weights, rate, key), v)
         return self.out(y.reshape(x.shape))
 
@@ -158,7 +232,9 @@ class Attention(nnx.Module):
 class Layer(nnx.Module):
     """A Transformer layer; norms after each branch (base) or before it (large)."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int, *, pre_norm: bool, dtype: Any, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, heads: int, mlp_width: int, *, pre_norm: bool, dtype: Any, rngs: nnx.Rngs
+    ):
         self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
         self.attention_norm = LayerNorm(width, dtype=dtype, rngs=rngs)
         self.mlp_in = nnx.Linear(width, mlp_width, dtype=dtype, kernel_init=NORMAL, rngs=rngs)
@@ -166,7 +242,9 @@ class Layer(nnx.Module):
         self.mlp_norm = LayerNorm(width, dtype=dtype, rngs=rngs)
         self.pre_norm = pre_norm
 
-    def __call__(self, x: jax.Array, mask: jax.Array, rates: tuple[float, float, float], key: Any) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, rates: tuple[float, float, float], key: Any
+    ) -> jax.Array:
         """[B, T, D]; rates of the dropout of branches, of attention weights and inside the MLP, used where there is a key."""
         hidden_rate, attention_rate, inner_rate = rates
         keys: Any = [None] * 4 if key is None else jax.random.split(key, 4)
@@ -189,7 +267,9 @@ def drop(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Dropout where there is a key."""
     if key is None or rate == 0:
         return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(
+        x.dtype
+    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -276,23 +356,60 @@ class Wav2Vec2(nnx.Module):
         )  # fmt: skip
         o = SIZES[size] | {key: value for key, value in given.items() if value is not None}
         counts = {key: len(o[key]) for key in ("conv_channels", "conv_kernels", "conv_strides")}
-        require(len(set(counts.values())) == 1, "conv_channels", o["conv_channels"], f"lengths differ: {counts}")
+        require(
+            len(set(counts.values())) == 1,
+            "conv_channels",
+            o["conv_channels"],
+            f"lengths differ: {counts}",
+        )
         for name in counts:
-            require(bool(o[name]) and min(o[name]) > 0, name, o[name], "give numbers greater than 0")
+            require(
+                bool(o[name]) and min(o[name]) > 0, name, o[name], "give numbers greater than 0"
+            )
         for name in ("width", "depth", "heads", "mlp_width"):
             require(o[name] > 0, name, o[name], "it must be greater than 0")
-        require(o["width"] % o["heads"] == 0, "width", o["width"], f"it must divide by the {o['heads']} heads")
+        require(
+            o["width"] % o["heads"] == 0,
+            "width",
+            o["width"],
+            f"it must divide by the {o['heads']} heads",
+        )
         require(
             o["width"] % positional_groups == 0,
             "positional_groups",
             positional_groups,
             f"width {o['width']} must divide by it",
         )
-        require(positional_kernel > 0, "positional_kernel", positional_kernel, "it must be greater than 0")
-        require(positional_layers > 0, "positional_layers", positional_layers, "it must be greater than 0")
-        require(o["conv_norm"] in ("group", "layer"), "conv_norm", o["conv_norm"], "choose group or layer")
-        require(norm_padding in ("valid", "reference"), "norm_padding", norm_padding, "choose valid or reference")
-        require(remat == "none" or remat in REMAT, "remat", remat, f"choose one of none, {', '.join(REMAT)}")
+        require(
+            positional_kernel > 0,
+            "positional_kernel",
+            positional_kernel,
+            "it must be greater than 0",
+        )
+        require(
+            positional_layers > 0,
+            "positional_layers",
+            positional_layers,
+            "it must be greater than 0",
+        )
+        require(
+            o["conv_norm"] in ("group", "layer"),
+            "conv_norm",
+            o["conv_norm"],
+            "choose group or layer",
+        )
+        require(
+            norm_padding in ("valid", "reference"),
+            "norm_padding",
+            norm_padding,
+            "choose valid or reference",
+        )
+        require(
+            remat == "none" or remat in REMAT,
+            "remat",
+            remat,
+            f"choose one of none, {', '.join(REMAT)}",
+        )
         rates = dict(
             dropout=dropout, attention_dropout=attention_dropout, activation_dropout=activation_dropout,
             projection_dropout=projection_dropout, layer_drop=layer_drop,
@@ -307,14 +424,24 @@ class Wav2Vec2(nnx.Module):
         for name, span in (("mask_span", mask_span), ("mask_feature_span", mask_feature_span)):
             require(span > 0, name, span, "it must be greater than 0")
         channels = (1, *o["conv_channels"])
-        norms = [o["conv_norm"] if o["conv_norm"] == "layer" or k == 0 else "" for k in range(len(channels) - 1)]
-        shapes = zip(channels[:-1], channels[1:], o["conv_kernels"], o["conv_strides"], norms, strict=True)
+        norms = [
+            o["conv_norm"] if o["conv_norm"] == "layer" or k == 0 else ""
+            for k in range(len(channels) - 1)
+        ]
+        shapes = zip(
+            channels[:-1], channels[1:], o["conv_kernels"], o["conv_strides"], norms, strict=True
+        )
         self.conv = nnx.List(
-            [ConvLayer(i, c, k, s, bias=o["conv_bias"], norm=n, dtype=dtype, rngs=rngs) for i, c, k, s, n in shapes]
+            [
+                ConvLayer(i, c, k, s, bias=o["conv_bias"], norm=n, dtype=dtype, rngs=rngs)
+                for i, c, k, s, n in shapes
+            ]
         )
         width, self.features, self.depth = o["width"], o["width"], o["depth"]
         self.conv_features = channels[-1]
-        self.projection = Projection(channels[-1], width, norm=projection_norm, dtype=dtype, rngs=rngs)
+        self.projection = Projection(
+            channels[-1], width, norm=projection_norm, dtype=dtype, rngs=rngs
+        )
         self.mask_embedding = nnx.Param(jax.random.uniform(rngs.params(), [width]))
         self.positional = nnx.List([
             PositionalConv(
@@ -323,15 +450,24 @@ class Wav2Vec2(nnx.Module):
             ) for _ in range(positional_layers)
         ])  # fmt: skip
         self.norm = LayerNorm(width, dtype=dtype, rngs=rngs)
-        make = partial(Layer, width, o["heads"], o["mlp_width"], pre_norm=o["pre_norm"], dtype=dtype)
+        make = partial(
+            Layer, width, o["heads"], o["mlp_width"], pre_norm=o["pre_norm"], dtype=dtype
+        )
         self.layers = nnx.vmap(lambda keys: make(rngs=nnx.Rngs(params=keys)))(
             jax.random.split(rngs.params(), o["depth"])
         )
-        self.pre_norm, self.normalize_input, self.norm_padding = o["pre_norm"], o["normalize_input"], norm_padding
+        self.pre_norm, self.normalize_input, self.norm_padding = (
+            o["pre_norm"],
+            o["normalize_input"],
+            norm_padding,
+        )
         self.rates = (dropout, attention_dropout, activation_dropout)
         self.projection_dropout, self.layer_drop = projection_dropout, layer_drop
         self.gradient_scale = o["feature_gradient_scale"]
-        self.time_mask, self.feature_mask = (mask_probability, mask_span), (mask_feature_probability, mask_feature_span)
+        self.time_mask, self.feature_mask = (
+            (mask_probability, mask_span),
+            (mask_feature_probability, mask_feature_span),
+        )
         self.remat, self.dtype = remat, dtype
         self.all_options = tuple(sorted(
             (o | rates | dict(
@@ -367,7 +503,9 @@ class Wav2Vec2(nnx.Module):
         if self.normalize_input:
             x = standardize(x, lengths)
         x = x[..., None]
-        counted = jnp.full_like(lengths, x.shape[1]) if self.norm_padding == "reference" else lengths
+        counted = (
+            jnp.full_like(lengths, x.shape[1]) if self.norm_padding == "reference" else lengths
+        )
         for k, layer in enumerate(self.conv, 1):
             x = layer(x, self._lengths(counted, k))
         lengths = self.frame_lengths(lengths)
@@ -422,7 +560,11 @@ class Wav2Vec2(nnx.Module):
         layer_keys = None if keys[2] is None else jax.random.split(keys[2], self.depth)
         x, before = jax.lax.scan(apply, x, (stacked, layer_keys))
         # The last state is before the final norm of the pre-norm order, as transformers 5 counts.
-        states = None if before is None else jnp.where(inside[None], jnp.concatenate([before, x[None]]), 0)
+        states = (
+            None
+            if before is None
+            else jnp.where(inside[None], jnp.concatenate([before, x[None]]), 0)
+        )
         if self.pre_norm:
             x = self.norm(x)
         x = jnp.where(inside, x, 0)
@@ -437,16 +579,25 @@ class Wav2Vec2(nnx.Module):
         rows = jnp.arange(x.shape[0])
         if p:
             keys = example_keys(time_key, rows)
-            mask = jax.vmap(lambda k, n: span_mask(k, n, x.shape[1], probability=p / span, span=span))(keys, lengths)
+            mask = jax.vmap(
+                lambda k, n: span_mask(k, n, x.shape[1], probability=p / span, span=span)
+            )(keys, lengths)
             x = jnp.where(mask[..., None], self.mask_embedding[...].astype(x.dtype), x)
         if q:
             draw = partial(span_mask, size=x.shape[2], probability=q / wide, span=wide, minimum=0)
-            channels = jax.vmap(lambda k: draw(k, jnp.int32(x.shape[2])))(example_keys(feature_key, rows))
+            channels = jax.vmap(lambda k: draw(k, jnp.int32(x.shape[2])))(
+                example_keys(feature_key, rows)
+            )
             x = jnp.where(channels[:, None], 0, x)
         return x
 
     def __call__(
-        self, inputs: jax.Array, lengths: jax.Array, *, rngs: nnx.Rngs | None = None, hidden_states: bool = False
+        self,
+        inputs: jax.Array,
+        lengths: jax.Array,
+        *,
+        rngs: nnx.Rngs | None = None,
+        hidden_states: bool = False,
     ) -> EncoderOutput:
         """Samples [B, T], lengths [B] → frames [B, T', D], T' = frame_lengths(T); and [depth + 1, B, T', D] if `hidden_states`."""
         features, frames = self.convolve(inputs, lengths)

@@ -15,10 +15,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sacjax import options
+from sacjax.config import options
 from sacjax.errors import UserError, nearest
 from sacjax.objectives.classification import Classification
-from sacjax.objectives.contrastive import Contrastive
+from sacjax.objectives.wav2vec2 import Contrastive
 
 OBJECTIVES: dict[str, Any] = {"classification": Classification, "contrastive": Contrastive}
 
@@ -26,7 +26,9 @@ OBJECTIVES: dict[str, Any] = {"classification": Classification, "contrastive": C
 def check(stage: ConfigDict) -> None:
     """Raises UserError for an unknown objective or option, and for what the objective itself refuses."""
     if stage.objective.name not in OBJECTIVES:
-        raise UserError(f"objective.name is '{stage.objective.name}'{nearest(stage.objective.name, OBJECTIVES)}")
+        raise UserError(
+            f"objective.name is '{stage.objective.name}'{nearest(stage.objective.name, OBJECTIVES)}"
+        )
     kind = OBJECTIVES[stage.objective.name]
     options.check("objective.options", stage.objective.name, stage.objective.options, kind.Options)
     kind.check(stage)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sacjax import metrics
+from sacjax.train import metrics
 
 Sums = dict[str, tuple[Any, Any]]
 

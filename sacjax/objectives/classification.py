@@ -30,7 +30,9 @@ class Classification(Objective):
         weights = np.ones(self.num_classes)
         if stage.objective.class_weights == "balanced":
             # scikit-learn's 'balanced': a class weighs as if all were equally frequent; absent classes weigh nothing.
-            weights = np.where(counts > 0, counts.sum() / (self.num_classes * np.maximum(counts, 1)), 0.0)
+            weights = np.where(
+                counts > 0, counts.sum() / (self.num_classes * np.maximum(counts, 1)), 0.0
+            )
         self.weights = jnp.asarray(weights, jnp.float32)
 
     @classmethod
@@ -41,17 +43,26 @@ class Classification(Objective):
         """Returns the classifier with fresh parameters."""
         frontend = self.stage.frontend
         return models.build(
-            self.stage.model, num_classes=self.num_classes, num_features=frontend.n_mfcc or frontend.n_mels, rngs=rngs
+            self.stage.model,
+            num_classes=self.num_classes,
+            num_features=frontend.n_mfcc or frontend.n_mels,
+            rngs=rngs,
         )
 
-    def loss(self, model: Any, batch: dict, rngs: nnx.Rngs | None = None) -> tuple[tuple[Any, Any], Sums]:
+    def loss(
+        self, model: Any, batch: dict, rngs: nnx.Rngs | None = None
+    ) -> tuple[tuple[Any, Any], Sums]:
         """Returns ((sum, count) of the loss, metrics).
 
         Args:
           batch: `inputs` [B, ...], `input_length` [B], `label` float32 [B, C], `mask` [B]; rows with mask 0 and, under
             softmax, rows without any label count nothing.
         """
-        logits, label, mask = model(batch["inputs"], batch["input_length"], rngs=rngs), batch["label"], batch["mask"]
+        logits, label, mask = (
+            model(batch["inputs"], batch["input_length"], rngs=rngs),
+            batch["label"],
+            batch["mask"],
+        )
         smoothing = self.stage.objective.label_smoothing if rngs is not None else 0.0
         if self.stage.objective.loss == "softmax":
             mask = mask * (label.sum(-1) > 0)

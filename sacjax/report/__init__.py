@@ -37,26 +37,45 @@ def write(
     folder.mkdir(exist_ok=True)
     for stale in folder.glob("mistake_*.png"):
         stale.unlink()
-    sections = [(f"Results of {name}", _figures(scores)) for name, scores in results.items() if scores]
+    sections = [
+        (f"Results of {name}", _figures(scores)) for name, scores in results.items() if scores
+    ]
     if not sub.data.multi_label and (known := [row for row in rows if row["label"] in names]):
         place = {name: k for k, name in enumerate(names)}
-        truth, guess = [place[row["label"]] for row in known], [int(np.argmax(row["probabilities"])) for row in known]
-        matrix = plots.png(plots.confusion_matrix(confusion_matrix(truth, guess, labels=range(len(names))), names))
+        truth, guess = (
+            [place[row["label"]] for row in known],
+            [int(np.argmax(row["probabilities"])) for row in known],
+        )
+        matrix = plots.png(
+            plots.confusion_matrix(confusion_matrix(truth, guess, labels=range(len(names))), names)
+        )
         (folder / "confusion_matrix.png").write_bytes(matrix)
-        sections.append((f"Confusion matrix ({known[0]['split']})", html.picture(matrix, "confusion matrix")))
+        sections.append(
+            (f"Confusion matrix ({known[0]['split']})", html.picture(matrix, "confusion matrix"))
+        )
     for name in config.stages:
         if metrics := plots.read_metrics(workdir, name):
             curves = plots.png(_curves(config[name], metrics))
             (folder / f"curves_{name}.png").write_bytes(curves)
             sections.append((f"Training of {name}", html.picture(curves, f"curves of {name}")))
-    cards = [_card(row, k, recordings, sub, folder) for k, row in enumerate(mistakes(rows, names, sub.eval.mistakes))]
+    cards = [
+        _card(row, k, recordings, sub, folder)
+        for k, row in enumerate(mistakes(rows, names, sub.eval.mistakes))
+    ]
     if cards:
-        sections.append((f"Most confident mistakes ({rows[0]['split']})", f'<div class="cards">{"".join(cards)}</div>'))
+        sections.append(
+            (
+                f"Most confident mistakes ({rows[0]['split']})",
+                f'<div class="cards">{"".join(cards)}</div>',
+            )
+        )
     text = escape(config_lib.to_json(config))
     sections.append(("Config", f"<details><summary>every key</summary><pre>{text}</pre></details>"))
     partial = workdir / "report.partial"
     page = html.page(f"sacjax: {workdir.absolute().name}", sections)
-    partial.write_text(page, encoding="utf-8", errors="backslashreplace")  # names may hold bytes that are not UTF-8
+    partial.write_text(
+        page, encoding="utf-8", errors="backslashreplace"
+    )  # names may hold bytes that are not UTF-8
     os.replace(partial, workdir / "report.html")
 
 
@@ -84,19 +103,27 @@ def _figures(scores: dict[str, float]) -> str:
     """Returns a table of a stage's scores, and one of those of each class."""
     parts = list(dict.fromkeys(name.split("/")[0] for name in scores))
     whole = list(dict.fromkeys(name.split("/", 1)[1] for name in scores if name.count("/") == 1))
-    text = html.table(["", *parts], [[name, *(scores.get(f"{part}/{name}", "") for part in parts)] for name in whole])
+    text = html.table(
+        ["", *parts],
+        [[name, *(scores.get(f"{part}/{name}", "") for part in parts)] for name in whole],
+    )
     classes = list(dict.fromkeys(name.split("/", 2)[2] for name in scores if name.count("/") >= 2))
     if classes:
         kinds = ("precision", "recall", "f1")
         part = "test" if "test" in parts else parts[-1]
-        rows = [[name, *(scores.get(f"{part}/{kind}/{name}", "") for kind in kinds)] for name in classes]
+        rows = [
+            [name, *(scores.get(f"{part}/{kind}/{name}", "") for kind in kinds)] for name in classes
+        ]
         text += f"<h3>Each class ({escape(part)})</h3>" + html.table(["class", *kinds], rows)
     return text
 
 
 def _card(row: dict, k: int, recordings: Recordings, stage: ConfigDict, folder: Path) -> str:
     rate: Any = stage.data.sample_rate
-    lines = [f"true: {row['label']}", f"predicted: {row['prediction']} ({100 * row['confidence']:.1f} %)"]
+    lines = [
+        f"true: {row['label']}",
+        f"predicted: {row['prediction']} ({100 * row['confidence']:.1f} %)",
+    ]
     try:
         clip = recordings.open(row["index"])
         whole = clip.num_samples / clip.sample_rate

@@ -45,7 +45,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return f"<table><tr>{top}</tr>{body}</table>"
 
 
-def card(title: str, lines: Sequence[str], image: bytes | None = None, sound: bytes | None = None) -> str:
+def card(
+    title: str, lines: Sequence[str], image: bytes | None = None, sound: bytes | None = None
+) -> str:
     """Returns a clip: what was made of it, its picture and its player."""
     text = "<br>".join(map(escape, lines))
     shown = "" if image is None else picture(image, title)

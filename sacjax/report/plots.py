@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 Curves = dict[str, tuple[list[int], list[float]]]  # {metric: (steps, values)}
-HEALTHY = Path(__file__).with_name("healthy_pretraining.csv")  # perplexity there is a share of the entries
+HEALTHY = Path(__file__).with_name(
+    "healthy_pretraining.csv"
+)  # perplexity there is a share of the entries
 
 
 def png(figure: Figure) -> bytes:
@@ -78,13 +80,25 @@ def training_curves(curves: Curves) -> Figure:
     for axes, (title, names) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
         for name in names:
             if name in curves:
-                axes.plot(*curves[name], label=name.split("/")[0], marker="." if len(curves[name][0]) < 40 else None)
+                axes.plot(
+                    *curves[name],
+                    label=name.split("/")[0],
+                    marker="." if len(curves[name][0]) < 40 else None,
+                )
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
         if len(axes.lines) > 1:
             axes.legend()
         if not axes.lines:
-            axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color="gray")
+            axes.text(
+                0.5,
+                0.5,
+                "not measured",
+                ha="center",
+                va="center",
+                transform=axes.transAxes,
+                color="gray",
+            )
     return figure
 
 
@@ -93,7 +107,11 @@ def read_reference() -> dict[str, tuple[list[float], list[float]]]:
     with open(HEALTHY, newline="") as file:
         rows = list(csv.DictReader(file))
     share = [float(row["share_of_run"]) for row in rows]
-    return {name: (share, [float(row[name]) for row in rows]) for name in rows[0] if name != "share_of_run"}
+    return {
+        name: (share, [float(row[name]) for row in rows])
+        for name in rows[0]
+        if name != "share_of_run"
+    }
 
 
 def pretraining_curves(
@@ -124,7 +142,11 @@ def pretraining_curves(
     }  # fmt: skip
     last = max((steps[-1] for steps, _ in curves.values()), default=1)
     figure = Figure(figsize=(13, 6.5), layout="constrained")
-    figure.suptitle("gray: a run of ours that went well, stretched to this one's length", fontsize=9, color="gray")
+    figure.suptitle(
+        "gray: a run of ours that went well, stretched to this one's length",
+        fontsize=9,
+        color="gray",
+    )
     for axes, (title, names) in zip(figure.subplots(2, 3).flat, panels.items(), strict=True):
         for name, label in names.items():
             scale = 1 / entries if "perplexity" in name else 1.0
@@ -133,13 +155,26 @@ def pretraining_curves(
                 axes.plot(np.asarray(share) * last, values, color="0.8", linewidth=4, zorder=0)
             if name in curves:
                 steps, values = curves[name]
-                axes.plot(steps, np.asarray(values) * scale, label=label, marker="." if len(steps) < 20 else None)
+                axes.plot(
+                    steps,
+                    np.asarray(values) * scale,
+                    label=label,
+                    marker="." if len(steps) < 20 else None,
+                )
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
         else:
-            axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, color="gray")
+            axes.text(
+                0.5,
+                0.5,
+                "not measured",
+                ha="center",
+                va="center",
+                transform=axes.transAxes,
+                color="gray",
+            )
     return figure
 
 
@@ -152,13 +187,22 @@ def spectrogram(samples: np.ndarray, sample_rate: int) -> Figure:
     # Whole seconds, so that clips of many lengths share a compiled front end, and none is too short for it.
     padded = np.pad(samples, (0, -size % sample_rate if size else sample_rate))
     level = log_mel_spectrogram(
-        jnp.asarray(padded)[None], sample_rate=sample_rate, n_fft=n_fft, hop_length=hop, n_mels=64, ref="max"
+        jnp.asarray(padded)[None],
+        sample_rate=sample_rate,
+        n_fft=n_fft,
+        hop_length=hop,
+        n_mels=64,
+        ref="max",
     )
     figure = Figure(figsize=(4, 2), layout="constrained")
     axes = figure.subplots()
     level_of_clip = np.asarray(level)[0, : 1 + size // hop]
     axes.imshow(
-        level_of_clip.T, origin="lower", aspect="auto", cmap="magma", extent=(0, max(size, 1) / sample_rate, 0, 64)
+        level_of_clip.T,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        extent=(0, max(size, 1) / sample_rate, 0, 64),
     )
     axes.set(xlabel="seconds", ylabel="mel bin")
     return figure

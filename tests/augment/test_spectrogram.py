@@ -50,7 +50,10 @@ def compiled(specs):
 def run(specs, x, keys, lengths=LENGTHS, mask=MASK):
     labels = np.eye(len(x), 10, dtype=np.float32)
     function = compiled(json.dumps(specs))
-    return [np.asarray(a) for a in function(keys, x, np.asarray(lengths), labels, np.asarray(mask, np.float32))]
+    return [
+        np.asarray(a)
+        for a in function(keys, x, np.asarray(lengths), labels, np.asarray(mask, np.float32))
+    ]
 
 
 def always(length=F, rows=800, **spec):
@@ -73,7 +76,9 @@ def test_what_lies_beyond_the_valid_frames_stays_and_does_not_matter(spec):
     assert (x[beyond] == 7).all() and np.isfinite(x).all()
     np.testing.assert_array_equal(lengths, LENGTHS)
     np.testing.assert_allclose(labels.sum(1), 1, atol=1e-6)
-    np.testing.assert_array_equal(np.where(beyond[..., None], 0, x), run((spec,), batch(), keys_of())[0])
+    np.testing.assert_array_equal(
+        np.where(beyond[..., None], 0, x), run((spec,), batch(), keys_of())[0]
+    )
     assert np.abs(x - batch(beyond=7.0)).max() > 0.1
 
 
@@ -96,17 +101,25 @@ def test_frequency_masks_are_whole_bands_within_their_width():
     widths = [w for row in spans(masked.any(1)) for w in row]
     assert set(widths) == {1, 2, 3, 4, 5} and len(widths) < 800  # width 0 is drawn too
     assert masked.any(1).any(0).all()  # every band gets its turn, those at the edges too
-    several = [len(row) for row in spans((always(name="frequency_mask", count=3, width=2) == 0).any(1))]
+    several = [
+        len(row) for row in spans((always(name="frequency_mask", count=3, width=2) == 0).any(1))
+    ]
     assert max(several) == 3
     assert (always(name="frequency_mask", count=0) == 1).all()
     assert (always(name="frequency_mask", count=1, width=1000) >= 0).all()
 
 
 @pytest.mark.parametrize(
-    ("width", "max_share", "length", "widest"), [(8, 1.0, 60, 8), (30, 0.2, 60, 12), (30, 0.2, 25, 5)]
+    ("width", "max_share", "length", "widest"),
+    [(8, 1.0, 60, 8), (30, 0.2, 60, 12), (30, 0.2, 25, 5)],
 )
 def test_time_masks_are_within_width_share_and_valid_frames(width, max_share, length, widest):
-    masked = always(name="time_mask", count=1, width=width, max_share=max_share, length=length)[:, :length] == 0
+    masked = (
+        always(name="time_mask", count=1, width=width, max_share=max_share, length=length)[
+            :, :length
+        ]
+        == 0
+    )
     assert (masked.any(2) == masked.all(2)).all()
     widths = [w for row in spans(masked.any(2)) for w in row]
     assert max(widths) == widest and min(widths) == 1
@@ -133,9 +146,13 @@ def test_masks_are_filled_with_zero_or_the_mean_of_the_valid_frames():
 def test_time_warp_is_monotonic_keeps_the_ends_and_moves_by_its_width_at_most(length):
     ramp = np.where(np.arange(F) < length, np.arange(F), 0)[:, None] * np.ones([F, M])
     x = np.tile(ramp, (100, 1, 1)).astype(np.float32)
-    y = run((dict(name="time_warp", width=6),), x, keys_of(3, range(100)), np.full(100, length), np.ones(100))[0][
-        ..., 0
-    ]
+    y = run(
+        (dict(name="time_warp", width=6),),
+        x,
+        keys_of(3, range(100)),
+        np.full(100, length),
+        np.ones(100),
+    )[0][..., 0]
     move = y[:, :length] - x[:, :length, 0]
     np.testing.assert_allclose(move[:, [0, length - 1]], 0, atol=1e-4)
     assert (np.diff(y[:, :length]) >= 0).all()
@@ -153,7 +170,9 @@ def test_probability_0_is_identity_and_dtype_is_kept():
         assert out[0].dtype == jnp.bfloat16
         np.testing.assert_array_equal(out[0], x)
         np.testing.assert_array_equal(out[2], np.eye(B, 10))
-    hit = (always(rows=400, name="frequency_mask", count=4, width=16, probability=0.5) == 0).any((1, 2))
+    hit = (always(rows=400, name="frequency_mask", count=4, width=16, probability=0.5) == 0).any(
+        (1, 2)
+    )
     assert 0.4 < hit.mean() < 0.6
 
 
@@ -163,7 +182,9 @@ def test_mixup_and_cutmix_of_spectrograms():
     z, _, cut = run((dict(name="cutmix"),), x, keys_of())
     for i in range(6):
         j = next(k for k in range(B) if k != i and mixed[i, k] > 0)
-        np.testing.assert_allclose(y[i], (mixed[i, i] * x[i] + mixed[i, j] * x[j]) * (x[i] != 0), atol=1e-5)
+        np.testing.assert_allclose(
+            y[i], (mixed[i, i] * x[i] + mixed[i, j] * x[j]) * (x[i] != 0), atol=1e-5
+        )
         changed = (z[i] != x[i]).any(1)
         np.testing.assert_allclose(1 - cut[i, i], changed.sum() / LENGTHS[i], atol=1e-6)
     np.testing.assert_array_equal(y[7], x[7])
@@ -189,7 +210,10 @@ def test_gradients_pass_through():
 
 def everything(keys, x, lengths, labels, mask):
     out = [
-        augment.apply((spec,), keys, x, lengths, labels, mask, kind="spectrogram", sample_rate=16000) for spec in ALL
+        augment.apply(
+            (spec,), keys, x, lengths, labels, mask, kind="spectrogram", sample_rate=16000
+        )
+        for spec in ALL
     ]
     return out
 
@@ -211,7 +235,10 @@ def test_the_same_on_1_and_on_8_devices(tmp_path):
     [
         (dict(name="time_masks"), r"augment.spectrogram.0.name: .*did you mean 'time_mask'\?"),
         (dict(name="gain"), "there is no augmentation 'gain'"),
-        (dict(name="time_mask", widht=3), r"'time_mask' has no option 'widht'; did you mean 'width'\?"),
+        (
+            dict(name="time_mask", widht=3),
+            r"'time_mask' has no option 'widht'; did you mean 'width'\?",
+        ),
         (dict(name="time_mask", width=3.5), "width is 3.5: expected int, such as 32"),
         (dict(name="time_mask", count=-1), "count is -1: it must not be negative"),
         (dict(name="time_mask", max_share=1.2), "max_share is 1.2"),
@@ -229,7 +256,9 @@ if __name__ == "__main__":
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
     assert jax.device_count() == 8
-    rows = NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data"))
+    rows = NamedSharding(
+        jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data")
+    )
     arrays = jax.device_put((batch(), LENGTHS, np.eye(B, 10, dtype=np.float32), MASK), rows)
     function = jax.jit(lambda *a: everything(keys_of(), *a), in_shardings=rows, out_shardings=rows)
     results = {

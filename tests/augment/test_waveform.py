@@ -64,7 +64,10 @@ def compiled(specs, sample_rate):
 def run(specs, x, keys, lengths=LENGTHS, labels=None, mask=MASK, sample_rate=RATE):
     labels = np.eye(len(x), 10, dtype=np.float32) if labels is None else labels
     function = compiled(json.dumps(specs), sample_rate)
-    return [np.asarray(a) for a in function(keys, x, np.asarray(lengths), labels, np.asarray(mask, np.float32))]
+    return [
+        np.asarray(a)
+        for a in function(keys, x, np.asarray(lengths), labels, np.asarray(mask, np.float32))
+    ]
 
 
 def always(name, x, rows=16, length=None, sample_rate=RATE, **options):
@@ -90,9 +93,15 @@ def test_what_lies_beyond_the_valid_length_stays_and_does_not_matter(spec):
     x, lengths, labels = run((spec,), batch(beyond=7.0), keys_of())
     beyond = np.arange(T) >= LENGTHS[:, None]
     assert (x[beyond] == 7).all()
-    assert (lengths <= LENGTHS).all() and (lengths >= np.minimum(LENGTHS, 1)).all() and lengths.dtype == np.int32
+    assert (
+        (lengths <= LENGTHS).all()
+        and (lengths >= np.minimum(LENGTHS, 1)).all()
+        and lengths.dtype == np.int32
+    )
     np.testing.assert_allclose(labels.sum(1), 1, atol=1e-6)
-    assert np.isfinite(x).all() and np.abs(x[:6] - batch(beyond=7.0)[:6]).max() > 0.01  # it does something
+    assert (
+        np.isfinite(x).all() and np.abs(x[:6] - batch(beyond=7.0)[:6]).max() > 0.01
+    )  # it does something
     clean = run((spec,), batch(), keys_of())
     np.testing.assert_array_equal(np.where(beyond, 0, x), clean[0])
     np.testing.assert_array_equal(lengths, clean[1])
@@ -131,7 +140,9 @@ def test_probability_0_is_identity_and_a_half_is_half():
     flipped = always("polarity", np.ones(2, np.float32), rows=400, probability=0.25)[0][:, 0]
     assert set(flipped) == {1, -1} and 0.17 < (flipped == -1).mean() < 0.33
     some = [
-        spec | {"probability": 1e-6} for spec in ALL if spec["name"] in ("gain", "shift", "speed", "mixup", "cutmix")
+        spec | {"probability": 1e-6}
+        for spec in ALL
+        if spec["name"] in ("gain", "shift", "speed", "mixup", "cutmix")
     ]
     rare = run(some, batch(beyond=3.0), keys_of())  # drawn, and not chosen
     np.testing.assert_array_equal(rare[0], batch(beyond=3.0))
@@ -174,7 +185,9 @@ def test_shift_is_numpys_roll_within_the_valid_part(length):
 def test_noise_has_the_snr_and_the_colour_asked_for(exponents):
     length = 16000
     x = np.sin(np.arange(20000)).astype(np.float32) * (np.arange(20000) < length)
-    options = dict(low_snr_db=10.0, high_snr_db=10.0, low_exponent=exponents[0], high_exponent=exponents[1])
+    options = dict(
+        low_snr_db=10.0, high_snr_db=10.0, low_exponent=exponents[0], high_exponent=exponents[1]
+    )
     added = (always("noise", x, length=length, **options)[0] - x)[:, :length]
     np.testing.assert_allclose(10 * np.log10(power(x[:length]) / power(added)), 10, atol=0.01)
     spectrum = (np.abs(np.fft.rfft(added * np.hanning(length))) ** 2).mean(0)
@@ -182,7 +195,9 @@ def test_noise_has_the_snr_and_the_colour_asked_for(exponents):
     inside = (frequency > 100) & (frequency < 7000)
     slope = np.polyfit(np.log(frequency[inside]), np.log(spectrum[inside]), 1)[0]
     assert abs(slope + exponents[0]) < 0.1
-    ratios = 10 * np.log10(power(x[:length]) / power((always("noise", x, length=length)[0] - x)[:, :length]))
+    ratios = 10 * np.log10(
+        power(x[:length]) / power((always("noise", x, length=length)[0] - x)[:, :length])
+    )
     assert ratios.min() >= 4.99 and ratios.max() <= 30.01 and np.ptp(ratios) > 10
 
 
@@ -237,7 +252,9 @@ def test_speed_moves_tones_and_lengths(factor):
     factor = round(factor * waveform.STEPS) / waveform.STEPS
     expected = np.sin(2 * np.pi * 500 * factor * np.arange(T) / RATE)
     assert lengths[0] == (np.ceil(T / factor) if factor > 1 else T)
-    np.testing.assert_allclose(y[0, 200 : lengths[0] - 200], expected[200 : lengths[0] - 200], atol=5e-3)
+    np.testing.assert_allclose(
+        y[0, 200 : lengths[0] - 200], expected[200 : lengths[0] - 200], atol=5e-3
+    )
     assert (y[0, lengths[0] :] == 0).all()
 
 
@@ -253,14 +270,18 @@ def test_speed_does_not_alias():
 def test_pitch_moves_tones_and_keeps_the_duration(semitones):
     librosa = pytest.importorskip("librosa")
     x = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000).astype(np.float32)
-    y, lengths = always("pitch", x, rows=1, sample_rate=16000, low_semitones=semitones, high_semitones=semitones)
+    y, lengths = always(
+        "pitch", x, rows=1, sample_rate=16000, low_semitones=semitones, high_semitones=semitones
+    )
     assert lengths[0] == 16000
     spectrum = np.abs(np.fft.rfft(y[0, 2000:14000] * np.hanning(12000), 160000))
     np.testing.assert_allclose(spectrum.argmax() / 10, 440 * 2 ** (semitones / 12), atol=1.0)
     assert 0.75 < y[0, 2000:14000].std() / x.std() < 1.05
     factor = waveform._factor(2 ** (semitones / 12))
     fast = waveform._resample(jnp.asarray(x), factor, int(np.ceil(16000 / min(float(factor), 1))))
-    stretched = librosa.effects.time_stretch(np.asarray(fast), rate=1 / float(factor), n_fft=1024, hop_length=256)
+    stretched = librosa.effects.time_stretch(
+        np.asarray(fast), rate=1 / float(factor), n_fft=1024, hop_length=256
+    )
     np.testing.assert_allclose(y[0, 1000:15000], stretched[1000:15000], atol=2e-3)
 
 
@@ -283,7 +304,9 @@ def test_partners_are_one_random_cycle_that_leaves_padding_out():
 @pytest.mark.parametrize("between_class", [False, True])
 def test_mixup_mixes_sounds_as_it_mixes_labels(between_class):
     x, labels = batch(), np.eye(B, 10, dtype=np.float32)
-    y, lengths, mixed = run((dict(name="mixup", alpha=1.0, between_class=between_class),), x, keys_of())
+    y, lengths, mixed = run(
+        (dict(name="mixup", alpha=1.0, between_class=between_class),), x, keys_of()
+    )
     np.testing.assert_array_equal(lengths, LENGTHS)
     np.testing.assert_allclose(mixed.sum(1), 1, atol=1e-6)
     np.testing.assert_array_equal(mixed[7], labels[7])  # mask 0: mixed with nobody, and in nobody
@@ -296,7 +319,9 @@ def test_mixup_mixes_sounds_as_it_mixes_labels(between_class):
         if between_class:
             weights = weights * np.sqrt([(x[j] ** 2).sum() / LENGTHS[j], (x[i] ** 2).sum() / n])
             weights /= np.linalg.norm(weights)
-        np.testing.assert_allclose(y[i, :n], weights[0] * x[i, :n] + weights[1] * x[j, :n], atol=1e-5)
+        np.testing.assert_allclose(
+            y[i, :n], weights[0] * x[i, :n] + weights[1] * x[j, :n], atol=1e-5
+        )
 
 
 def test_mixup_shares_are_beta():
@@ -312,7 +337,9 @@ def test_mixup_shares_are_beta():
         )[2]
     )
     assert abs(np.mean(shares) - 0.5) < 0.08
-    np.testing.assert_allclose(np.var(shares), 0.25 / 1.8, atol=0.03)  # Beta(a, a): 1 / (4 (2a + 1))
+    np.testing.assert_allclose(
+        np.var(shares), 0.25 / 1.8, atol=0.03
+    )  # Beta(a, a): 1 / (4 (2a + 1))
 
 
 def test_cutmix_replaces_one_stretch_and_tells_its_share():
@@ -325,7 +352,9 @@ def test_cutmix_replaces_one_stretch_and_tells_its_share():
         np.testing.assert_allclose(1 - mixed[i, i], len(changed) / LENGTHS[i], atol=1e-6)
         if len(changed):
             j = next(k for k in range(B) if k != i and mixed[i, k] > 0)
-            assert changed[-1] - changed[0] + 1 == len(changed) and changed[-1] < min(LENGTHS[i], LENGTHS[j])
+            assert changed[-1] - changed[0] + 1 == len(changed) and changed[-1] < min(
+                LENGTHS[i], LENGTHS[j]
+            )
             np.testing.assert_array_equal(y[i, changed], x[j, changed])
     np.testing.assert_array_equal(y[7], x[7])
 
@@ -338,7 +367,10 @@ def test_multi_hot_labels_are_mixed_class_by_class():
 
 
 def everything(keys, x, lengths, labels, mask):
-    out = [augment.apply((spec,), keys, x, lengths, labels, mask, kind="waveform", sample_rate=RATE) for spec in ALL]
+    out = [
+        augment.apply((spec,), keys, x, lengths, labels, mask, kind="waveform", sample_rate=RATE)
+        for spec in ALL
+    ]
     return out
 
 
@@ -358,7 +390,10 @@ def test_the_same_on_1_and_on_8_devices(tmp_path):
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        ((dict(name="gian"),), r"augment.waveform.0.name: there is no augmentation 'gian'; did you mean 'gain'\?"),
+        (
+            (dict(name="gian"),),
+            r"augment.waveform.0.name: there is no augmentation 'gian'; did you mean 'gain'\?",
+        ),
         ((dict(name="time_mask"),), "there is no augmentation 'time_mask'"),
         (
             (dict(name="gain"), dict(name="gain", low=1.0)),
@@ -393,7 +428,9 @@ if __name__ == "__main__":
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
     assert jax.device_count() == 8
-    rows = NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data"))
+    rows = NamedSharding(
+        jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data")
+    )
     arrays = jax.device_put((batch(), LENGTHS, np.eye(B, 10, dtype=np.float32), MASK), rows)
     # Keys as the train step makes them: folded inside the jitted function from the row in the global batch.
     function = jax.jit(lambda *a: everything(keys_of(), *a), in_shardings=rows, out_shardings=rows)

@@ -9,11 +9,13 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sacjax import checkpoint, embed, errors, experiment
 from sacjax import config as config_lib
-from sacjax.convert import __main__ as convert
+from sacjax import errors
+from sacjax import stages as experiment
+from sacjax.commands import convert, embed
 from sacjax.convert import huggingface
 from sacjax.errors import UserError
+from sacjax.train import checkpoint
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else a local folder is looked up in the hub as well
 torch = pytest.importorskip("torch", reason="needs the extra `parity`")
@@ -24,19 +26,34 @@ SMALL = dict(
     num_conv_pos_embedding_groups=4,
 )  # fmt: skip
 LARGE = dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
-HEADS = dict(num_codevectors_per_group=20, codevector_dim=16, proj_codevector_dim=12, num_negatives=7)
+HEADS = dict(
+    num_codevectors_per_group=20, codevector_dim=16, proj_codevector_dim=12, num_negatives=7
+)
 CASES = {  # name: (class, config class, options)
     "post-norm": ("Wav2Vec2Model", "Wav2Vec2Config", SMALL | dict(num_conv_pos_embeddings=16)),
-    "pre-norm": ("Wav2Vec2Model", "Wav2Vec2Config", SMALL | LARGE | dict(num_conv_pos_embeddings=15)),
+    "pre-norm": (
+        "Wav2Vec2Model",
+        "Wav2Vec2Config",
+        SMALL | LARGE | dict(num_conv_pos_embeddings=15),
+    ),
     "pretraining": ("Wav2Vec2ForPreTraining", "Wav2Vec2Config", SMALL | HEADS),
     "classifier": (
         "Wav2Vec2ForSequenceClassification",
         "Wav2Vec2Config",
         SMALL
-        | dict(classifier_proj_size=24, num_labels=3, id2label={0: "a", 1: "b", 2: "c"}, use_weighted_layer_sum=True),
+        | dict(
+            classifier_proj_size=24,
+            num_labels=3,
+            id2label={0: "a", 1: "b", 2: "c"},
+            use_weighted_layer_sum=True,
+        ),
     ),
     "hubert": ("HubertModel", "HubertConfig", SMALL | dict(feat_proj_layer_norm=False)),
-    "hubert classifier": ("HubertForSequenceClassification", "HubertConfig", SMALL | LARGE | dict(num_labels=4)),
+    "hubert classifier": (
+        "HubertForSequenceClassification",
+        "HubertConfig",
+        SMALL | LARGE | dict(num_labels=4),
+    ),
     "data2vec": ("Data2VecAudioModel", "Data2VecAudioConfig", SMALL),
     "data2vec classifier": (
         "Data2VecAudioForSequenceClassification",
@@ -47,7 +64,10 @@ CASES = {  # name: (class, config class, options)
     "large": (
         "Wav2Vec2Model",
         "Wav2Vec2Config",
-        LARGE | dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+        LARGE
+        | dict(
+            hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+        ),
     ),
 }
 BIG = ("base", "large")
@@ -99,11 +119,17 @@ def test_every_hidden_state_agrees_in_a_padded_batch(pair):
     x = audio(lengths)
     wanted = theirs(model, x, lengths)
     encoder = loaded.model if loaded.kind == "bare" else loaded.model.encoder
-    ours = nnx.jit(lambda model, x, n: model(x, n, hidden_states=True))(encoder, jnp.asarray(x), jnp.asarray(lengths))
-    assert len(ours.hidden_states) == len(wanted.hidden_states) == model.config.num_hidden_layers + 1
+    ours = nnx.jit(lambda model, x, n: model(x, n, hidden_states=True))(
+        encoder, jnp.asarray(x), jnp.asarray(lengths)
+    )
+    assert (
+        len(ours.hidden_states) == len(wanted.hidden_states) == model.config.num_hidden_layers + 1
+    )
     for state, reference in zip(ours.hidden_states, wanted.hidden_states, strict=True):
         for row, count in enumerate(np.asarray(ours.lengths)):
-            np.testing.assert_allclose(state[row, :count], reference[row, :count].numpy(), atol=1e-4)
+            np.testing.assert_allclose(
+                state[row, :count], reference[row, :count].numpy(), atol=1e-4
+            )
     if loaded.kind == "classification":
         logits = loaded.model(jnp.asarray(x), jnp.asarray(lengths))
         np.testing.assert_allclose(logits, wanted.logits.numpy(), atol=1e-4)
@@ -112,7 +138,10 @@ def test_every_hidden_state_agrees_in_a_padded_batch(pair):
 def test_a_round_trip_is_bit_exact_and_loads_without_a_missing_or_unexpected_key(pair, tmp_path):
     name, model, _, loaded = pair
     huggingface.save_huggingface(
-        loaded.model, tmp_path, class_names=loaded.class_names, model_type=loaded.config["model_type"]
+        loaded.model,
+        tmp_path,
+        class_names=loaded.class_names,
+        model_type=loaded.config["model_type"],
     )
     again, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
@@ -156,7 +185,9 @@ def test_the_older_spelling_of_weight_norm_gives_the_same_model(saved, tmp_path)
     copy(saved, tmp_path)
     save_file(old, tmp_path / "model.safetensors")
     a, b = (huggingface.load_huggingface(path).model.positional[0] for path in (saved, tmp_path))
-    assert np.array_equal(a.kernel[...], b.kernel[...]) and np.array_equal(a.scale[...], b.scale[...])
+    assert np.array_equal(a.kernel[...], b.kernel[...]) and np.array_equal(
+        a.scale[...], b.scale[...]
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,10 +199,15 @@ def test_the_older_spelling_of_weight_norm_gives_the_same_model(saved, tmp_path)
         (dict(hidden_act="relu"), "hidden_act is 'relu'"),
         (dict(num_hidden_layers=4), "missing: encoder.layers.3"),
         (dict(num_hidden_layers=2), "unknown: encoder.layers.2"),
-        (dict(intermediate_size=40), "another shape than config.json says: encoder.layers.0.feed_forward"),
+        (
+            dict(intermediate_size=40),
+            "another shape than config.json says: encoder.layers.0.feed_forward",
+        ),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_one_line_that_lists_what(saved, tmp_path, changes, words):
+def test_a_checkpoint_that_does_not_fit_is_one_line_that_lists_what(
+    saved, tmp_path, changes, words
+):
     with pytest.raises(UserError, match=words):
         huggingface.load_huggingface(copy(saved, tmp_path, **changes))
 
@@ -179,8 +215,13 @@ def test_a_checkpoint_that_does_not_fit_is_one_line_that_lists_what(saved, tmp_p
 def test_a_codebook_of_another_size_is_one_line(tmp_path):
     source = make_folder(tmp_path / "source")
     make("pretraining").save_pretrained(source)
-    with pytest.raises(UserError, match=r"another shape than config.json says: .*quantizer.codevectors \(1, 40, 8\)"):
-        huggingface.load_huggingface(copy(source, make_folder(tmp_path / "copy"), num_codevectors_per_group=30))
+    with pytest.raises(
+        UserError,
+        match=r"another shape than config.json says: .*quantizer.codevectors \(1, 40, 8\)",
+    ):
+        huggingface.load_huggingface(
+            copy(source, make_folder(tmp_path / "copy"), num_codevectors_per_group=30)
+        )
 
 
 @pytest.mark.parametrize("kind", ["Wav2Vec2", "Hubert", "Data2VecAudio"])
@@ -191,7 +232,9 @@ def test_keys_that_a_config_does_not_have_are_those_of_transformers(kind, tmp_pa
     config.save_pretrained(tmp_path)
     whole, options = huggingface.read_config(tmp_path), huggingface.encoder_options(tmp_path)
     known = bare.keys() & config.to_dict().keys()
-    assert len(known) > 3 and {key: bare[key] for key in known} == {key: whole[key] for key in known}
+    assert len(known) > 3 and {key: bare[key] for key in known} == {
+        key: whole[key] for key in known
+    }
     assert bare_options == {key: options[key] for key in bare_options}
 
 
@@ -203,9 +246,13 @@ def test_several_labels_a_clip_stay_several(tmp_path):
     convert.main(["--from_huggingface", str(source), "--workdir", str(workdir)])
     trained = checkpoint.load_trained(workdir)
     assert trained.multi_label
-    np.testing.assert_allclose(trained.probabilities(np.array([[0.0, 2.0]])), [[0.5, 1 / (1 + np.exp(-2.0))]])
+    np.testing.assert_allclose(
+        trained.probabilities(np.array([[0.0, 2.0]])), [[0.5, 1 / (1 + np.exp(-2.0))]]
+    )
     convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)])
-    assert transformers.AutoConfig.from_pretrained(back).problem_type == "multi_label_classification"
+    assert (
+        transformers.AutoConfig.from_pretrained(back).problem_type == "multi_label_classification"
+    )
 
 
 def test_truncated_missing_and_pickled_weights_are_refused(saved, tmp_path):
@@ -230,7 +277,9 @@ def test_convert_from_the_shell_and_back_keeps_every_prediction(tmp_path, capsys
     model = make("classifier")
     source, workdir, back = tmp_path / "hf", tmp_path / "workdir", tmp_path / "back"
     model.save_pretrained(source)
-    (source / "preprocessor_config.json").write_text(json.dumps(dict(do_normalize=True, sampling_rate=8000)))
+    (source / "preprocessor_config.json").write_text(
+        json.dumps(dict(do_normalize=True, sampling_rate=8000))
+    )
     assert convert.main(["--from_huggingface", str(source), "--workdir", str(workdir)]) == 0
     trained = checkpoint.load_trained(workdir)
     assert trained.class_names == ("a", "b", "c") and trained.stage_config.data.sample_rate == 8000
@@ -241,7 +290,9 @@ def test_convert_from_the_shell_and_back_keeps_every_prediction(tmp_path, capsys
     np.testing.assert_allclose(logits, theirs(model, inputs, (6000,)).logits.numpy(), atol=1e-4)
     assert convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)]) == 0
     again = transformers.AutoModelForAudioClassification.from_pretrained(back)
-    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+    assert all(
+        torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items()
+    )
     with pytest.raises(UserError, match="not empty"):
         convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)])
     with pytest.raises(UserError, match="give --from_huggingface"):
@@ -250,7 +301,11 @@ def test_convert_from_the_shell_and_back_keeps_every_prediction(tmp_path, capsys
 
 def test_errors_end_without_a_traceback(tmp_path):
     with pytest.raises(SystemExit) as stopped:
-        errors.run(lambda: convert.main(["--from_huggingface", str(tmp_path), "--workdir", str(tmp_path / "w")]))
+        errors.run(
+            lambda: convert.main(
+                ["--from_huggingface", str(tmp_path), "--workdir", str(tmp_path / "w")]
+            )
+        )
     assert stopped.value.code != 0
 
 
@@ -258,25 +313,43 @@ def finetuning(saved, **encoder):
     """A config that fine-tunes the head alone, on a few synthesized clips."""
     c = config_lib.default(finetune=config_lib.stage())
     f = c.finetune
-    f.data.source, f.data.examples, f.data.seconds, f.data.sample_rate = "synthetic", 100, 0.25, 16000
+    f.data.source, f.data.examples, f.data.seconds, f.data.sample_rate = (
+        "synthetic",
+        100,
+        0.25,
+        16000,
+    )
     f.model.name, f.model.encoder, f.init_from = "wav2vec2", ConfigDict(encoder), f"hf:{saved}"
-    f.optimizer.freeze, f.train.batch_size, f.train.steps, f.eval.batch_size = (("encoder", 0),), 8, 1, 16
+    f.optimizer.freeze, f.train.batch_size, f.train.steps, f.eval.batch_size = (
+        (("encoder", 0),),
+        8,
+        1,
+        16,
+    )
     f.eval.splits, c.tensorboard = ("test",), False
     return c
 
 
-def test_fine_tuning_starts_from_a_folder_and_the_workdir_stands_on_its_own(saved, tmp_path, capsys):
+def test_fine_tuning_starts_from_a_folder_and_the_workdir_stands_on_its_own(
+    saved, tmp_path, capsys
+):
     source = copy(saved, make_folder(tmp_path / "hf"))
-    (source / "preprocessor_config.json").write_text(json.dumps(dict(do_normalize=True, sampling_rate=16000)))
+    (source / "preprocessor_config.json").write_text(
+        json.dumps(dict(do_normalize=True, sampling_rate=16000))
+    )
     results = experiment.run(finetuning(source, dropout=0.0), tmp_path / "run")
     assert "test/accuracy" in results["finetune"] and "warning" not in capsys.readouterr().out
     for file in source.iterdir():
         file.unlink()
-    assert experiment.run(finetuning(source, dropout=0.0), tmp_path / "run") == results  # it is finished
+    assert (
+        experiment.run(finetuning(source, dropout=0.0), tmp_path / "run") == results
+    )  # it is finished
     trained = checkpoint.load_trained(tmp_path / "run")
     wanted = huggingface.load_huggingface(saved).model
     for name, value in nnx.to_flat_state(nnx.state(trained.model.encoder, nnx.Param)):
-        assert np.array_equal(value[...], dict(nnx.to_flat_state(nnx.state(wanted)))[name][...]), name
+        assert np.array_equal(value[...], dict(nnx.to_flat_state(nnx.state(wanted)))[name][...]), (
+            name
+        )
     assert trained.model.encoder.normalize_input and trained.stage_config.model.encoder.width == 32
     assert trained.stage_config.model.encoder.dropout == 0.0
 

@@ -4,19 +4,26 @@ import soundfile as sf
 import soxr
 
 from sacjax.data import decode
-from sacjax.data.sources import FileClip
+from sacjax.data.sources.files import FileClip
 
 
 class Counting:
     """A clip that never ends, counts what is read of it, and is a function of the place."""
 
     def __init__(self, sample_rate, num_samples, channels=1):
-        self.sample_rate, self.num_samples, self.channels, self.taken = sample_rate, num_samples, channels, 0
+        self.sample_rate, self.num_samples, self.channels, self.taken = (
+            sample_rate,
+            num_samples,
+            channels,
+            0,
+        )
 
     def read(self, start, count):
         count = max(min(count, self.num_samples - start), 0)
         self.taken += count
-        x = np.sin(2 * np.pi * 440 * np.arange(start, start + count) / self.sample_rate).astype(np.float32)
+        x = np.sin(2 * np.pi * 440 * np.arange(start, start + count) / self.sample_rate).astype(
+            np.float32
+        )
         return np.repeat(x[:, None], self.channels, 1)
 
 
@@ -24,13 +31,18 @@ class Memory:
     def __init__(self, samples, sample_rate, claimed=None):
         samples = np.asarray(samples, np.float32)
         self.samples = samples if samples.ndim == 2 else samples[:, None]
-        self.sample_rate, self.num_samples = sample_rate, len(samples) if claimed is None else claimed
+        self.sample_rate, self.num_samples = (
+            sample_rate,
+            len(samples) if claimed is None else claimed,
+        )
 
     def read(self, start, count):
         return self.samples[start : start + count]
 
 
-@pytest.mark.parametrize("own, rate", [(44100, 16000), (16000, 16000), (8000, 22050), (44099, 16000), (192000, 8000)])
+@pytest.mark.parametrize(
+    "own, rate", [(44100, 16000), (16000, 16000), (8000, 22050), (44099, 16000), (192000, 8000)]
+)
 @pytest.mark.parametrize("crop", ["random", "center", "start"])
 def test_a_crop_of_an_hour_reads_about_its_own_length(own, rate, crop):
     clip = Counting(own, 3600 * own)
@@ -45,13 +57,17 @@ def test_a_crop_of_a_long_file_decodes_little_of_it(tmp_path, monkeypatch):
     taken = []
     whole = sf.SoundFile.read
     monkeypatch.setattr(
-        sf.SoundFile, "read", lambda self, out, **kw: (taken.append(len(out)), whole(self, out=out, **kw))[1]
+        sf.SoundFile,
+        "read",
+        lambda self, out, **kw: (taken.append(len(out)), whole(self, out=out, **kw))[1],
     )
     decode.read_crop(FileClip(str(path)), 16000, 2.0, "center", "zero", np.random.default_rng(0))
     assert sum(taken) <= 2.25 * 8000
 
 
-@pytest.mark.parametrize("own, rate", [(44100, 16000), (48000, 44100), (8000, 16000), (11025, 16000), (22050, 22050)])
+@pytest.mark.parametrize(
+    "own, rate", [(44100, 16000), (48000, 44100), (8000, 16000), (11025, 16000), (22050, 22050)]
+)
 def test_a_window_equals_that_part_of_the_whole_clip_resampled(own, rate):
     x = np.random.default_rng(0).normal(size=5 * own).astype(np.float32) * 0.2
     whole = soxr.resample(x, own, rate) if own != rate else x
@@ -81,7 +97,9 @@ def test_crops_lie_where_they_should():
     rng = np.random.default_rng(0)
     assert decode.read_crop(clip, 100, 2.0, "start", "zero", rng)[0][0] == 0
     assert decode.read_crop(clip, 100, 2.0, "center", "zero", rng)[0][0] == pytest.approx(0.4)
-    firsts = [decode.read_crop(clip, 100, 2.0, "random", "zero", rng)[0][0] * 1000 for _ in range(500)]
+    firsts = [
+        decode.read_crop(clip, 100, 2.0, "random", "zero", rng)[0][0] * 1000 for _ in range(500)
+    ]
     assert min(firsts) < 20 and max(firsts) > 780 and np.mean(firsts) == pytest.approx(400, abs=40)
 
 

@@ -7,9 +7,10 @@ import pytest
 import soundfile as sf
 
 from sacjax import config as config_lib
-from sacjax.data import decode, pipeline, sources, splits
+from sacjax.data import decode, pipeline, splits
 from sacjax.data.recordings import Recordings
-from sacjax.data.sources import FileClip, OpenFiles
+from sacjax.data.sources import files as sources
+from sacjax.data.sources.files import FileClip, OpenFiles
 from sacjax.errors import UserError
 
 RATE = 100
@@ -42,7 +43,10 @@ def ramps(sizes, classes=2):
     n = len(sizes)
     names = tuple(f"c{k}" for k in range(classes))
     return Recordings(
-        [f"{i}.wav" for i in range(n)], [(names[i % classes],) for i in range(n)], names, OpenRamps(list(sizes))
+        [f"{i}.wav" for i in range(n)],
+        [(names[i % classes],) for i in range(n)],
+        names,
+        OpenRamps(list(sizes)),
     )
 
 
@@ -102,7 +106,9 @@ def test_each_epoch_has_every_example_once_in_an_order_of_its_own():
 
 def test_the_stream_depends_on_the_seed_alone():
     recordings = ramps([30] * 10)
-    make = lambda seed, **more: take(pipeline.train_batches(recordings, range(10), settings(**more), 4, seed), 6)[0]
+    make = lambda seed, **more: take(
+        pipeline.train_batches(recordings, range(10), settings(**more), 4, seed), 6
+    )[0]
     for a, b in zip(make(1), make(1, prefetch=7), strict=True):
         same(a, b)
     assert any((a["index"] != b["index"]).any() for a, b in zip(make(1), make(2), strict=True))
@@ -113,7 +119,10 @@ def test_the_stream_depends_on_the_seed_alone():
 def test_global_batches_do_not_depend_on_the_number_of_hosts(count):
     recordings, data = ramps([30, 45, 12, -1, 60, 25, 33]), settings()
     alone, _ = take(pipeline.train_batches(recordings, range(7), data, 12, seed=5), 8)
-    hosts = [take(pipeline.train_batches(recordings, range(7), data, 12, 5, p, count), 8)[0] for p in range(count)]
+    hosts = [
+        take(pipeline.train_batches(recordings, range(7), data, 12, 5, p, count), 8)[0]
+        for p in range(count)
+    ]
     for t in range(8):
         same(alone[t] | {"error": np.array(alone[t]["error"])}, join([host[t] for host in hosts]))
 
@@ -147,13 +156,20 @@ def test_labels_multi_hot_unknown_and_withheld():
     recordings = ramps([30] * 4, classes=3)
     recordings.labels = [("c0", "c2"), (), ("c1",), ("c2",)]
     table = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
-    (batch,), _ = take(pipeline.train_batches(recordings, range(4), settings(multi_label=True), 4, 0), 1)
-    assert batch["label"].dtype == np.float32 and np.array_equal(batch["label"], table[batch["index"]])
+    (batch,), _ = take(
+        pipeline.train_batches(recordings, range(4), settings(multi_label=True), 4, 0), 1
+    )
+    assert batch["label"].dtype == np.float32 and np.array_equal(
+        batch["label"], table[batch["index"]]
+    )
     (batch,), _ = take(pipeline.train_batches(recordings, range(4), settings(), 4, 0), 1)
     assert np.array_equal(batch["label"], np.array([0, -1, 1, 2])[batch["index"]])
     for multi in (False, True):
         (batch,), _ = take(
-            pipeline.train_batches(recordings, range(4), settings(multi_label=multi), 4, 0, labels=False), 1
+            pipeline.train_batches(
+                recordings, range(4), settings(multi_label=multi), 4, 0, labels=False
+            ),
+            1,
         )
         assert (batch["label"] == (0 if multi else -1)).all() and (batch["mask"] == 1).all()
 
@@ -165,7 +181,9 @@ def test_no_labels_at_all():
     assert (batch["label"] == -1).all()
     (batch,), _ = take(pipeline.eval_batches(recordings, range(4), settings(), 8), 1)
     assert (batch["label"] == -1).all() and set(batch["index"].tolist()) == {0, 1, 2, 3}
-    (batch,), _ = take(pipeline.train_batches(recordings, range(4), settings(multi_label=True), 4, 0), 1)
+    (batch,), _ = take(
+        pipeline.train_batches(recordings, range(4), settings(multi_label=True), 4, 0), 1
+    )
     assert batch["label"].shape == (4, 0)
 
 
@@ -174,7 +192,9 @@ def test_balanced_sampling(how, share):
     recordings = ramps([30] * 40)
     recordings.labels = [("c1",) if i < 4 else ("c0",) for i in range(40)]
     chosen = splits.balance(recordings, np.arange(40), how, 0)
-    batches, _ = take(pipeline.train_batches(recordings, range(40), settings(balance=how), 4, 0), len(chosen) // 4)
+    batches, _ = take(
+        pipeline.train_batches(recordings, range(40), settings(balance=how), 4, 0), len(chosen) // 4
+    )
     labels = np.concatenate([b["label"] for b in batches])
     assert labels.mean() == pytest.approx(share) and len(labels) == len(chosen)
 
@@ -214,16 +234,28 @@ def test_every_clip_is_evaluated_exactly_once(count, batch_size, clips):
     recordings = ramps([30] * 2 + [20] * 11)
     chosen = np.arange(1, 1 + clips)
     hosts = [
-        list(pipeline.eval_batches(recordings, chosen, settings(), batch_size, 0.0, p, count)) for p in range(count)
+        list(pipeline.eval_batches(recordings, chosen, settings(), batch_size, 0.0, p, count))
+        for p in range(count)
     ]
     assert len({len(host) for host in hosts}) == 1
     assert all(len(batch["audio"]) == batch_size // count for host in hosts for batch in host)
     whole = [join([host[t] for host in hosts]) for t in range(len(hosts[0]))]
-    rows = [(i, a[0]) for b in whole for i, a, m in zip(b["index"], b["audio"], b["mask"], strict=True) if m]
-    assert rows == [(1, 1000), (1, 1010)] + [(i, 1000 * i) for i in chosen[1:]]  # clip 1 takes two windows
+    rows = [
+        (i, a[0])
+        for b in whole
+        for i, a, m in zip(b["index"], b["audio"], b["mask"], strict=True)
+        if m
+    ]
+    assert rows == [(1, 1000), (1, 1010)] + [
+        (i, 1000 * i) for i in chosen[1:]
+    ]  # clip 1 takes two windows
     padding = [b["index"][b["mask"] == 0] for b in whole]
     assert all((p == -1).all() for p in padding) and not any(len(p) for p in padding[:-1])
-    assert all(b["label"][k] == (b["index"][k] % 2 if b["mask"][k] else -1) for b in whole for k in range(batch_size))
+    assert all(
+        b["label"][k] == (b["index"][k] % 2 if b["mask"][k] else -1)
+        for b in whole
+        for k in range(batch_size)
+    )
 
 
 def test_nothing_to_evaluate_is_no_batch():
@@ -273,7 +305,10 @@ def test_the_cache_is_bounded(tmp_path, monkeypatch):
     data = settings(sample_rate=16000, seconds=0.5, cache=True)
     bounded, _ = take(pipeline.train_batches(recordings, range(6), data, 6, 0), 5)
     (cache,) = [value for key, value in recordings.memo.items() if key[0] == "cache"]
-    assert 1 <= len(cache.clips) <= 3 and cache.used == sum(c.samples.nbytes for c in cache.clips.values()) <= 96000
+    assert (
+        1 <= len(cache.clips) <= 3
+        and cache.used == sum(c.samples.nbytes for c in cache.clips.values()) <= 96000
+    )
     monkeypatch.setattr(pipeline, "CACHE_BYTES", 1 << 30)
     recordings.memo.clear()
     whole, _ = take(pipeline.train_batches(recordings, range(6), data, 6, 0), 5)
@@ -289,7 +324,9 @@ def bad_files(root: Path):
     x = (0.3 * np.sin(np.arange(8000) / 5)).astype(np.float32)
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 8000, 16000, 2, 16)
     header = lambda size: (
-        struct.pack("<4sI4s", b"RIFF", (size + 36) % 2**32, b"WAVE") + form + struct.pack("<4sI", b"data", size)
+        struct.pack("<4sI4s", b"RIFF", (size + 36) % 2**32, b"WAVE")
+        + form
+        + struct.pack("<4sI", b"data", size)
     )
     pcm = (x * 32767).astype("<i2").tobytes()
     raw = {
@@ -346,8 +383,16 @@ def test_bad_files_are_told_and_masked_and_move_nothing(tmp_path, monkeypatch, c
             assert bool(batch["mask"][k]) == good == (not batch["error"][k]), name
             assert batch["audio"][k].any() == good and (batch["length"][k] > 0) == good, name
             assert batch["label"][k] == (0 if good else -1)
-    errors = {recordings.names[i]: e for i, e in zip(batch["index"], batch["error"], strict=True) if e}
-    reasons = {"empty": "empty file", "header": "no samples", "nan": "1 samples", "inf": "infinite", "locked": "denied"}
+    errors = {
+        recordings.names[i]: e for i, e in zip(batch["index"], batch["error"], strict=True) if e
+    }
+    reasons = {
+        "empty": "empty file",
+        "header": "no samples",
+        "nan": "1 samples",
+        "inf": "infinite",
+        "locked": "denied",
+    }
     for name, reason in reasons.items():
         assert reason in errors[f"dog/{name}.wav"]
 
@@ -359,7 +404,9 @@ def test_a_bad_file_does_not_move_the_others():
     for x, y in zip(a, b, strict=True):
         assert np.array_equal(x["index"], y["index"])
         kept = y["mask"] > 0
-        assert np.array_equal(kept, ~np.isin(y["index"], [2, 5])) and np.array_equal(x["audio"][kept], y["audio"][kept])
+        assert np.array_equal(kept, ~np.isin(y["index"], [2, 5])) and np.array_equal(
+            x["audio"][kept], y["audio"][kept]
+        )
         assert all(("is broken" in e) != k for e, k in zip(y["error"], kept, strict=True))
 
 

@@ -8,9 +8,11 @@ import pytest
 import soundfile as sf
 
 from sacjax import config as config_lib
-from sacjax import experiment, sharding
-from sacjax.data import pipeline, resident, sources
+from sacjax import stages as experiment
+from sacjax.data import pipeline, resident
+from sacjax.data.sources import files as sources
 from sacjax.errors import UserError
+from sacjax.train import sharding
 
 
 @pytest.fixture
@@ -29,7 +31,15 @@ def sounds(tmp_path):
 @pytest.mark.parametrize("crop", ["random", "center"])
 def test_the_same_batches_as_from_the_cache(sounds, pad, crop):
     data = config_lib.stage().data
-    data.update(source="folder", path=str(sounds), sample_rate=8000, seconds=0.5, pad=pad, crop=crop, cache=True)
+    data.update(
+        source="folder",
+        path=str(sounds),
+        sample_rate=8000,
+        seconds=0.5,
+        pad=pad,
+        crop=crop,
+        cache=True,
+    )
     recordings, mesh = sources.load(data), sharding.make_mesh(config_lib.default().mesh)
     indices = np.arange(len(recordings))
     kept = resident.Resident(recordings, indices, data, mesh)
@@ -52,7 +62,9 @@ def test_the_same_batches_as_from_the_cache(sounds, pad, crop):
 def test_a_run_learns_the_same(tmp_path, small_overrides):
     losses = []
     for change in ("cache", "on_device"):
-        config = config_lib.load("configs/folder.py", [*small_overrides, f"--config.supervised.data.{change}=True"])
+        config = config_lib.load(
+            "configs/folder.py", [*small_overrides, f"--config.supervised.data.{change}=True"]
+        )
         config.tensorboard, config.supervised.train.log_every = False, 1
         experiment.run(config, tmp_path / change)
         lines = map(json.loads, (tmp_path / change / "metrics.jsonl").read_text().splitlines())

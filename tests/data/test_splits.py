@@ -14,7 +14,9 @@ from sacjax.errors import UserError
 def make(labels, **columns):
     labels = [label if isinstance(label, tuple) else (label,) for label in labels]
     classes = tuple(sorted({name for label in labels for name in label}))
-    return Recordings([f"{k}.wav" for k in range(len(labels))], labels, classes, lambda i: None, **columns)
+    return Recordings(
+        [f"{k}.wav" for k in range(len(labels))], labels, classes, lambda i: None, **columns
+    )
 
 
 def settings(**values):
@@ -79,13 +81,17 @@ def test_groups_stay_whole_and_classes_balanced(mixed, seed):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(labels, labels, groups)
+        folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(
+            labels, labels, groups
+        )
         theirs = np.mean([off(held) for _, held in folds])
     assert off(parts["test"]) <= theirs + 0.03
     assert len(parts["test"]) / len(recordings) == pytest.approx(0.2, abs=0.1)
 
 
-@pytest.mark.parametrize("speakers, expected", [(2, (1, 0, 1)), (3, (1, 1, 1)), (6, (4, 1, 1)), (10, (6, 2, 2))])
+@pytest.mark.parametrize(
+    "speakers, expected", [(2, (1, 0, 1)), (3, (1, 1, 1)), (6, (4, 1, 1)), (10, (6, 2, 2))]
+)
 def test_few_speakers(speakers, expected):
     recordings = make(
         [f"c{k // speakers % 5}" for k in range(speakers * 50)],
@@ -93,7 +99,10 @@ def test_few_speakers(speakers, expected):
     )
     parts = splits.split(recordings, settings())
     check(recordings, parts)
-    assert tuple(len(set(np.asarray(recordings.groups)[parts[part]])) for part in splits.PARTS) == expected
+    assert (
+        tuple(len(set(np.asarray(recordings.groups)[parts[part]])) for part in splits.PARTS)
+        == expected
+    )
 
 
 def test_classes_of_few_clips_or_groups_do_not_stop_it():
@@ -130,13 +139,17 @@ def test_unlabelled_and_multi_label():
 
 def test_official_folds():
     folds = [k % 5 + 1 for k in range(100)]
-    recordings = make([f"c{k % 4}" for k in range(100)], folds=folds, groups=[f"g{k % 25}" for k in range(100)])
+    recordings = make(
+        [f"c{k % 4}" for k in range(100)], folds=folds, groups=[f"g{k % 25}" for k in range(100)]
+    )
     for fold in range(1, 6):
         parts = splits.split(recordings, settings(fold=fold))
         check(recordings, parts)
         assert {folds[i] for i in parts["test"]} == {fold} and len(parts["test"]) == 20
         assert len(parts["validation"]) == pytest.approx(16, abs=4)
-    assert len(splits.split(recordings, settings(fold=1, validation_fraction=0.0))["validation"]) == 0
+    assert (
+        len(splits.split(recordings, settings(fold=1, validation_fraction=0.0))["validation"]) == 0
+    )
     with pytest.raises(UserError, match=r"data.fold is 6: .* 1, 2, 3, 4, 5"):
         splits.split(recordings, settings(fold=6))
     with pytest.raises(UserError, match="none"):
@@ -158,7 +171,9 @@ def test_official_splits():
 
 
 def test_leaking_folds_are_an_error():
-    recordings = make(list("abababab"), folds=[1, 1, 1, 1, 2, 2, 2, 2], groups=list("uvwxxyz") + [""])
+    recordings = make(
+        list("abababab"), folds=[1, 1, 1, 1, 2, 2, 2, 2], groups=list("uvwxxyz") + [""]
+    )
     assert splits.leak(recordings, {"a": np.arange(4), "b": np.arange(4, 8)}) == ["x"]
     with pytest.raises(UserError, match="share the group 'x'"):
         splits.split(recordings, settings(fold=1))
@@ -191,7 +206,9 @@ def test_fewer_labels_are_nested_and_stratified():
     for share in (0.05, 0.2, 0.5):
         parts = splits.split(recordings, settings(label_fraction=share))
         assert splits.class_counts(recordings, parts["train"]).tolist() == [round(60 * share)] * 4
-        assert np.array_equal(parts["test"], whole["test"]) and np.array_equal(parts["validation"], whole["validation"])
+        assert np.array_equal(parts["test"], whole["test"]) and np.array_equal(
+            parts["validation"], whole["validation"]
+        )
         assert earlier <= set(parts["train"]) <= set(whole["train"])
         earlier = set(parts["train"])
     parts = splits.split(recordings, settings(labels_per_class=7))

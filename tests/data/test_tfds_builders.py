@@ -16,8 +16,8 @@ import pytest
 import soundfile
 
 from sacjax import config as config_lib
+from sacjax.data.sources.tfds import load_tfds
 from sacjax.data.tfds_builders import esc50, fsdd, published
-from sacjax.data.tfds_source import load_tfds
 from sacjax.errors import UserError
 
 ROOT = Path(os.environ.get("SACJAX_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -40,7 +40,9 @@ def esc_files(targets=range(50), take="A", extra: dict | None = None) -> dict[st
     for k, target in enumerate(targets):
         name = f"{k % 5 + 1}-{1000 + k // 2}-{take}-{target}.wav"
         category = esc50.CLASSES[target]
-        rows.append([name, k % 5 + 1, target, category, category in esc50.ESC10, 1000 + k // 2, take])
+        rows.append(
+            [name, k % 5 + 1, target, category, category in esc50.ESC10, 1000 + k // 2, take]
+        )
         files[f"audio/{name}"] = wav(pcm(target), 44100)
     table = io.StringIO()
     csv.writer(table).writerows([COLUMNS, *rows])
@@ -71,7 +73,12 @@ def write_zip(path: Path, files: dict[str, bytes], top: str = "ESC-50-master/") 
 
 def data_config(tmp_path: Path, name: str, path: str | Path = "") -> object:
     data = config_lib.stage().data
-    data.source, data.name, data.path, data.data_dir = "tfds", name, str(path), str(tmp_path / "tfds")
+    data.source, data.name, data.path, data.data_dir = (
+        "tfds",
+        name,
+        str(path),
+        str(tmp_path / "tfds"),
+    )
     return data
 
 
@@ -85,7 +92,9 @@ def server(tmp_path):
         def log_message(self, *args):
             seen.append(self.path)
 
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(www)))
+    httpd = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(www))
+    )
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     yield www, f"http://127.0.0.1:{httpd.server_port}", seen
     httpd.shutdown()
@@ -94,7 +103,11 @@ def server(tmp_path):
 
 def test_classes():
     assert len(set(esc50.CLASSES)) == 50 and len(esc50.ESC10) == 10
-    assert (esc50.CLASSES[0], esc50.CLASSES[30], esc50.CLASSES[49]) == ("dog", "door_wood_knock", "hand_saw")
+    assert (esc50.CLASSES[0], esc50.CLASSES[30], esc50.CLASSES[49]) == (
+        "dog",
+        "door_wood_knock",
+        "hand_saw",
+    )
 
 
 def test_esc50_from_folder(tmp_path):
@@ -146,7 +159,9 @@ def test_prepared_once_and_redone_when_broken(tmp_path, monkeypatch):
     data = data_config(tmp_path, "esc50", root)
     calls = []
     real = esc50.Esc50._generate_examples
-    monkeypatch.setattr(esc50.Esc50, "_generate_examples", lambda self, *a: calls.append(1) or real(self, *a))
+    monkeypatch.setattr(
+        esc50.Esc50, "_generate_examples", lambda self, *a: calls.append(1) or real(self, *a)
+    )
     names = load_tfds(data).names
     assert load_tfds(data).names == names and len(calls) == 1
     (shard,) = tmp_path.glob("tfds/local-*/esc50/esc50/1.0.0/*.array_record-*")
@@ -161,7 +176,9 @@ def test_prepared_once_and_redone_when_broken(tmp_path, monkeypatch):
 def test_undecodable_file_stays_listed(tmp_path):
     files = esc_files()
     bad = sorted(name for name in files if name.startswith("audio/"))[3]
-    recordings = load_tfds(data_config(tmp_path, "esc50", write_folder(tmp_path / "esc", files | {bad: b"not audio"})))
+    recordings = load_tfds(
+        data_config(tmp_path, "esc50", write_folder(tmp_path / "esc", files | {bad: b"not audio"}))
+    )
     i = recordings.names.index(bad.removeprefix("audio/"))
     assert len(recordings) == 50
     with pytest.raises(ValueError, match="no samples"):
@@ -199,7 +216,9 @@ def test_archive_cannot_leave_its_folder(tmp_path):
     evil = {"../../evil.wav": b"x", "/evil.wav": b"x"}
     (tmp_path / "in").mkdir()
     archive = write_zip(tmp_path / "in" / "a.zip", esc_files() | evil, "")
-    recordings = load_tfds(data_config(tmp_path, "esc50", archive))  # a zip may also be given as data.path
+    recordings = load_tfds(
+        data_config(tmp_path, "esc50", archive)
+    )  # a zip may also be given as data.path
     assert len(recordings) == 50 and not list(tmp_path.rglob("evil*"))
     files = esc_files()
     secret = tmp_path / "secret.wav"
@@ -227,20 +246,32 @@ def test_fsdd(tmp_path, server, monkeypatch, zipped):
     else:
         path = write_folder(tmp_path / "fsdd", fsdd_files())
     recordings = load_tfds(data_config(tmp_path, "fsdd", path))
-    assert len(recordings) == 80 and recordings.class_names == tuple("0123456789") and recordings.folds is None
+    assert (
+        len(recordings) == 80
+        and recordings.class_names == tuple("0123456789")
+        and recordings.folds is None
+    )
     for i, name in enumerate(recordings.names):
         digit, speaker, index = name.removesuffix(".wav").split("_")
-        assert recordings.labels[i] == (digit,) and recordings.groups is None  # the protocol shares speakers
+        assert (
+            recordings.labels[i] == (digit,) and recordings.groups is None
+        )  # the protocol shares speakers
         assert recordings.splits[i] == ("test" if int(index) < 5 else "train")
         clip = recordings.open(i)
         assert clip.sample_rate == 8000
-        np.testing.assert_array_equal(clip.read(0, 400)[:, 0] * 32768, pcm(int(digit) * 100 + int(index)))
+        np.testing.assert_array_equal(
+            clip.read(0, 400)[:, 0] * 32768, pcm(int(digit) * 100 + int(index))
+        )
 
 
 def test_fsdd_leave_one_speaker_out(tmp_path):
-    recordings = load_tfds(data_config(tmp_path, "fsdd/loso", write_folder(tmp_path / "fsdd", fsdd_files())))
+    recordings = load_tfds(
+        data_config(tmp_path, "fsdd/loso", write_folder(tmp_path / "fsdd", fsdd_files()))
+    )
     assert len(recordings) == 80 and recordings.splits is None
-    for name, fold, group in zip(recordings.names, recordings.folds, recordings.groups, strict=True):
+    for name, fold, group in zip(
+        recordings.names, recordings.folds, recordings.groups, strict=True
+    ):
         assert group == name.split("_")[1] and fold == {"lucas": 1, "theo": 2}[group]
 
 
@@ -251,7 +282,9 @@ def test_other_rates_and_channels_become_the_data_sets_own(tmp_path):
     audio = recordings.open(recordings.names.index("3_theo_7.wav")).read(0, 9000)
     assert audio.shape == (8000, 1)
     np.testing.assert_allclose(
-        audio[500:-500, 0], np.sin(np.arange(8000) / 8000 * 2 * np.pi * 440)[500:-500] * 0.5, atol=2e-3
+        audio[500:-500, 0],
+        np.sin(np.arange(8000) / 8000 * 2 * np.pi * 440)[500:-500] * 0.5,
+        atol=2e-3,
     )
 
 
@@ -273,6 +306,8 @@ def test_real_fsdd(tmp_path):
     recordings = load_tfds(data_config(tmp_path, "fsdd", ROOT / "fsdd"))
     assert len(recordings) == 3000 and recordings.splits.count("test") == 300
     i = recordings.names.index("7_jackson_32.wav")
-    expected, rate = soundfile.read(ROOT / "fsdd" / "recordings" / "7_jackson_32.wav", dtype="float32")
+    expected, rate = soundfile.read(
+        ROOT / "fsdd" / "recordings" / "7_jackson_32.wav", dtype="float32"
+    )
     np.testing.assert_array_equal(recordings.open(i).read(0, 1 << 20)[:, 0], expected)
     assert rate == recordings.open(i).sample_rate

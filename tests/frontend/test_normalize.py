@@ -20,27 +20,37 @@ def features():
 
 @pytest.mark.parametrize(("kind", "axis"), [("clip", (0, 1)), ("band", 0)])
 def test_statistics_of_a_clip_or_its_bands_ignore_padding(kind, axis):
-    ours = jax.jit(lambda x, n: normalize(x, kind=kind, lengths=n))(features(), jnp.asarray(LENGTHS))
+    ours = jax.jit(lambda x, n: normalize(x, kind=kind, lengths=n))(
+        features(), jnp.asarray(LENGTHS)
+    )
     for row, x, n in zip(ours, features(), LENGTHS, strict=True):
         assert (row[n:] == 0).all()
         if n > 1:
             valid = x[:n].astype(np.float64)
-            np.testing.assert_allclose(row[:n], (valid - valid.mean(axis)) / valid.std(axis), atol=1e-4)
+            np.testing.assert_allclose(
+                row[:n], (valid - valid.mean(axis)) / valid.std(axis), atol=1e-4
+            )
     assert np.isfinite(ours).all()
 
 
 @pytest.mark.parametrize("kind", ["clip", "band"])
 def test_without_lengths_all_frames_count(kind):
     x = features()[:1]
-    np.testing.assert_allclose(normalize(x, kind=kind), normalize(x, kind=kind, lengths=jnp.asarray([9])), atol=1e-6)
+    np.testing.assert_allclose(
+        normalize(x, kind=kind), normalize(x, kind=kind, lengths=jnp.asarray([9])), atol=1e-6
+    )
 
 
 def test_global_and_none():
     x, lengths = features(), jnp.asarray(LENGTHS)
     inside = np.arange(9) < np.asarray(LENGTHS)[:, None]
     expected = np.where(inside[..., None], (x + 30) / 8, 0)
-    np.testing.assert_allclose(normalize(x, kind="global", mean=-30.0, std=8.0, lengths=lengths), expected, atol=1e-5)
-    np.testing.assert_allclose(normalize(x, kind="none", lengths=lengths), np.where(inside[..., None], x, 0))
+    np.testing.assert_allclose(
+        normalize(x, kind="global", mean=-30.0, std=8.0, lengths=lengths), expected, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        normalize(x, kind="none", lengths=lengths), np.where(inside[..., None], x, 0)
+    )
     mean, std = statistics(x, lengths=lengths)
     np.testing.assert_allclose([mean, std], [x[inside].mean(), x[inside].std()], rtol=1e-4)
     mean, std = statistics(x, lengths=lengths, axes=(0, 1))

@@ -31,7 +31,9 @@ def sound(size=4000, clips=2, seed=0):
     rng = np.random.default_rng(seed)
     time = np.arange(size) / RATE
     x = 0.1 * rng.standard_normal((clips, size)) * np.exp(-3 * time)
-    return (x + 0.3 * np.sin(2 * np.pi * 440 * time) + 0.2 * np.sin(2 * np.pi * 3000 * time)).astype(np.float32)
+    return (
+        x + 0.3 * np.sin(2 * np.pi * 440 * time) + 0.2 * np.sin(2 * np.pi * 3000 * time)
+    ).astype(np.float32)
 
 
 def assert_close(ours, reference):
@@ -50,7 +52,9 @@ def turn(x):
 @pytest.mark.parametrize(("n_fft", "win_length", "hop_length", "window"), STFT_GRID)
 def test_stft_is_librosas(n_fft, win_length, hop_length, window, center):
     librosa = pytest.importorskip("librosa")
-    options = dict(n_fft=n_fft, win_length=win_length, hop_length=hop_length, window=window, center=center)
+    options = dict(
+        n_fft=n_fft, win_length=win_length, hop_length=hop_length, window=window, center=center
+    )
     for pad_mode in ("reflect", "constant") if center else ("reflect",):
         reference = librosa.stft(sound().astype(np.float64), **options, pad_mode=pad_mode)
         ours = jax.jit(lambda x, mode=pad_mode: frontend.stft(x, **options, pad_mode=mode))(sound())
@@ -59,7 +63,8 @@ def test_stft_is_librosas(n_fft, win_length, hop_length, window, center):
 
 
 @pytest.mark.parametrize(
-    ("n_fft", "hop_length", "window"), [(512, 128, "hann"), (400, 160, "hamming"), (1024, 256, "hann")]
+    ("n_fft", "hop_length", "window"),
+    [(512, 128, "hann"), (400, 160, "hamming"), (1024, 256, "hann")],
 )
 def test_stft_is_scipys(n_fft, hop_length, window):
     x = sound(4096 + n_fft).astype(np.float64)
@@ -68,7 +73,8 @@ def test_stft_is_scipys(n_fft, hop_length, window):
     for center, boundary in ((True, "even"), (False, None)):
         reference = scipy.signal.stft(x, **options, boundary=boundary)[2] * scale
         assert_close(
-            frontend.stft(x, n_fft=n_fft, hop_length=hop_length, window=window, center=center), turn(reference)
+            frontend.stft(x, n_fft=n_fft, hop_length=hop_length, window=window, center=center),
+            turn(reference),
         )
 
 
@@ -78,7 +84,9 @@ def test_istft_inverts_stft():
         @jax.jit
         def there_and_back(x, n_fft=n_fft, hop_length=hop_length):
             return frontend.istft(
-                frontend.stft(x, n_fft=n_fft, hop_length=hop_length), hop_length=hop_length, length=4000
+                frontend.stft(x, n_fft=n_fft, hop_length=hop_length),
+                hop_length=hop_length,
+                length=4000,
             )
 
         back, whole = there_and_back(sound()), 4000 // hop_length * hop_length
@@ -89,7 +97,8 @@ def test_istft_inverts_stft():
 @pytest.mark.parametrize("htk", [False, True])
 @pytest.mark.parametrize("norm", ["slaney", None])
 @pytest.mark.parametrize(
-    ("n_fft", "n_mels", "fmin", "fmax"), [(512, 40, 0.0, None), (1024, 128, 20.0, 7600.0), (400, 23, 300.0, 4000.0)]
+    ("n_fft", "n_mels", "fmin", "fmax"),
+    [(512, 40, 0.0, None), (1024, 128, 20.0, 7600.0), (400, 23, 300.0, 4000.0)],
 )
 def test_mel_filterbank_is_librosas(n_fft, n_mels, fmin, fmax, htk, norm):
     librosa = pytest.importorskip("librosa")
@@ -113,24 +122,35 @@ def test_mel_filterbank_tells_of_empty_filters():
         (400, 400, 100, 20, 0.0, 4000.0, False),
     ],
 )
-def test_mel_and_mfcc_are_librosas(n_fft, win_length, hop_length, n_mels, fmin, fmax, center, power):
+def test_mel_and_mfcc_are_librosas(
+    n_fft, win_length, hop_length, n_mels, fmin, fmax, center, power
+):
     librosa = pytest.importorskip("librosa")
     options = dict(
         n_fft=n_fft, win_length=win_length, hop_length=hop_length, n_mels=n_mels, fmin=fmin, fmax=fmax, center=center, power=power
     )  # fmt: skip
     for row in sound():
-        reference = librosa.feature.melspectrogram(y=row.astype(np.float64), sr=RATE, **options, pad_mode="reflect")
+        reference = librosa.feature.melspectrogram(
+            y=row.astype(np.float64), sr=RATE, **options, pad_mode="reflect"
+        )
         assert_close(frontend.mel_spectrogram(row, sample_rate=RATE, **options), turn(reference))
-        cepstra = librosa.feature.mfcc(S=librosa.power_to_db(reference, top_db=None), n_mfcc=13, lifter=22)
+        cepstra = librosa.feature.mfcc(
+            S=librosa.power_to_db(reference, top_db=None), n_mfcc=13, lifter=22
+        )
         if power == 2:
-            ours = frontend.mfcc(row, sample_rate=RATE, n_mfcc=13, lifter=22, top_db=None, **options)
+            ours = frontend.mfcc(
+                row, sample_rate=RATE, n_mfcc=13, lifter=22, top_db=None, **options
+            )
             assert_close(ours, turn(cepstra))
 
 
 def test_mfcc_defaults_are_librosas():
     librosa = pytest.importorskip("librosa")
     row = sound(20000, clips=1)[0]
-    assert_close(frontend.mfcc(row, sample_rate=RATE, pad_mode="constant"), turn(librosa.feature.mfcc(y=row, sr=RATE)))
+    assert_close(
+        frontend.mfcc(row, sample_rate=RATE, pad_mode="constant"),
+        turn(librosa.feature.mfcc(y=row, sr=RATE)),
+    )
 
 
 @pytest.mark.parametrize("ref", [1.0, 0.01, "max"])
@@ -140,19 +160,31 @@ def test_decibels_are_librosas(ref, top_db):
     spectrogram = np.random.default_rng(0).exponential(size=(3, 20, 8)).astype(np.float32) ** 6
     reference = {"ref": np.max if ref == "max" else ref, "top_db": top_db}
     ours = frontend.log_scale(spectrogram, log="db", floor=1e-10, ref=ref, top_db=top_db)
-    for row, clip in zip(ours, spectrogram, strict=True):  # librosa's maximum is over all that it is given
-        np.testing.assert_allclose(row, librosa.power_to_db(clip, amin=1e-10, **reference), rtol=RTOL, atol=1e-4)
+    for row, clip in zip(
+        ours, spectrogram, strict=True
+    ):  # librosa's maximum is over all that it is given
+        np.testing.assert_allclose(
+            row, librosa.power_to_db(clip, amin=1e-10, **reference), rtol=RTOL, atol=1e-4
+        )
     ours = frontend.log_scale(spectrogram, log="db", floor=1e-5, ref=ref, top_db=top_db, power=1.0)
     for row, clip in zip(ours, spectrogram, strict=True):
-        np.testing.assert_allclose(row, librosa.amplitude_to_db(clip, amin=1e-5, **reference), rtol=RTOL, atol=1e-4)
+        np.testing.assert_allclose(
+            row, librosa.amplitude_to_db(clip, amin=1e-5, **reference), rtol=RTOL, atol=1e-4
+        )
 
 
 def test_plain_logarithms_have_a_floor():
     values = jnp.asarray([[[0.0, 1e-12, 1.0, 100.0]]])
-    np.testing.assert_allclose(frontend.log_scale(values, floor=1e-10)[0, 0], np.log([1e-10, 1e-10, 1, 100]), rtol=1e-6)
-    np.testing.assert_allclose(frontend.log_scale(values, log="log10", floor=1e-3)[0, 0], [-3, -3, 0, 2], atol=1e-6)
     np.testing.assert_allclose(
-        frontend.log_scale(values, log="log10", floor=1e-3, ref="max")[0, 0], [-5, -5, -2, 0], atol=1e-6
+        frontend.log_scale(values, floor=1e-10)[0, 0], np.log([1e-10, 1e-10, 1, 100]), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        frontend.log_scale(values, log="log10", floor=1e-3)[0, 0], [-3, -3, 0, 2], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        frontend.log_scale(values, log="log10", floor=1e-3, ref="max")[0, 0],
+        [-5, -5, -2, 0],
+        atol=1e-6,
     )
     silence = frontend.log_mel_spectrogram(
         jnp.zeros([1, 4000]), sample_rate=RATE, n_fft=512, n_mels=20, ref="max", log="db"
@@ -164,7 +196,9 @@ def test_preemphasis_is_librosas():
     librosa = pytest.importorskip("librosa")
     for coef in (0.97, 0.5):
         np.testing.assert_allclose(
-            frontend.preemphasis(sound(), coef=coef), librosa.effects.preemphasis(sound(), coef=coef), atol=1e-6
+            frontend.preemphasis(sound(), coef=coef),
+            librosa.effects.preemphasis(sound(), coef=coef),
+            atol=1e-6,
         )
 
 
@@ -175,7 +209,15 @@ LENGTHS = (4000, 3001, 300)
     "options",
     [
         dict(),
-        dict(pad_mode="constant", ref="max", top_db=30.0, normalize="global", mean=-20.0, std=10.0, power=1.0),
+        dict(
+            pad_mode="constant",
+            ref="max",
+            top_db=30.0,
+            normalize="global",
+            mean=-20.0,
+            std=10.0,
+            power=1.0,
+        ),
         dict(normalize="band", log="natural", hop_length=100, preemphasis=0.97),
         dict(normalize="none", ref="max", n_mfcc=13, win_length=400),
     ],
@@ -187,7 +229,9 @@ def test_a_clip_has_the_same_features_alone_and_in_a_padded_batch(options):
     run = jax.jit(frontend.make_frontend(c, RATE))
     audio = sound(4000, len(LENGTHS))
     lengths = jnp.asarray(LENGTHS)
-    features, frames = run(audio, lengths)  # what lies beyond a clip's length is loud, and must not matter
+    features, frames = run(
+        audio, lengths
+    )  # what lies beyond a clip's length is loud, and must not matter
     assert features.shape == (len(LENGTHS), 1 + 4000 // c.hop_length, c.n_mfcc or c.n_mels)
     assert features.dtype == jnp.float32 and frames.dtype == jnp.int32
     np.testing.assert_array_equal(frames, 1 + lengths // c.hop_length)
@@ -201,10 +245,14 @@ def test_a_clip_has_the_same_features_alone_and_in_a_padded_batch(options):
 def test_lengths_reflect_as_numpy_does_however_short_the_clip():
     audio = sound(2000, 4)
     lengths = jnp.asarray([2000, 400, 257, 3])
-    ours = np.asarray(jax.jit(lambda x, n: frontend.stft(x, n_fft=512, hop_length=128, lengths=n))(audio, lengths))
+    ours = np.asarray(
+        jax.jit(lambda x, n: frontend.stft(x, n_fft=512, hop_length=128, lengths=n))(audio, lengths)
+    )
     for row, x, n in zip(ours, audio, lengths, strict=True):
         padded = np.pad(x[:n].astype(np.float64), 256, mode="reflect")
-        frames = np.lib.stride_tricks.sliding_window_view(padded, 512)[::128] * scipy.signal.get_window("hann", 512)
+        frames = np.lib.stride_tricks.sliding_window_view(padded, 512)[
+            ::128
+        ] * scipy.signal.get_window("hann", 512)
         assert_close(row[: 1 + n // 128], np.fft.rfft(frames))
 
 
@@ -215,7 +263,9 @@ def test_without_centring():
     features, frames = run(sound(2000, 3), jnp.asarray([2000, 700, 0]))
     np.testing.assert_array_equal(frames, [12, 2, 1])  # never none: poolings divide by it
     assert np.isfinite(features).all()
-    np.testing.assert_allclose(features[1, :2], run(sound(2000, 3)[1:2, :700], jnp.asarray([700]))[0][0], atol=2e-4)
+    np.testing.assert_allclose(
+        features[1, :2], run(sound(2000, 3)[1:2, :700], jnp.asarray([700]))[0][0], atol=2e-4
+    )
     with pytest.raises(UserError, match="frontend.n_fft 512 is longer than the audio, 400 samples"):
         run(sound(400), jnp.asarray([400, 400]))
     with pytest.raises(ValueError, match="set center=True"):
@@ -256,7 +306,8 @@ def test_half_precision_audio_is_worked_on_in_float32():
     ours = frontend.mel_spectrogram(audio, sample_rate=RATE, n_fft=512, n_mels=20)
     assert ours.dtype == jnp.float32
     np.testing.assert_allclose(
-        ours, frontend.mel_spectrogram(audio.astype(jnp.float32), sample_rate=RATE, n_fft=512, n_mels=20)
+        ours,
+        frontend.mel_spectrogram(audio.astype(jnp.float32), sample_rate=RATE, n_fft=512, n_mels=20),
     )
     assert frontend.normalize(audio[..., None]).dtype == jnp.float32
 
@@ -283,8 +334,12 @@ def test_a_batch_over_8_devices_is_not_gathered(tmp_path):
     np.save(path, audio)
     done = run_python("-c", SHARDED.format(path=path), devices=8)
     assert done.returncode == 0, done.stderr
-    assert "fft" in done.stdout and not re.search(r"all-(gather|reduce|to-all)|collective", done.stdout)
-    features, _ = frontend.make_frontend(config.stage().frontend, RATE)(audio, jnp.asarray([4000, 3001] * 4))
+    assert "fft" in done.stdout and not re.search(
+        r"all-(gather|reduce|to-all)|collective", done.stdout
+    )
+    features, _ = frontend.make_frontend(config.stage().frontend, RATE)(
+        audio, jnp.asarray([4000, 3001] * 4)
+    )
     np.testing.assert_allclose(np.load(path), features, atol=1e-4)
 
 
@@ -304,12 +359,16 @@ def test_partitioned_fft_is_numpys(n):
 
     ours = jax.jit(jax.grad(lambda x: loss(there, back, x)))(x)
     mapped = jax.jit(jax.grad(lambda x: loss(jax.vmap(there), jax.vmap(back), x)))(x)
-    reference = jax.jit(jax.grad(lambda x: loss(lambda x: jnp.fft.rfft(x, n), lambda x: jnp.fft.irfft(x, n), x)))(x)
+    reference = jax.jit(
+        jax.grad(lambda x: loss(lambda x: jnp.fft.rfft(x, n), lambda x: jnp.fft.irfft(x, n), x))
+    )(x)
     np.testing.assert_allclose(ours, reference, atol=1e-4)
     np.testing.assert_allclose(mapped, reference, atol=1e-4)
 
 
 def test_jitted_framing_reads_no_indices():
     """Framing is copies of blocks: a gather would be XLA's slowest way."""
-    run = jax.jit(lambda x: frontend.mel_spectrogram(x, sample_rate=RATE, n_fft=1024, hop_length=256))
+    run = jax.jit(
+        lambda x: frontend.mel_spectrogram(x, sample_rate=RATE, n_fft=1024, hop_length=256)
+    )
     assert not re.search(r"\bgather\(", run.lower(jnp.zeros([2, 8000])).compile().as_text())

@@ -21,7 +21,10 @@ def test_means_are_over_folds_and_draws_and_deviations_over_draws(tmp_path):
     for (fold, draw), accuracy in table.items():
         result(tmp_path / f"fold{fold}" / f"pretrained_shots5_draw{draw}", accuracy)
     result(tmp_path / "fold1" / "scratch_shots10_draw0", 0.25)
-    probe = {"trained": {"few_shot_accuracy": {"5": [0.1, 0.3]}}, "random": {"few_shot_accuracy": {"5": [0.0, 0.2]}}}
+    probe = {
+        "trained": {"few_shot_accuracy": {"5": [0.1, 0.3]}},
+        "random": {"few_shot_accuracy": {"5": [0.0, 0.2]}},
+    }
     (tmp_path / "fold1" / "probe.json").write_text(json.dumps(probe))
     summary = few_labels.summarize("fsdd", tmp_path)
     cell = summary["pretrained"][5]
@@ -50,14 +53,18 @@ def test_finished_runs_are_left_alone_unless_they_are_of_another_config(tmp_path
     assert few_labels.training(spec, done, []) == []
     (job,) = few_labels.training(spec, tmp_path / "new", ["--config.seed=1"])
     assert job.command[-1] == "--config.seed=1" and job.result == tmp_path / "new"
-    assert few_labels.training(spec, done, ["--config.pretrain.train.steps=7"]) == []  # of a stage that it does not run
+    assert (
+        few_labels.training(spec, done, ["--config.pretrain.train.steps=7"]) == []
+    )  # of a stage that it does not run
     for change in ("--config.seed=1", "--config.finetune.train.steps=7"):
         with pytest.raises(UserError, match="holds results of a different config"):
             few_labels.training(spec, done, [change])
 
 
 def test_reference_curves_are_those_of_the_log(tmp_path, monkeypatch):
-    options = {"pretrain": {"objective": {"options": {"codebook_entries": 10}}, "train": {"steps": 40}}}
+    options = {
+        "pretrain": {"objective": {"options": {"codebook_entries": 10}}, "train": {"steps": 40}}
+    }
     (tmp_path / "config.json").write_text(json.dumps(options))
     rows = [
         {"stage": "pretrain", "step": step, "train/contrastive_accuracy": step / 100, "train/code_perplexity_1": 5.0, "x": 1.0}
@@ -71,4 +78,7 @@ def test_reference_curves_are_those_of_the_log(tmp_path, monkeypatch):
     assert [float(row["share_of_run"]) for row in table] == [0.25, 0.5, 1.0]
     assert [float(row["train/contrastive_accuracy"]) for row in table] == [0.1, 0.2, 0.4]
     assert {float(row["train/code_perplexity_1"]) for row in table} == {0.5} and "x" not in table[0]
-    assert few_labels.plots.read_reference()["train/code_perplexity_1"] == ([0.25, 0.5, 1.0], [0.5] * 3)
+    assert few_labels.plots.read_reference()["train/code_perplexity_1"] == (
+        [0.25, 0.5, 1.0],
+        [0.5] * 3,
+    )

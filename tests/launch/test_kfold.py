@@ -13,8 +13,9 @@ from scipy import stats
 
 from launch.benchmarks import kfold
 from sacjax import config as config_lib
-from sacjax import evaluate, jobs
+from sacjax import jobs
 from sacjax.errors import UserError
+from sacjax.evaluators import evaluate
 
 NAMES = ("cat", "dog", "sea")
 TRUTH = np.tile([0, 1, 2], 4)
@@ -26,7 +27,10 @@ def workdir(folder, fold, seed, wrong, stage="supervised", sure=0.8):
     path.mkdir(parents=True)
     guess = np.where(np.isin(np.arange(12), wrong), (TRUTH + 1) % 3, TRUTH)
     p = (1 - sure) / 2 + (sure - (1 - sure) / 2) * np.eye(3)[guess]
-    rows = [dict(file=f"{fold}-{k}.wav", split="test", label=NAMES[TRUTH[k]], probabilities=p[k]) for k in range(12)]
+    rows = [
+        dict(file=f"{fold}-{k}.wav", split="test", label=NAMES[TRUTH[k]], probabilities=p[k])
+        for k in range(12)
+    ]
     rows += [dict(file="seen.wav", split="validation", label="cat", probabilities=p[0])]
     evaluate.write_predictions(path / "predictions.csv", rows, NAMES)
     scores = evaluate.scores(p, TRUTH, NAMES, bootstrap=0)
@@ -48,7 +52,9 @@ def runs_of(tmp_path):
 
 
 def test_mean_and_deviation_over_seeds_of_the_mean_over_folds(runs_of):
-    folder = runs_of("a", {(1, 0): [], (2, 0): [0, 1, 2], (1, 1): [0], (2, 1): [0, 1, 2, 3, 4], (1, 2): [5]})
+    folder = runs_of(
+        "a", {(1, 0): [], (2, 0): [0, 1, 2], (1, 1): [0], (2, 1): [0, 1, 2, 3, 4], (1, 2): [5]}
+    )
     summary = kfold.summarize(kfold.read_runs(folder))
     by_seed = [(1 + 9 / 12) / 2, (11 / 12 + 7 / 12) / 2]  # seed 2 lacks a fold
     accuracy = summary["accuracy"]
@@ -56,7 +62,9 @@ def test_mean_and_deviation_over_seeds_of_the_mean_over_folds(runs_of):
     assert accuracy["by_seed"] == pytest.approx(by_seed)
     assert accuracy["mean"] == pytest.approx(np.mean(by_seed))
     assert accuracy["std"] == pytest.approx(np.std(by_seed, ddof=1))
-    assert accuracy["by_fold"] == pytest.approx({"1": (1 + 11 / 12 + 11 / 12) / 3, "2": (9 / 12 + 7 / 12) / 2})
+    assert accuracy["by_fold"] == pytest.approx(
+        {"1": (1 + 11 / 12 + 11 / 12) / 3, "2": (9 / 12 + 7 / 12) / 2}
+    )
     assert 0 < summary["macro_f1"]["mean"] < 1
     one = kfold.summarize({(1, 0): kfold.read_runs(folder)[1, 0]})
     assert one["accuracy"]["mean"] == 1.0 and one["accuracy"]["std"] is None
@@ -66,7 +74,9 @@ def test_what_is_written(runs_of, capsys):
     folder = runs_of("a", {(1, 0): [0], (2, 0): [], (1, 1): [0, 1], (2, 1): []})
     assert kfold.main(["--output", str(folder)]) == 0
     out = capsys.readouterr().out
-    assert "fold 1: 87.50 %" in out and "mean accuracy over 2 folds 93.75 % ± 2.95 over 2 seeds" in out
+    assert (
+        "fold 1: 87.50 %" in out and "mean accuracy over 2 folds 93.75 % ± 2.95 over 2 seeds" in out
+    )
     with open(folder / "confusion_matrix.csv", newline="") as file:
         head, *table = csv.reader(file)
     assert head[1:] == list(NAMES)  # four runs of four clips a class, three of them wrong
@@ -74,14 +84,23 @@ def test_what_is_written(runs_of, capsys):
     assert (folder / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
     with open(folder / "folds.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["fold"], row["seed"]) for row in rows] == [("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")]
+    assert [(row["fold"], row["seed"]) for row in rows] == [
+        ("1", "0"),
+        ("1", "1"),
+        ("2", "0"),
+        ("2", "1"),
+    ]
     assert float(rows[1]["accuracy"]) == pytest.approx(10 / 12)
-    assert json.loads((folder / "summary.json").read_text())["accuracy"]["mean"] == pytest.approx(0.9375)
+    assert json.loads((folder / "summary.json").read_text())["accuracy"]["mean"] == pytest.approx(
+        0.9375
+    )
 
 
 def test_paired_tests_agree_with_scipy(runs_of, capsys):
     a = runs_of("a", {(1, 0): [0], (2, 0): [], (1, 1): [0, 1], (2, 1): [3]})
-    b = runs_of("b", {(1, 0): [0, 4, 5], (2, 0): [3, 4], (1, 1): [4, 5], (2, 1): [3, 5], (3, 0): []})
+    b = runs_of(
+        "b", {(1, 0): [0, 4, 5], (2, 0): [3, 4], (1, 1): [4, 5], (2, 1): [3, 5], (3, 0): []}
+    )
     got = kfold.compare(kfold.read_runs(a), kfold.read_runs(b))
     x, y = np.array([11, 10, 12, 11]) / 12, np.array([9, 10, 10, 10]) / 12
     assert got["pairs"] == 4 and got["difference"] == pytest.approx((x - y).mean())
@@ -116,8 +135,15 @@ def test_ensembles_average_the_probabilities_of_matching_runs(runs_of, tmp_path,
     assert list(runs) == [(1, 0)]
     # The surest model decides: place 1 is wrong in a and b; 5 in b and c; 0 only in a.
     assert runs[1, 0]["accuracy"] == pytest.approx(10 / 12)
-    np.testing.assert_allclose(runs[1, 0]["probabilities"][2], [(0.25 + 0.05 + 0.2) / 3] * 2 + [(0.5 + 0.9 + 0.6) / 3])
-    assert kfold.main(["--output", str(tmp_path / "both"), "--ensemble", str(a), str(b), "--compare", str(a)]) == 0
+    np.testing.assert_allclose(
+        runs[1, 0]["probabilities"][2], [(0.25 + 0.05 + 0.2) / 3] * 2 + [(0.5 + 0.9 + 0.6) / 3]
+    )
+    assert (
+        kfold.main(
+            ["--output", str(tmp_path / "both"), "--ensemble", str(a), str(b), "--compare", str(a)]
+        )
+        == 0
+    )
     summary = json.loads((tmp_path / "both" / "summary.json").read_text())
     assert summary["accuracy"]["by_fold"] == pytest.approx({"1": 10 / 12, "2": 1.0})
     assert "against" in capsys.readouterr().out
@@ -156,7 +182,10 @@ def test_reading_runs(runs_of, tmp_path):
 
 
 def manifest(tmp_path, groups, folds):
-    rows = [f"{k}.wav,{'ab'[k % 2]},{fold},{group}" for k, (group, fold) in enumerate(zip(groups, folds, strict=True))]
+    rows = [
+        f"{k}.wav,{'ab'[k % 2]},{fold},{group}"
+        for k, (group, fold) in enumerate(zip(groups, folds, strict=True))
+    ]
     for k in range(len(folds)):
         (tmp_path / f"{k}.wav").touch()
     path = tmp_path / "clips.csv"
@@ -196,13 +225,17 @@ def started(tmp_path, monkeypatch):
             return SimpleNamespace(returncode=3)
         workdir(tmp_path / "out", fold, seed, [fold])
         at = command.index("--config")
-        config = config_lib.load(command[at + 1], [word for word in command if word.startswith("--config.")])
+        config = config_lib.load(
+            command[at + 1], [word for word in command if word.startswith("--config.")]
+        )
         assert config.supervised.data.fold == fold and config.seed == seed
         (path / "config.json").write_text(config_lib.to_json(config))
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(jobs.subprocess, "run", run)
-    return SimpleNamespace(commands=commands, failing=failing, together=together, path=tmp_path / "out")
+    return SimpleNamespace(
+        commands=commands, failing=failing, together=together, path=tmp_path / "out"
+    )
 
 
 def test_runs_are_resumed_and_never_mixed_with_another_config(tmp_path, started):
@@ -220,13 +253,20 @@ def test_runs_are_resumed_and_never_mixed_with_another_config(tmp_path, started)
     started.failing.add((2, 7))
     with pytest.raises(UserError, match="fold 2, seed 7 ended with exit code 3"):
         kfold.main([*args, override])
-    names = [command[command.index("--workdir") + 1].rsplit("/", 1)[1] for command in started.commands]
+    names = [
+        command[command.index("--workdir") + 1].rsplit("/", 1)[1] for command in started.commands
+    ]
     assert names == ["fold1_seed0", "fold2_seed0", "fold1_seed7", "fold2_seed7"]
-    assert all(override in command and command[1:3] == ["-m", "sacjax.main"] for command in started.commands)
+    assert all(
+        override in command and command[1:3] == ["-m", "sacjax.main"]
+        for command in started.commands
+    )
     started.failing.clear()
     started.commands.clear()
     assert kfold.main([*args, override]) == 0
-    assert [command[-2:] for command in started.commands] == [["--config.supervised.data.fold=2", "--config.seed=7"]]
+    assert [command[-2:] for command in started.commands] == [
+        ["--config.supervised.data.fold=2", "--config.seed=7"]
+    ]
     assert kfold.main([*args, override]) == 0 and len(started.commands) == 1
     with pytest.raises(UserError, match="fold1_seed0 holds results of a different config"):
         kfold.main([*args, "--config.supervised.train.batch_size=16"])
@@ -235,17 +275,38 @@ def test_runs_are_resumed_and_never_mixed_with_another_config(tmp_path, started)
 
 
 def test_jobs_get_cores_of_their_own(tmp_path):
-    cores, code = sorted(os.sched_getaffinity(0)), "import os; print(sorted(os.sched_getaffinity(0)))"
-    todo = [jobs.Job(str(k), [sys.executable, "-c", code], tmp_path, tmp_path / f"{k}.log") for k in range(2)]
+    cores, code = (
+        sorted(os.sched_getaffinity(0)),
+        "import os; print(sorted(os.sched_getaffinity(0)))",
+    )
+    todo = [
+        jobs.Job(str(k), [sys.executable, "-c", code], tmp_path, tmp_path / f"{k}.log")
+        for k in range(2)
+    ]
     jobs.run(todo, 2)
     found = sorted(json.loads(job.log.read_text()) for job in todo)
-    assert found == sorted([cores[0::2], cores[1::2] or cores]) and sorted(os.sched_getaffinity(0)) == cores
+    assert (
+        found == sorted([cores[0::2], cores[1::2] or cores])
+        and sorted(os.sched_getaffinity(0)) == cores
+    )
 
 
 def test_jobs_run_together(tmp_path, started):
     data = manifest(tmp_path, ["x", "x", "y", "y"], [1, 1, 2, 2])
-    overrides = ["--config.supervised.data.source=manifest", f"--config.supervised.data.path={data.path}"]
-    args = ["--config", "configs/folder.py", "--seeds", "0", "1", "--output", str(started.path), *overrides]
+    overrides = [
+        "--config.supervised.data.source=manifest",
+        f"--config.supervised.data.path={data.path}",
+    ]
+    args = [
+        "--config",
+        "configs/folder.py",
+        "--seeds",
+        "0",
+        "1",
+        "--output",
+        str(started.path),
+        *overrides,
+    ]
     started.together.append(threading.Barrier(2))
     assert kfold.main([*args, "--jobs", "2"]) == 0
     assert len(started.commands) == 4
@@ -256,7 +317,10 @@ def test_jobs_run_together(tmp_path, started):
 
 def test_a_leak_is_told_before_anything_runs(tmp_path, started):
     data = manifest(tmp_path, ["x", "x", "y", "y"], [1, 2, 2, 1])
-    overrides = ["--config.supervised.data.source=manifest", f"--config.supervised.data.path={data.path}"]
+    overrides = [
+        "--config.supervised.data.source=manifest",
+        f"--config.supervised.data.path={data.path}",
+    ]
     with pytest.raises(UserError, match="folds leak"):
         kfold.main(["--config", "configs/folder.py", "--output", str(started.path), *overrides])
     assert not started.commands and not started.path.exists()

@@ -8,7 +8,8 @@ import pytest
 
 from launch.benchmarks import speed
 from sacjax import errors
-from sacjax.data import pipeline, sources
+from sacjax.data import pipeline
+from sacjax.data.sources import files as sources
 
 
 def test_a_part_gives_one_json_and_one_table(tmp_path, capsys):
@@ -20,7 +21,10 @@ def test_a_part_gives_one_json_and_one_table(tmp_path, capsys):
     rows = result["rows"]
     assert [row["peer"] for row in rows] == ["torch.stft", "librosa", "transformers' AST extractor"]
     for row in rows:
-        assert len(row["ours_all"]) == len(row["peer_all"]) == 3 and min(row["ours_all"] + row["peer_all"]) > 0
+        assert (
+            len(row["ours_all"]) == len(row["peer_all"]) == 3
+            and min(row["ours_all"] + row["peer_all"]) > 0
+        )
         assert row["ours_seconds"] == statistics.median(row["ours_all"])
         assert row["figure"] == row["peer_seconds"] / row["ours_seconds"]
         assert row["reached"] == (row["figure"] >= row["target"])
@@ -66,10 +70,18 @@ def test_torch_masks_whole_bands_and_frames():
 
 
 def test_a_share_has_to_be_small_and_a_ratio_large():
-    case = speed.Case("front end", lambda: 1.0, {"step": lambda: 4.0, "other": lambda: 4.0}, {"step": 0.1}, share=True)
+    case = speed.Case(
+        "front end",
+        lambda: 1.0,
+        {"step": lambda: 4.0, "other": lambda: 4.0},
+        {"step": 0.1},
+        share=True,
+    )
     one, other = speed.measure("f", case, repeats=1)
     assert one["figure"] == 0.25 and one["reached"] is False and other["reached"] is None
-    (row,) = speed.measure("e", speed.Case("x", lambda: 1.0, {"y": lambda: 4.0}, {"y": 4.0}, clips=8), repeats=2)
+    (row,) = speed.measure(
+        "e", speed.Case("x", lambda: 1.0, {"y": lambda: 4.0}, {"y": 4.0}, clips=8), repeats=2
+    )
     assert row["figure"] == 4 and row["reached"] is True
     assert speed.table([one, row]).splitlines()[2:] == [
         "| f | front end | 1 s | step | 4 s | 25.0 % of it | ≤ 10 % | no |",
@@ -85,5 +97,8 @@ def test_runs_take_turns():
 
 
 def test_an_absent_peer_is_one_line_that_says_what_to_install():
-    with pytest.raises(errors.UserError, match=r"measures no_such_peer, which is absent: pip install -e '.\[parity\]'"):
+    with pytest.raises(
+        errors.UserError,
+        match=r"measures no_such_peer, which is absent: pip install -e '.\[parity\]'",
+    ):
         speed.need("no_such_peer", "parity")

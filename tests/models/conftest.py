@@ -35,7 +35,9 @@ def check_padding():
         randomize(model)
         model.eval()
         rng = np.random.default_rng(1)
-        x = np.asarray(rng.standard_normal((len(lengths), *size, *features)), np.float32)  # what lies beyond is noise
+        x = np.asarray(
+            rng.standard_normal((len(lengths), *size, *features)), np.float32
+        )  # what lies beyond is noise
         run = quick(model, lambda model, x, n: model(x, n)[:2])
         frames, counts = run(jnp.asarray(x), jnp.asarray(lengths))
         assert frames.shape[-1] == model.features
@@ -55,10 +57,15 @@ def check_padding():
 def check_gradients():
     def check(model, size, lengths, features=()):
         model.train()
-        x = jnp.asarray(np.random.default_rng(0).standard_normal((len(lengths), *size, *features)), jnp.float32)
+        x = jnp.asarray(
+            np.random.default_rng(0).standard_normal((len(lengths), *size, *features)), jnp.float32
+        )
 
         def loss(model):
-            return (model(x, jnp.asarray(lengths), rngs=nnx.Rngs(dropout=0)).frames.astype(jnp.float32) ** 2).mean()
+            return (
+                model(x, jnp.asarray(lengths), rngs=nnx.Rngs(dropout=0)).frames.astype(jnp.float32)
+                ** 2
+            ).mean()
 
         grads = jax.tree.leaves(quick(model, lambda model: nnx.grad(loss)(model))())
         assert all(np.isfinite(g).all() for g in grads)
@@ -71,7 +78,9 @@ def check_gradients():
 @pytest.fixture
 def check_bfloat16():
     def check(make, size, features=()):
-        x = jnp.asarray(np.random.default_rng(0).standard_normal((2, *size, *features)), jnp.float32)
+        x = jnp.asarray(
+            np.random.default_rng(0).standard_normal((2, *size, *features)), jnp.float32
+        )
         lengths, outputs = jnp.asarray([size[0], size[0] // 2]), []
         for dtype in (jnp.float32, jnp.bfloat16):
             model = make(dtype)
@@ -79,7 +88,9 @@ def check_bfloat16():
             model.eval()
             outputs.append(quick(model, lambda model: model(x, lengths).frames)())
             assert outputs[-1].dtype == dtype
-            assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
+            assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {
+                jnp.dtype("float32")
+            }
         want, got = (np.asarray(o, np.float32) for o in outputs)
         assert np.abs(got - want).mean() < 0.03 * np.abs(want).mean() + 1e-6
 

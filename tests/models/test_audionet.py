@@ -17,17 +17,24 @@ def count(module):
 @pytest.mark.parametrize("variant, millions", [("audionet", 0.55), ("m5", 0.55), ("m11", 1.78), ("m18", 3.68), ("m34_res", 4.06)])  # fmt: skip
 def test_sizes_are_those_of_dai_et_al(variant, millions):
     model = nnx.eval_shape(lambda: AudioNet(variant=variant, rngs=nnx.Rngs(0)))
-    assert count(model) / 1e6 == pytest.approx(millions, abs=0.006)  # without the head: 512 or 384 × classes more
+    assert count(model) / 1e6 == pytest.approx(
+        millions, abs=0.006
+    )  # without the head: 512 or 384 × classes more
 
 
 def test_m5_counted_by_hand():
     convolutions = 80 * 128 + 3 * 128 * 128 + 3 * 128 * 256 + 3 * 256 * 512
-    assert count(nnx.eval_shape(lambda: AudioNet(variant="m5", rngs=nnx.Rngs(0)))) == convolutions + 2 * 1024
+    assert (
+        count(nnx.eval_shape(lambda: AudioNet(variant="m5", rngs=nnx.Rngs(0))))
+        == convolutions + 2 * 1024
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_clip_gives_the_same_frames_alone_and_in_a_padded_batch(variant, check_padding):
-    check_padding(AudioNet(variant=variant, width=0.125, rngs=nnx.Rngs(0)), size=(2500,), lengths=(2500, 700))
+    check_padding(
+        AudioNet(variant=variant, width=0.125, rngs=nnx.Rngs(0)), size=(2500,), lengths=(2500, 700)
+    )
 
 
 def test_gradients_are_finite_and_reach_every_parameter(check_gradients):
@@ -36,7 +43,10 @@ def test_gradients_are_finite_and_reach_every_parameter(check_gradients):
 
 
 def test_bfloat16_computes_in_it_and_keeps_float32_parameters(check_bfloat16):
-    check_bfloat16(lambda dtype: AudioNet(variant="m11", width=0.25, dtype=dtype, rngs=nnx.Rngs(0)), size=(4000,))
+    check_bfloat16(
+        lambda dtype: AudioNet(variant="m11", width=0.25, dtype=dtype, rngs=nnx.Rngs(0)),
+        size=(4000,),
+    )
 
 
 def test_width_and_first_layer():
@@ -48,7 +58,10 @@ def test_width_and_first_layer():
 
 def test_stochastic_depth_is_off_without_keys_and_in_evaluation(quick):
     model = AudioNet(variant="m34_res", width=0.125, stochastic_depth=0.9, rngs=nnx.Rngs(0))
-    x, n = jnp.asarray(np.random.default_rng(0).standard_normal((2, 2000)), jnp.float32), jnp.array([2000, 2000])
+    x, n = (
+        jnp.asarray(np.random.default_rng(0).standard_normal((2, 2000)), jnp.float32),
+        jnp.array([2000, 2000]),
+    )
     model.eval()
     run = quick(model, lambda model, key: model(x, n, rngs=nnx.Rngs(dropout=key)).frames)
     without = quick(model, lambda model: model(x, n).frames)

@@ -20,11 +20,16 @@ def both_backends(monkeypatch, function, *args):
     return results
 
 
-@pytest.mark.parametrize("window, stride, padding", [(2, 2, 0), (4, 4, 0), (3, 2, 1), (3, 1, 1), (5, 2, 2), (2, 3, 0)])
+@pytest.mark.parametrize(
+    "window, stride, padding", [(2, 2, 0), (4, 4, 0), (3, 2, 1), (3, 1, 1), (5, 2, 2), (2, 3, 0)]
+)
 @pytest.mark.parametrize("shape", [(2, 17, 3), (2, 17, 6, 3), (2, 1, 2, 3)])
 def test_max_pool_is_the_plain_one_with_its_gradient(window, stride, padding, shape, monkeypatch):
     rng = np.random.default_rng(0)
-    x, lengths = jnp.asarray(rng.standard_normal(shape), jnp.float32), jnp.array([shape[1], (shape[1] + 1) // 2])
+    x, lengths = (
+        jnp.asarray(rng.standard_normal(shape), jnp.float32),
+        jnp.array([shape[1], (shape[1] + 1) // 2]),
+    )
     x = base.zero_padding(x, lengths)
 
     def run(x):
@@ -43,7 +48,8 @@ def test_max_pool_is_the_plain_one_with_its_gradient(window, stride, padding, sh
 
 
 @pytest.mark.parametrize(
-    "space, size, stride", [((4, 2), (3, 3), (1, 1)), ((5, 3), (3, 3), (2, 2)), ((2,), (3,), (1,)), ((9,), (12,), (4,))]
+    "space, size, stride",
+    [((4, 2), (3, 3), (1, 1)), ((5, 3), (3, 3), (2, 2)), ((2,), (3,), (1,)), ((9,), (12,), (4,))],
 )
 def test_few_outputs_take_patches_with_the_same_result(space, size, stride, monkeypatch):
     rng = np.random.default_rng(0)

@@ -8,12 +8,20 @@ from ml_collections import ConfigDict
 
 from sacjax import models
 from sacjax.errors import UserError
-from sacjax.models.pooling import KINDS
+from sacjax.layers.pooling import KINDS
 
 OPTIONS = {"audionet": dict(variant="m5", width=0.125), "spectrogram_resnet": dict(width=4), "small_cnn": dict(channels=(4, 4), hidden=8), "wav2vec2": dict(size="tiny", positional_kernel=16, positional_groups=4)}  # fmt: skip
 
 
-def config(name="small_cnn", pooling="mean", dropout=0.0, dtype="float32", layers="last", projection=0, **encoder):
+def config(
+    name="small_cnn",
+    pooling="mean",
+    dropout=0.0,
+    dtype="float32",
+    layers="last",
+    projection=0,
+    **encoder,
+):
     return ConfigDict(
         dict(
             name=name, encoder=encoder, pooling=pooling, dropout=dropout, dtype=dtype, layers=layers, projection=projection
@@ -36,20 +44,33 @@ def test_logits_are_float32_and_padding_changes_nothing(name, dtype, quick):
     assert logits.shape == (2, 3) and logits.dtype == jnp.float32
     tolerance = 1e-5 if dtype == "float32" else 0.05
     alone = run(x[1:, :half], jnp.array([half]))
-    np.testing.assert_allclose(logits[1:], alone, atol=tolerance * max(float(jnp.abs(alone).max()), 1))
+    np.testing.assert_allclose(
+        logits[1:], alone, atol=tolerance * max(float(jnp.abs(alone).max()), 1)
+    )
 
 
 @pytest.mark.parametrize("pooling", KINDS)
 def test_every_pooling_fits_the_head(pooling):
     model = models.build(
-        config(pooling=pooling, **OPTIONS["small_cnn"]), num_classes=3, num_features=16, rngs=nnx.Rngs(0)
+        config(pooling=pooling, **OPTIONS["small_cnn"]),
+        num_classes=3,
+        num_features=16,
+        rngs=nnx.Rngs(0),
     )
     assert model(jnp.ones([2, 8, 16]), jnp.array([8, 4])).shape == (2, 3)
 
 
 def test_dropout_is_drawn_from_the_keys_given_and_off_in_evaluation():
-    model = models.build(config(dropout=0.5, **OPTIONS["small_cnn"]), num_classes=3, num_features=16, rngs=nnx.Rngs(0))
-    x, n = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 16)), jnp.float32), jnp.array([8, 8])
+    model = models.build(
+        config(dropout=0.5, **OPTIONS["small_cnn"]),
+        num_classes=3,
+        num_features=16,
+        rngs=nnx.Rngs(0),
+    )
+    x, n = (
+        jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 16)), jnp.float32),
+        jnp.array([8, 8]),
+    )
     draw = lambda seed: model(x, n, rngs=nnx.Rngs(dropout=seed))
     np.testing.assert_array_equal(draw(0), draw(0))
     assert not np.allclose(draw(0), draw(1))
@@ -76,7 +97,11 @@ def test_mistakes_are_told_in_one_line(model, message):
 
 
 def test_options_that_may_be_several_things_pass():
-    models.check(config("spectrogram_resnet", stem="small", stem_kernel=None, stem_pool=True, stochastic_depth=0))
+    models.check(
+        config(
+            "spectrogram_resnet", stem="small", stem_kernel=None, stem_pool=True, stochastic_depth=0
+        )
+    )
     models.check(config("audionet", width=1))
     models.check(config("small_cnn", channels=[8, 8]))
 
@@ -88,8 +113,13 @@ def test_weighted_layers_are_a_softmax_weighted_sum_before_pooling(quick):
     model.eval()
     weights = np.array([0.3, -1.0, 0.7], np.float32)
     model.layer_weights[...] = jnp.asarray(weights)
-    x, n = jnp.asarray(np.random.default_rng(0).standard_normal((1, 2000)), jnp.float32), jnp.array([2000])
-    logits, out = quick(model, lambda model: (model(x, n), model.encoder(x, n, hidden_states=True)))()
+    x, n = (
+        jnp.asarray(np.random.default_rng(0).standard_normal((1, 2000)), jnp.float32),
+        jnp.array([2000]),
+    )
+    logits, out = quick(
+        model, lambda model: (model(x, n), model.encoder(x, n, hidden_states=True))
+    )()
     share = np.exp(weights) / np.exp(weights).sum()
     frames = np.tensordot(share, np.asarray(out.hidden_states), 1)[0, : int(out.lengths[0])]
     pooled = (frames @ np.asarray(model.project.kernel) + np.asarray(model.project.bias)).mean(0)

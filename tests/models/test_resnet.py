@@ -25,7 +25,11 @@ def torch_resnet(depth, width, channels):
             plan = [(3, stride), (3, 1)] if expansion == 1 else [(1, 1), (3, stride), (1, 1)]
             sizes = [inputs] + [planes] * (len(plan) - 1) + [planes * expansion]
             for k, (kernel, s) in enumerate(plan, 1):
-                setattr(self, f"conv{k}", nn.Conv2d(sizes[k - 1], sizes[k], kernel, s, kernel // 2, bias=False))
+                setattr(
+                    self,
+                    f"conv{k}",
+                    nn.Conv2d(sizes[k - 1], sizes[k], kernel, s, kernel // 2, bias=False),
+                )
                 setattr(self, f"bn{k}", nn.BatchNorm2d(sizes[k]))
             self.count, self.downsample = len(plan), None
             if stride != 1 or inputs != sizes[-1]:
@@ -43,7 +47,10 @@ def torch_resnet(depth, width, channels):
     class ResNet(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv1, self.bn1 = nn.Conv2d(channels, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
+            self.conv1, self.bn1 = (
+                nn.Conv2d(channels, width, 7, 2, 3, bias=False),
+                nn.BatchNorm2d(width),
+            )
             inputs = width
             for stage, count in enumerate(DEPTHS[depth]):
                 planes, blocks = width << stage, []
@@ -71,13 +78,19 @@ def ours(name):
         name = name.replace(old, new)
     owner, leaf = name.rsplit(".", 1)
     norm = owner.rsplit(".", 1)[-1].startswith("bn")
-    leaf = {"weight": "scale" if norm else "kernel", "running_mean": "mean", "running_var": "var"}.get(leaf, leaf)
+    leaf = {
+        "weight": "scale" if norm else "kernel",
+        "running_mean": "mean",
+        "running_var": "var",
+    }.get(leaf, leaf)
     return tuple(int(part) if part.isdigit() else part for part in (*owner.split("."), leaf))
 
 
 def load(model, state):
     """Copies a torch state_dict; every variable must be given."""
-    state = {ours(name): value.numpy() for name, value in state.items() if "num_batches" not in name}
+    state = {
+        ours(name): value.numpy() for name, value in state.items() if "num_batches" not in name
+    }
     variables = dict(nnx.to_flat_state(nnx.state(model)))
     assert state.keys() == variables.keys()
     for path, value in state.items():
@@ -96,8 +109,15 @@ def test_torchvisions_weights_give_the_same_features(depth, channels, quick):
     model.eval()
     x = np.random.default_rng(0).standard_normal((2, 75, 40)).astype(np.float32)
     with torch.no_grad():
-        want = reference(torch.tensor(x)[:, None].repeat(1, channels, 1, 1)).mean(3).numpy().transpose(0, 2, 1)
-    frames, lengths, _ = quick(model, lambda model, x: model(x, jnp.array([75, 75])))(jnp.asarray(x))
+        want = (
+            reference(torch.tensor(x)[:, None].repeat(1, channels, 1, 1))
+            .mean(3)
+            .numpy()
+            .transpose(0, 2, 1)
+        )
+    frames, lengths, _ = quick(model, lambda model, x: model(x, jnp.array([75, 75])))(
+        jnp.asarray(x)
+    )
     assert lengths.tolist() == [want.shape[1]] * 2
     np.testing.assert_allclose(frames, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
 
@@ -112,7 +132,9 @@ def test_a_training_step_has_torchs_gradients_and_running_mean():
     x = np.random.default_rng(0).standard_normal((4, 75, 64)).astype(np.float32)
     (reference(torch.tensor(x)[:, None]) ** 2).mean().backward()
 
-    def full(model):  # before the mean over frequency, so that every position has a gradient of its own
+    def full(
+        model,
+    ):  # before the mean over frequency, so that every position has a gradient of its own
         x_, n = model.conv1(jnp.asarray(x)[..., None], jnp.array([75] * 4))
         x_, n = max_pool(nnx.relu(model.bn1(x_, n)), n, 3, 2, 1)
         for block in (*model.layer1, *model.layer2, *model.layer3, *model.layer4):
@@ -124,12 +146,20 @@ def test_a_training_step_has_torchs_gradients_and_running_mean():
         want = parameter.grad.numpy()
         want = want.transpose(2, 3, 1, 0) if want.ndim == 4 else want
         np.testing.assert_allclose(
-            grads[ours(name)][...], want, rtol=0, atol=2e-3 * np.abs(want).max() + 1e-6, err_msg=name
+            grads[ours(name)][...],
+            want,
+            rtol=0,
+            atol=2e-3 * np.abs(want).max() + 1e-6,
+            err_msg=name,
         )
-    np.testing.assert_allclose(model.layer4[1].bn2.mean[...], reference.layer4[1].bn2.running_mean.numpy(), atol=1e-4)
+    np.testing.assert_allclose(
+        model.layer4[1].bn2.mean[...], reference.layer4[1].bn2.running_mean.numpy(), atol=1e-4
+    )
 
 
-@pytest.mark.parametrize("depth, parameters", [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160)])
+@pytest.mark.parametrize(
+    "depth, parameters", [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160)]
+)
 def test_published_sizes(depth, parameters):
     def make():
         encoder = SpectrogramResNet(depth=depth, in_channels=3, rngs=nnx.Rngs(0))
@@ -152,7 +182,11 @@ def test_gradients_are_finite(check_gradients):
 
 
 def test_bfloat16(check_bfloat16):
-    check_bfloat16(lambda dtype: SpectrogramResNet(width=8, dtype=dtype, rngs=nnx.Rngs(0)), size=(64,), features=(32,))
+    check_bfloat16(
+        lambda dtype: SpectrogramResNet(width=8, dtype=dtype, rngs=nnx.Rngs(0)),
+        size=(64,),
+        features=(32,),
+    )
 
 
 def test_zero_init_starts_every_block_as_its_shortcut():
@@ -166,9 +200,9 @@ def test_imagenet_norm_makes_a_grey_picture_normalized_as_imagenets():
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     picture = np.asarray(as_picture(jnp.repeat(jnp.asarray(x), 3, -1))) * std + mean
     np.testing.assert_allclose(picture, np.repeat(picture[..., :1], 3, -1), atol=1e-5)
-    assert picture.mean() == pytest.approx(mean.mean(), abs=0.01) and picture.std() == pytest.approx(
-        std.mean(), abs=0.01
-    )
+    assert picture.mean() == pytest.approx(
+        mean.mean(), abs=0.01
+    ) and picture.std() == pytest.approx(std.mean(), abs=0.01)
 
 
 @pytest.mark.parametrize("options", [dict(depth=20), dict(width=0), dict(in_channels=2), dict(stem="big"), dict(stem_kernel=0),

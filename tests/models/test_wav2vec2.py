@@ -21,10 +21,14 @@ def small(**options):
 def test_published_sizes(size, millions):
     """As counted of `Wav2Vec2Model` in transformers with facebook/wav2vec2-base's and wav2vec2-large-lv60's configs."""
     model = nnx.eval_shape(lambda: Wav2Vec2(size=size, rngs=nnx.Rngs(0)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model))) / 1e6 == pytest.approx(millions, abs=0.006)
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model))) / 1e6 == pytest.approx(
+        millions, abs=0.006
+    )
 
 
-@pytest.mark.parametrize("samples, frames", [(48_000, 149), (16_000, 49), (400, 1), (719, 1), (720, 2), (250_000, 781)])
+@pytest.mark.parametrize(
+    "samples, frames", [(48_000, 149), (16_000, 49), (400, 1), (719, 1), (720, 2), (250_000, 781)]
+)
 def test_frames_are_those_of_the_paper(samples, frames):
     """25 ms of receptive field, 20 ms apart."""
     model = nnx.eval_shape(small)
@@ -66,7 +70,13 @@ def test_reference_padding_lets_zeros_into_the_group_norm(quick):
 
 
 def test_gradients_are_finite_and_reach_every_parameter(check_gradients):
-    model = small(mask_probability=0.5, mask_span=2, mask_feature_probability=0.3, mask_feature_span=4, layer_drop=0.1)
+    model = small(
+        mask_probability=0.5,
+        mask_span=2,
+        mask_feature_probability=0.3,
+        mask_feature_span=4,
+        layer_drop=0.1,
+    )
     check_gradients(model, size=(4000,), lengths=(4000, 700, 0))
 
 
@@ -82,7 +92,9 @@ def gradient(quick, **options):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 300)), jnp.float32)
 
     def loss(model):
-        return jnp.square(model(x, jnp.array([300, 200]), rngs=nnx.Rngs(dropout=1)).frames[..., 0]).sum()
+        return jnp.square(
+            model(x, jnp.array([300, 200]), rngs=nnx.Rngs(dropout=1)).frames[..., 0]
+        ).sum()
 
     return quick(small(**FEW, **options), lambda model: nnx.grad(loss)(model))()
 
@@ -96,9 +108,13 @@ def test_remat_changes_no_gradient(remat, quick):
 
 def test_gradient_scale_is_of_the_convolutions_alone(quick):
     whole, tenth = gradient(quick), gradient(quick, feature_gradient_scale=0.1)
-    for one, two in zip(jax.tree.leaves(whole["conv"]), jax.tree.leaves(tenth["conv"]), strict=True):
+    for one, two in zip(
+        jax.tree.leaves(whole["conv"]), jax.tree.leaves(tenth["conv"]), strict=True
+    ):
         np.testing.assert_allclose(0.1 * one, two, rtol=1e-3, atol=1e-6)
-    for one, two in zip(jax.tree.leaves(whole["layers"]), jax.tree.leaves(tenth["layers"]), strict=True):
+    for one, two in zip(
+        jax.tree.leaves(whole["layers"]), jax.tree.leaves(tenth["layers"]), strict=True
+    ):
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-6)
 
 
@@ -107,7 +123,10 @@ def test_hidden_states_are_each_layers_outputs(quick):
     options = dict(depth=3, pre_norm=False)
     model = small(**options)
     model.eval()
-    x, n = jnp.asarray(np.random.default_rng(0).standard_normal((1, 3000)), jnp.float32), jnp.array([3000])
+    x, n = (
+        jnp.asarray(np.random.default_rng(0).standard_normal((1, 3000)), jnp.float32),
+        jnp.array([3000]),
+    )
     states = quick(model, lambda model: model(x, n, hidden_states=True).hidden_states)()
     assert states.shape[0] == 4
     for depth in (1, 2, 3):
@@ -124,8 +143,13 @@ def test_layer_drop_leaves_whole_layers_out(quick):
     """With almost certain dropping the output is the Transformer's input; in evaluation nothing is dropped."""
     rates = dict(dropout=0.0, attention_dropout=0.0, projection_dropout=0.0)
     model = small(layer_drop=0.999999, pre_norm=False, **rates)
-    x, n = jnp.asarray(np.random.default_rng(0).standard_normal((1, 3000)), jnp.float32), jnp.array([3000])
-    run = quick(model, lambda model, key: model(x, n, rngs=nnx.Rngs(dropout=key), hidden_states=True))
+    x, n = (
+        jnp.asarray(np.random.default_rng(0).standard_normal((1, 3000)), jnp.float32),
+        jnp.array([3000]),
+    )
+    run = quick(
+        model, lambda model, key: model(x, n, rngs=nnx.Rngs(dropout=key), hidden_states=True)
+    )
     out = run(jax.random.key(0))
     np.testing.assert_allclose(out.frames, out.hidden_states[0], atol=1e-6)
     kept = quick(model, lambda model: model(x, n).frames)()
@@ -153,17 +177,26 @@ def test_standardize_is_the_feature_extractors_normalization():
     x = 0.1 + 0.3 * np.random.default_rng(0).standard_normal((2, 900)).astype(np.float32)
     x[1, 500:] = 0
     extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
-    wanted = extractor([x[0], x[1, :500]], sampling_rate=16000, padding=True, return_tensors="np")["input_values"]
-    np.testing.assert_allclose(wav2vec2.standardize(jnp.asarray(x), jnp.array([900, 500])), wanted, atol=1e-5)
+    wanted = extractor([x[0], x[1, :500]], sampling_rate=16000, padding=True, return_tensors="np")[
+        "input_values"
+    ]
+    np.testing.assert_allclose(
+        wav2vec2.standardize(jnp.asarray(x), jnp.array([900, 500])), wanted, atol=1e-5
+    )
 
 
 def test_grouped_convolution_is_that_of_xla():
     rng = np.random.default_rng(0)
-    x, kernel = rng.standard_normal((2, 20, 12)).astype("f"), rng.standard_normal((6, 3, 8)).astype("f")
+    x, kernel = (
+        rng.standard_normal((2, 20, 12)).astype("f"),
+        rng.standard_normal((6, 3, 8)).astype("f"),
+    )
     wanted = jax.lax.conv_general_dilated(
         x, kernel, (1,), [(3, 2)], dimension_numbers=("NHC", "HIO", "NHC"), feature_group_count=4
     )
-    np.testing.assert_allclose(wav2vec2.grouped_convolution(x, kernel, 4, 3, 2), wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        wav2vec2.grouped_convolution(x, kernel, 4, 3, 2), wanted, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

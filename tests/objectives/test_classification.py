@@ -17,7 +17,10 @@ def loss(label, mask=MASK, counts=(1, 1, 1), train=False, **objective):
     stage = config_lib.stage()
     stage.objective.update(objective)
     batch = dict(
-        inputs=jnp.asarray(LOGITS), input_length=None, label=jnp.asarray(label, jnp.float32), mask=jnp.asarray(mask)
+        inputs=jnp.asarray(LOGITS),
+        input_length=None,
+        label=jnp.asarray(label, jnp.float32),
+        mask=jnp.asarray(mask),
     )
     model = lambda inputs, length, rngs=None: inputs
     (total, count), metrics = Classification(stage, ("a", "b", "c"), counts).loss(
@@ -30,7 +33,9 @@ def torch_loss(labels, **kwargs):
     torch = pytest.importorskip("torch", reason="torch is the reference")
     keep = MASK > 0
     return float(
-        torch.nn.functional.cross_entropy(torch.tensor(LOGITS[keep]), torch.tensor(np.asarray(labels)[keep]), **kwargs)
+        torch.nn.functional.cross_entropy(
+            torch.tensor(LOGITS[keep]), torch.tensor(np.asarray(labels)[keep]), **kwargs
+        )
     )
 
 

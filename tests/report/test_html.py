@@ -16,14 +16,23 @@ import pytest
 import soundfile as sf
 
 from sacjax import config as config_lib
-from sacjax import evaluate, report
+from sacjax import report
 from sacjax.data.recordings import Recordings
-from sacjax.data.sources import OpenFiles
+from sacjax.data.sources.files import OpenFiles
+from sacjax.evaluators import evaluate
 from sacjax.report import html, plots
 
 RATE = 8000
-NAMES = ("<script>document.title='pwned'</script>", "dog & cat", "$\\frac$", "rain|wind", "sea waves")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NAMES = (
+    "<script>document.title='pwned'</script>",
+    "dog & cat",
+    "$\\frac$",
+    "rain|wind",
+    "sea waves",
+)
+BROWSER = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 def recordings(folder, size=40):
@@ -34,11 +43,15 @@ def recordings(folder, size=40):
     for k in range(size):
         seconds = {0: 0.01, 1: 12.0}.get(k, rng.uniform(0.5, 2.0))
         time = np.arange(round(seconds * RATE)) / RATE
-        sweep = 0.4 * np.sin(2 * np.pi * (200 + 40 * k) * time * (1 + time)) + 0.02 * rng.standard_normal(len(time))
+        sweep = 0.4 * np.sin(
+            2 * np.pi * (200 + 40 * k) * time * (1 + time)
+        ) + 0.02 * rng.standard_normal(len(time))
         paths.append(str(folder / f'<b>{k:02d} & "clip" \'n.wav'))
         sf.write(paths[-1], sweep, RATE)
     names = [path.rsplit("/", 1)[1] for path in paths]
-    return Recordings(names, [(NAMES[k % 5],) for k in range(size)], NAMES, OpenFiles(paths), paths=paths)
+    return Recordings(
+        names, [(NAMES[k % 5],) for k in range(size)], NAMES, OpenFiles(paths), paths=paths
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +67,9 @@ def workdir(tmp_path_factory):
     truth = np.arange(40) % 5
     guess = np.where(np.arange(40) % 3 == 0, (truth + 1) % 5, truth)
     p = rng.dirichlet(np.ones(5), 40) * 0.4 + 0.6 * np.eye(5)[guess]
-    p[:2] = 0.01 + 0.95 * np.eye(5)[(truth[:2] + 1) % 5]  # the very short and the long clip are the surest mistakes
+    p[:2] = (
+        0.01 + 0.95 * np.eye(5)[(truth[:2] + 1) % 5]
+    )  # the very short and the long clip are the surest mistakes
     rows = [
         dict(file=name, split="test", label=labels[0], probabilities=p[k], index=k)
         for k, (name, labels) in enumerate(zip(clips.names, clips.labels, strict=True))
@@ -69,14 +84,21 @@ def workdir(tmp_path_factory):
                     "train/accuracy": 1 - 0.8 / s,
                     "learning_rate": 1e-3 / s,
                 }
-                | ({"validation/loss": 2.5 / s, "validation/accuracy": 1 - 1 / s} if s % 5 == 0 else {})
+                | (
+                    {"validation/loss": 2.5 / s, "validation/accuracy": 1 - 1 / s}
+                    if s % 5 == 0
+                    else {}
+                )
             )
             + "\n"
             for s in range(1, 31)
         )
     )
     scores = {f"test/{name}": value for name, value in evaluate.scores(p, truth, NAMES).items()}
-    scores |= {f"validation/{name}": value for name, value in evaluate.scores(p[:20], truth[:20], NAMES).items()}
+    scores |= {
+        f"validation/{name}": value
+        for name, value in evaluate.scores(p[:20], truth[:20], NAMES).items()
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         report.write(workdir, "supervised", config, {"supervised": scores}, rows, clips)
@@ -105,7 +127,9 @@ def test_page_is_self_contained_and_every_name_is_escaped(workdir):
     text = (workdir / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert not {"script", "link", "iframe", "object", "b0"} & {name for name, _ in page.tags}
-    assert all(source.startswith("data:") for tag in ("img", "audio") for source in page.sources(tag))
+    assert all(
+        source.startswith("data:") for tag in ("img", "audio") for source in page.sources(tag)
+    )
     assert "http" not in re.sub(r'src="data:[^"]*"', "", text)
     for name in NAMES:
         assert name in page.text and escape(name) in text
@@ -127,14 +151,22 @@ def test_pictures_and_sounds_decode(workdir):
     assert sorted(lengths[:2]) == [80, 5 * RATE]  # the short clip whole, of the long one 5 s
     assert "first 5.0 of 12.0 s" in page.text
     kept = sorted(path.name for path in (workdir / "plots").iterdir())
-    assert kept == ["confusion_matrix.png", "curves_supervised.png", *(f"mistake_{k:02d}.png" for k in range(1, 7))]
+    assert kept == [
+        "confusion_matrix.png",
+        "curves_supervised.png",
+        *(f"mistake_{k:02d}.png" for k in range(1, 7)),
+    ]
 
 
 def test_mistakes_are_the_most_confident_ones():
     def row(file, label, *p):
         return dict(file=file, label=label, probabilities=np.array(p))
 
-    rows = [row("right", "a", 0.9, 0.1, 0.0), row("sure", "a", 0.0, 0.9, 0.1), row("less", "c|d", 0.1, 0.2, 0.7)]
+    rows = [
+        row("right", "a", 0.9, 0.1, 0.0),
+        row("sure", "a", 0.0, 0.9, 0.1),
+        row("less", "c|d", 0.1, 0.2, 0.7),
+    ]
     rows += [
         row("unknown", "", 1.0, 0.0, 0.0),
         row("several", "a|b", 0.2, 0.8, 0.0),
@@ -157,7 +189,9 @@ def test_a_clip_that_went_bad_does_not_cost_the_report(tmp_path):
     ]
     config = config_lib.default().unlock()
     config.supervised.data.sample_rate = RATE
-    report.write(tmp_path, "supervised", config, {"supervised": {"test/accuracy": 0.0}}, rows, clips)
+    report.write(
+        tmp_path, "supervised", config, {"supervised": {"test/accuracy": 0.0}}, rows, clips
+    )
     page = Page((tmp_path / "report.html").read_text())
     assert "cannot be read" in page.text and len(page.sources("audio")) == 4
 
@@ -171,11 +205,15 @@ def test_unlabelled_and_multi_label_parts(tmp_path):
         for k, name in enumerate(clips.names)
     ]
     report.write(tmp_path, "supervised", config, {"supervised": {}}, rows, clips)
-    assert len(Page((tmp_path / "report.html").read_text()).sources("img")) == 0  # and no step is logged
+    assert (
+        len(Page((tmp_path / "report.html").read_text()).sources("img")) == 0
+    )  # and no step is logged
     config.supervised.data.multi_label = True
     for row in rows:
         row["label"] = f"{NAMES[1]}|{NAMES[2]}"
-    report.write(tmp_path, "supervised", config, {"supervised": {"test/accuracy": 0.5}}, rows, clips)
+    report.write(
+        tmp_path, "supervised", config, {"supervised": {"test/accuracy": 0.5}}, rows, clips
+    )
     assert "Confusion matrix" not in (tmp_path / "report.html").read_text()
 
 
@@ -183,7 +221,9 @@ def test_no_pyplot_state_is_touched():
     from matplotlib import pyplot
 
     before, backend = pyplot.get_fignums(), matplotlib.get_backend()
-    assert plots.png(plots.confusion_matrix(np.eye(3, dtype=int), ("a", "b", "c"))).startswith(b"\x89PNG")
+    assert plots.png(plots.confusion_matrix(np.eye(3, dtype=int), ("a", "b", "c"))).startswith(
+        b"\x89PNG"
+    )
     assert plots.png(plots.training_curves({})).startswith(b"\x89PNG")
     assert pyplot.get_fignums() == before and matplotlib.get_backend() == backend
 
@@ -239,9 +279,18 @@ def test_in_a_real_browser(workdir, tmp_path):
     assert found, result.stdout[:500] + result.stderr[-2000:]
     seen = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
     assert len(seen["images"]) == 8 and min(seen["images"]) > 100
-    assert len(seen["sounds"]) == 6 and min(seen["sounds"]) > 0 and max(seen["sounds"]) == pytest.approx(5, abs=0.01)
+    assert (
+        len(seen["sounds"]) == 6
+        and min(seen["sounds"]) > 0
+        and max(seen["sounds"]) == pytest.approx(5, abs=0.01)
+    )
     assert seen["title"] == "sacjax: run <1>" and not seen["wide"]
 
     shot = tmp_path / "shot.png"
-    chromium(f"--screenshot={shot}", "--window-size=1100,2600", (workdir / "report.html").as_uri(), folder=tmp_path)
+    chromium(
+        f"--screenshot={shot}",
+        "--window-size=1100,2600",
+        (workdir / "report.html").as_uri(),
+        folder=tmp_path,
+    )
     assert matplotlib.image.imread(shot).std() > 0.05

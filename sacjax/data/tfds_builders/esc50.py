@@ -56,7 +56,9 @@ class Esc50(PublishedBuilder):
     def _generate_examples(self, layout: Layout) -> Iterator[tuple[str, dict]]:
         table = layout.read("meta/esc50.csv").decode("utf-8-sig")
         rows = list(csv.DictReader(io.StringIO(table)))
-        missing = {"filename", "fold", "target", "category", "esc10", "src_file"} - set(rows[0] if rows else ())
+        missing = {"filename", "fold", "target", "category", "esc10", "src_file"} - set(
+            rows[0] if rows else ()
+        )
         if missing:
             raise UserError(
                 f"{layout.root}/meta/esc50.csv: no rows, or the columns {', '.join(sorted(missing))} are missing"
@@ -68,7 +70,9 @@ class Esc50(PublishedBuilder):
         elif all(row["esc10"] == "True" for row in rows):
             raise UserError(f"{layout.root} holds only the ESC-10 part: set data.name=esc50/esc10")
         for row in rows:
-            if not row["target"].isdigit() or CLASSES[int(row["target"]) : int(row["target"]) + 1] != [row["category"]]:
+            if not row["target"].isdigit() or CLASSES[
+                int(row["target"]) : int(row["target"]) + 1
+            ] != [row["category"]]:
                 raise UserError(
                     f"{layout.root}/meta/esc50.csv: {row['filename']}: target {row['target']} is not '{row['category']}' in ESC-50"
                 )

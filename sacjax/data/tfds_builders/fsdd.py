@@ -22,8 +22,12 @@ class Fsdd(PublishedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [
-        tfds.core.BuilderConfig(name="official", description="Splits train (indices 5 to 49) and test (0 to 4)."),
-        tfds.core.BuilderConfig(name="loso", description="One split; fold and group are the speaker."),
+        tfds.core.BuilderConfig(
+            name="official", description="Splits train (indices 5 to 49) and test (0 to 4)."
+        ),
+        tfds.core.BuilderConfig(
+            name="loso", description="One split; fold and group are the speaker."
+        ),
     ]
     URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/v1.0.10.zip"
     FOLDERS = ("recordings",)
@@ -49,20 +53,30 @@ class Fsdd(PublishedBuilder):
         layout = self._layout(dl_manager)
         found = [match for match in map(NAME.fullmatch, layout.folder("recordings")) if match]
         if not found:
-            raise UserError(f"{layout.root}: there are no files recordings/{{digit}}_{{speaker}}_{{index}}.wav in it")
+            raise UserError(
+                f"{layout.root}: there are no files recordings/{{digit}}_{{speaker}}_{{index}}.wav in it"
+            )
         speakers = sorted({match[2] for match in found})
         parts = {"train": found} if self.builder_config.name == "loso" else {
             "train": [match for match in found if int(match[3]) >= 5],
             "test": [match for match in found if int(match[3]) < 5],
         }  # fmt: skip
-        return {part: self._generate_examples(layout, matches, speakers) for part, matches in parts.items() if matches}
+        return {
+            part: self._generate_examples(layout, matches, speakers)
+            for part, matches in parts.items()
+            if matches
+        }
 
     def _generate_examples(
         self, layout: Layout, matches: list[re.Match], speakers: list[str]
     ) -> Iterator[tuple[str, dict]]:
         for match in matches:
             name = match[0].removeprefix("recordings/")
-            example = {"audio": self._decode(name, layout.read(match[0])), "audio/filename": name, "label": match[1]}
+            example = {
+                "audio": self._decode(name, layout.read(match[0])),
+                "audio/filename": name,
+                "label": match[1],
+            }
             if self.builder_config.name == "loso":
                 example |= {"speaker": match[2], "fold": speakers.index(match[2]) + 1}
             yield name, example

@@ -33,7 +33,9 @@ def _without_tensorflow() -> None:
 
     It looks two dtypes up there when it is made, and one sort of it asks for tensorflow_io, which nobody here decodes with.
     """
-    audio_feature.tf = types.SimpleNamespace(string=np.object_, dtypes=types.SimpleNamespace(as_dtype=np.dtype))
+    audio_feature.tf = types.SimpleNamespace(
+        string=np.object_, dtypes=types.SimpleNamespace(as_dtype=np.dtype)
+    )
     audio_feature._LazyDecoder.__init__ = audio_feature._AudioDecoder.__init__
 
 
@@ -42,7 +44,9 @@ _without_tensorflow()
 
 def pcm16(sample_rate: int) -> tfds.features.Audio:
     """Returns an Audio feature of mono int16 samples, stored as bytes (as TFDS's default, varints, they take thrice the room)."""
-    feature = tfds.features.Audio(shape=(None,), dtype=np.int16, sample_rate=sample_rate, encoding="bytes")
+    feature = tfds.features.Audio(
+        shape=(None,), dtype=np.int16, sample_rate=sample_rate, encoding="bytes"
+    )
     # Audio hands arrays on without the encoding and asks TensorFlow for its own dtype; Tensor's way does neither.
     feature.encode_example = functools.partial(tfds.features.Tensor.encode_example, feature)
     feature.__dict__["dtype"] = np.int16
@@ -62,10 +66,16 @@ class Layout:
             try:
                 self.zip = zipfile.ZipFile(self.root)
             except zipfile.BadZipFile as error:
-                raise UserError(f"{root}: not a complete zip archive; delete it and run again") from error
+                raise UserError(
+                    f"{root}: not a complete zip archive; delete it and run again"
+                ) from error
             files = [info for info in self.zip.infolist() if not info.is_dir()]
             tops = {info.filename.split("/")[0] for info in files}
-            skip = len(tops.pop()) + 1 if len(tops) == 1 and all("/" in info.filename for info in files) else 0
+            skip = (
+                len(tops.pop()) + 1
+                if len(tops) == 1 and all("/" in info.filename for info in files)
+                else 0
+            )
             self.members = {info.filename[skip:]: info for info in files}
         elif not self.root.is_dir():
             raise UserError(f"data.path: there is no folder {root}")
@@ -75,7 +85,11 @@ class Layout:
         if self.zip:
             return sorted(n for n in self.members if str(PurePosixPath(n).parent) == name)
         found = self.root / name
-        return sorted(f"{name}/{p.name}" for p in found.iterdir() if p.is_file()) if found.is_dir() else []
+        return (
+            sorted(f"{name}/{p.name}" for p in found.iterdir() if p.is_file())
+            if found.is_dir()
+            else []
+        )
 
     def read(self, name: str) -> bytes:
         """Returns a file's bytes.
@@ -85,7 +99,9 @@ class Layout:
         """
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name:
-            raise UserError(f"{self.root}: the file name '{name}' leaves the data set's folder: refused")
+            raise UserError(
+                f"{self.root}: the file name '{name}' leaves the data set's folder: refused"
+            )
         try:
             if self.zip is None:
                 return (self.root / path).read_bytes()
@@ -96,14 +112,18 @@ class Layout:
         except (KeyError, FileNotFoundError) as error:
             raise UserError(f"{self.root}: there is no file '{name}' in it") from error
         except zipfile.BadZipFile as error:
-            raise UserError(f"{self.root}: '{name}' is damaged; delete the archive and run again") from error
+            raise UserError(
+                f"{self.root}: '{name}' is damaged; delete the archive and run again"
+            ) from error
 
 
 def fingerprint(root: str | Path, folders: tuple[str, ...]) -> str:
     """Returns 12 hex digits that change when a file of a local data set is added, removed or changed."""
     root = Path(root)
     files = (
-        [root] if root.is_file() else [p for f in folders if (root / f).is_dir() for p in sorted((root / f).iterdir())]
+        [root]
+        if root.is_file()
+        else [p for f in folders if (root / f).is_dir() for p in sorted((root / f).iterdir())]
     )
     digest = hashlib.sha256(os.fsencode(os.path.abspath(root)))
     for path in files:
@@ -125,7 +145,9 @@ def download(url: str, target: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(url, timeout=30) as response, open(partial, "wb") as file:
             size = int(response.headers.get("Content-Length") or 0)
-            with tqdm.wrapattr(response, "read", total=size or None, desc=f"downloading {url}", leave=False) as stream:
+            with tqdm.wrapattr(
+                response, "read", total=size or None, desc=f"downloading {url}", leave=False
+            ) as stream:
                 shutil.copyfileobj(stream, file, 1 << 20)
             if size and file.tell() != size:
                 raise OSError(f"it broke off after {file.tell()} of {size} bytes")
@@ -148,7 +170,9 @@ class PublishedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     URL: str
     FOLDERS: tuple[str, ...]  # of the published layout
     SAMPLE_RATE: int
-    code_path = epath.Path(__file__)  # TFDS would find it by importlib_resources, which it does not install
+    code_path = epath.Path(
+        __file__
+    )  # TFDS would find it by importlib_resources, which it does not install
 
     def __init__(self, *, path: str = "", data_dir: str | Path | None = None, **kwargs: Any):
         self.path = path
@@ -165,7 +189,9 @@ class PublishedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _layout(self, dl_manager: Any) -> Layout:
         if self.path:
             return Layout(self.path)
-        return Layout(download(self.URL, Path(dl_manager.download_dir) / f"{self.name}-{Path(self.URL).name}"))
+        return Layout(
+            download(self.URL, Path(dl_manager.download_dir) / f"{self.name}-{Path(self.URL).name}")
+        )
 
     def _decode(self, name: str, data: bytes) -> np.ndarray:
         """Returns mono int16 samples [n] at the data set's rate; none, with a warning, for a file that cannot be decoded.

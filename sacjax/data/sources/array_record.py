@@ -1,0 +1,119 @@
+"""Recordings that `sacjax.prepare` wrote into ArrayRecord shards.
+
+A folder of `sacjax.prepare` holds `metadata.json`, and for each shard an ArrayRecord file and a JSON file beside it. A record is
+a WAV file (PCM16, not compressed: to read it is to copy it) of at most `BLOCK` samples a channel; a longer recording takes several
+in a row, so that a crop of an hour-long one reads a few megabytes.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from ml_collections import ConfigDict
+
+from sacjax.data.recordings import Recordings
+from sacjax.data.sources.tfds import load_tfds
+from sacjax.errors import UserError
+
+__all__ = ["load_array_record", "load_tfds"]
+BLOCK = 1 << 19  # samples a channel in a record
+METADATA = "metadata.json"
+
+
+class BlockClip:
+    """A recording in consecutive WAV records."""
+
+    def __init__(
+        self, records: ArrayRecordDataSource, row: "tuple[int, int, int, int]", block: int
+    ):
+        self.records, self.block = records, block
+        self.first, self.sample_rate, self.num_samples, self.channels = row
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """Returns float32 [n, channels] in [-1, 1], n <= count."""
+        return self.pcm(start, count).astype(np.float32) * np.float32(1 / 32768)
+
+    def pcm(self, start: int, count: int) -> np.ndarray:
+        """Returns int16 [n, channels], n <= count; reads no other records than these samples lie in."""
+        stop = min(start + count, self.num_samples)
+        parts = [np.zeros([0, self.channels], np.int16)]
+        for k in range(start // self.block, -(-stop // self.block) if start < stop else 0):
+            # The samples are the record's last numbers; a header is before them.
+            held = min(self.num_samples - k * self.block, self.block) * self.channels
+            pcm = np.frombuffer(self.records[self.first + k], "<i2")[-held:].reshape(
+                -1, self.channels
+            )
+            parts.append(pcm[max(start - k * self.block, 0) : stop - k * self.block])
+        return parts[1] if len(parts) == 2 else np.concatenate(parts)
+
+
+class OpenBlocks:
+    """Opens recording i of a folder that `sacjax.prepare` wrote. `table` is int [recordings, 4]: see BlockClip's `row`."""
+
+    def __init__(self, shards: list[str], table: np.ndarray, block: int):
+        self.records, self.table, self.block = ArrayRecordDataSource(shards), table, block
+
+    def __call__(self, i: int) -> BlockClip:
+        first, sample_rate, num_samples, channels = self.table[i].tolist()
+        return BlockClip(self.records, (first, sample_rate, num_samples, channels), self.block)
+
+
+def load_array_record(data_config: ConfigDict) -> Recordings:
+    """Returns the recordings that `sacjax.prepare` wrote into the folder `data.path`.
+
+    Raises:
+      UserError: no finished preparation there, or a shard is missing or has another size.
+    """
+    folder = Path(data_config.path)
+    if not (folder / METADATA).is_file():
+        what = "its preparation is not finished: run sacjax.prepare again" if (folder / "plan.json").is_file() else (
+            f"there is no {METADATA} in it: give a folder that sacjax.prepare wrote"
+        )  # fmt: skip
+        raise UserError(
+            f"data.path: {folder}: {what if folder.is_dir() else 'there is no such folder'}"
+        )
+    shards, rows, table, total = [], [], [], 0
+    try:
+        meta = json.loads((folder / METADATA).read_text())
+        if meta["version"] != 1:
+            raise UserError(
+                f"{folder / METADATA}: version {meta['version']} is newer than this sacjax"
+            )
+        for name in meta["shards"]:
+            path = folder / Path(name).name  # a name, never a way out of the folder
+            shard = json.loads(path.with_suffix(".json").read_text())
+            if path.stat().st_size != shard["bytes"]:
+                raise UserError(
+                    f"{path}: it has another size than when it was written: run sacjax.prepare again"
+                )
+            if shard["records"]:
+                shards.append(f"{os.path.abspath(path)}[0:{shard['records']}]")
+            rows += shard["recordings"]
+            table += [
+                [total + row["first"], *(row[k] for k in ("sample_rate", "samples", "channels"))]
+                for row in shard["recordings"]
+            ]
+            total += shard["records"]
+        block = int(meta["block"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{folder}: a file of it is missing or damaged ({reason}): run sacjax.prepare again"
+        ) from error
+    if not rows:
+        raise UserError(f"data.path: {folder}: there are no recordings in it")
+
+    def column(key: str) -> list | None:
+        return [row[key] for row in rows] if rows[0].get(key) is not None else None
+
+    return Recordings(
+        names=[row["name"] for row in rows],
+        labels=[tuple(row["labels"]) for row in rows],
+        class_names=tuple(meta["class_names"]),
+        open=OpenBlocks(shards, np.array(table), block),
+        folds=column("fold"),
+        splits=column("split"),
+        groups=column("group"),
+    )

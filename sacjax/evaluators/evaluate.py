@@ -1,0 +1,232 @@
+"""Metrics of predictions, predictions of batches, and the table of predictions."""
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from sklearn import metrics as sk
+
+from sacjax.errors import UserError
+
+
+def scores(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    top_k: int = 5,
+    seed: int = 0,
+    bootstrap: int = 1000,
+) -> dict[str, float]:
+    """Returns the metrics of N predictions, counted by scikit-learn.
+
+    Single-label: accuracy (with `accuracy_low` and `accuracy_high`, its 95 % bootstrap interval over clips), balanced_accuracy,
+    top_{k}_accuracy, macro_precision, macro_recall, macro_f1, precision/, recall/ and f1/<class>, roc_auc (one-vs-rest,
+    macro), mean_average_precision (macro), expected_calibration_error, loss. Multi-label: the same, where accuracy is the share of
+    clips whose every decision at 0.5 is right, as scikit-learn counts it, and top-k and balanced accuracy are left out.
+
+    Classes without a true example are left out of macro averages (which are 0 where that leaves none) and have no entry of
+    their own; the clips falsely given to them count as errors of their true class. A class that is true but never predicted
+    has precision 0. roc_auc also leaves out classes that every clip has, and is itself left out where no class is left;
+    mean_average_precision is left out where no class has a true example. No score is ever NaN.
+
+    Args:
+      probabilities: float [N, C].
+      labels: int [N], or {0, 1} [N, C] for multi-label.
+      class_names: C names.
+      top_k: k of the top-k accuracy; left out where C <= k.
+      seed: of the bootstrap.
+      bootstrap: samples of the interval; 0 leaves it out.
+
+    Raises:
+      ValueError: no examples, shapes that do not fit, or labels that are not of the C classes, such as -1 for unknown.
+      UserError: probabilities that are not finite, as a diverged model gives.
+    """
+    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
+    multi = labels.ndim == 2
+    _check(probabilities, labels, len(class_names))
+    truth = np.asarray(labels, int) if multi else np.eye(len(class_names), dtype=int)[labels]
+    decided = (
+        (probabilities >= 0.5).astype(int)
+        if multi
+        else np.eye(len(class_names), dtype=int)[probabilities.argmax(1)]
+    )
+    present = np.flatnonzero(truth.any(0))
+    result: dict[str, float] = {}
+    correct = (decided == truth).all(1).astype(float)
+    result["accuracy"] = float(correct.mean())
+    if bootstrap:
+        rng = np.random.default_rng(seed)
+        size = len(correct)
+        draws = [
+            correct[rng.integers(0, size, size)].mean() for _ in range(bootstrap)
+        ]  # one by one: N may be large
+        result["accuracy_low"], result["accuracy_high"] = map(
+            float, np.percentile(draws, [2.5, 97.5])
+        )
+    precision, recall, f1, _ = sk.precision_recall_fscore_support(
+        truth, decided, labels=present, zero_division=0
+    )
+    for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
+        result[f"macro_{name}"] = float(np.mean(values)) if len(present) else 0.0
+        for k, value in zip(present, values, strict=True):
+            result[f"{name}/{class_names[int(k)]}"] = float(value)
+    if not multi:
+        result["balanced_accuracy"] = result["macro_recall"]
+        if len(class_names) > top_k:
+            best = np.argsort(-probabilities, 1, kind="stable")[:, :top_k]
+            result[f"top_{top_k}_accuracy"] = float(
+                (best == np.asarray(labels)[:, None]).any(1).mean()
+            )
+    split = [k for k in present if not truth[:, k].all()]  # both sides are needed for a curve
+    if split:
+        result["roc_auc"] = float(
+            sk.roc_auc_score(truth[:, split], probabilities[:, split], average="macro")
+        )
+    if len(present):
+        result["mean_average_precision"] = float(
+            sk.average_precision_score(
+                truth[:, present], probabilities[:, present], average="macro"
+            )
+        )
+    result["expected_calibration_error"] = calibration_error(probabilities, truth, multi)
+    result["loss"] = cross_entropy(probabilities, truth, multi)
+    return result
+
+
+def _check(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> None:
+    """Raises what `scores` says for input that cannot be scored; NumPy would take -1 for the last class."""
+    if not len(labels):
+        raise ValueError("there are no examples to score")
+    if probabilities.shape != (len(labels), classes) or (
+        labels.ndim == 2 and labels.shape != probabilities.shape
+    ):
+        raise ValueError(
+            f"probabilities {probabilities.shape} and labels {labels.shape} do not fit {classes} classes"
+        )
+    top = 1 if labels.ndim == 2 else classes - 1
+    if labels.min() < 0 or labels.max() > top or (labels != labels.astype(int)).any():
+        raise ValueError(
+            f"labels must be whole numbers from 0 to {top}; leave out clips whose label is unknown"
+        )
+    bad = int((~np.isfinite(probabilities)).any(1).sum())
+    if bad:
+        raise UserError(
+            f"the model's probabilities of {bad} of {len(labels)} clips are not finite: its training diverged; lower "
+            "optimizer.learning_rate, or set optimizer.clip_norm"
+        )
+
+
+def calibration_error(
+    probabilities: np.ndarray, truth: np.ndarray, multi: bool, bins: int = 15
+) -> float:
+    """Returns the expected calibration error (Guo et al. 2017) over equal bins of confidence.
+
+    Of the top class; for multi-label of every decision, with the confidence of the side taken.
+    """
+    if multi:
+        confidence = np.maximum(probabilities, 1 - probabilities).ravel()
+        correct = ((probabilities >= 0.5) == (truth > 0)).ravel()
+    else:
+        confidence = probabilities.max(1)
+        correct = truth[np.arange(len(truth)), probabilities.argmax(1)] > 0
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    error = 0.0
+    for k in np.unique(place):
+        inside = place == k
+        error += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
+    return float(error)
+
+
+def cross_entropy(probabilities: np.ndarray, truth: np.ndarray, multi: bool) -> float:
+    """Returns the mean negative log likelihood (multi-label: over all decisions)."""
+    p = np.clip(probabilities, 1e-12, 1.0)
+    if multi:
+        return float(
+            -(
+                truth * np.log(p) + (1 - truth) * np.log(np.clip(1 - probabilities, 1e-12, 1.0))
+            ).mean()
+        )
+    return float(-np.log(p[truth > 0]).mean())
+
+
+def predict(
+    apply: Callable[[dict], Any], batches: Iterable[dict], num_examples: int, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (logits [N, C] averaged over each clip's windows, seen [N] bool), on every host alike.
+
+    A clip of which a window cannot be decoded is not seen: the rest of it would be judged as if it were the whole.
+
+    Args:
+      apply: host batch -> logits, either of this host's rows, or of the global batch sharded by rows as the batch is.
+      batches: this host's batches, as `pipeline.eval_batches` makes them; every host has as many.
+      num_examples, num_classes: N and C.
+    """
+    total, count = np.zeros([num_examples, num_classes]), np.zeros(num_examples, int)
+    bad = np.zeros(num_examples, bool)
+    for batch in batches:
+        rows = _own_rows(apply(batch)), np.asarray(batch["index"]), np.asarray(batch["mask"])
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            rows = multihost_utils.process_allgather(rows, tiled=True)
+        logits, index, mask = rows
+        if len(logits) != len(index):
+            raise ValueError(
+                f"{len(logits)} rows of logits for a batch of {len(index)}: they must be sharded as the batch is"
+            )
+        keep = mask > 0
+        np.add.at(total, index[keep], logits[keep].astype(np.float64))
+        np.add.at(count, index[keep], 1)
+        bad[index[~keep & (index >= 0)]] = True
+    seen = (count > 0) & ~bad
+    return np.where(seen[:, None], total / np.maximum(count, 1)[:, None], 0.0), seen
+
+
+def _own_rows(logits: Any) -> np.ndarray:
+    """Returns the rows of a global array that this host's rows of the batch became, in their order.
+
+    A mesh may put hosts in any order (`jax.make_mesh` follows a TPU's wiring), so a row's global place says nothing here.
+    """
+    if not isinstance(logits, jax.Array) or logits.is_fully_addressable:
+        return np.asarray(logits)
+    shards = {shard.index[0].start or 0: shard.data for shard in logits.addressable_shards}
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+
+
+def write_predictions(
+    path: str | Path, rows: list[dict], class_names: Sequence[str], *, multi_label: bool = False
+) -> None:
+    """Writes a csv with file, split, label, prediction, and a column of probabilities for each class.
+
+    Args:
+      rows: dicts with `file`, `split`, `label`, `probabilities` [C].
+      multi_label: the prediction is every class of 0.5 or more, as `a|b`, instead of the most probable one.
+    """
+
+    def prediction(p: np.ndarray) -> str:
+        chosen = np.flatnonzero(np.asarray(p) >= 0.5) if multi_label else [int(np.argmax(p))]
+        return "|".join(class_names[int(k)] for k in chosen)
+
+    path = Path(path)
+    partial = path.with_suffix(".partial")
+    # File names may hold bytes that are not UTF-8; they are written as \\udcff.
+    with open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "split", "label", "prediction", *class_names])
+        for row in rows:
+            p = row["probabilities"]
+            writer.writerow(
+                [
+                    row["file"],
+                    row["split"],
+                    row["label"],
+                    prediction(p),
+                    *(f"{value:.6g}" for value in p),
+                ]
+            )
+    os.replace(partial, path)

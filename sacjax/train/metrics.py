@@ -1,0 +1,196 @@
+"""Sums and counts that add up over steps, devices and hosts; writers to the console, metrics.jsonl and TensorBoard."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from sacjax.plan import flops
+
+TIMES = "time/"  # metrics under this prefix differ from run to run; all others are reproducible
+
+
+def add(total: Any, new: Any) -> Any:
+    """Adds metrics, a tree of (sum, count) pairs."""
+    return jax.tree.map(lambda a, b: a + b, total, new)
+
+
+def means(sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
+    """Returns sum / count of each metric on the host; a metric with no count is left out."""
+    host = jax.device_get(sums)
+    return {name: float(total / count) for name, (total, count) in host.items() if count > 0}
+
+
+class Log:
+    """Writes a run's metrics: a line of `metrics.jsonl` and TensorBoard scalars per call. For one host only."""
+
+    def __init__(self, workdir: Path, stage: str, resume_step: int, tensorboard: bool = True):
+        """Lines of this stage past `resume_step` are dropped: the run that wrote them was killed before it saved."""
+        self.stage = stage
+        path = Path(workdir) / "metrics.jsonl"
+        if path.is_file():
+            lines = [
+                line for line in path.read_text().splitlines() if _keep(line, stage, resume_step)
+            ]
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(line + "\n" for line in lines))
+            os.replace(partial, path)
+        self.file = open(path, "a")
+        self.events = (
+            _Events(Path(workdir) / "tensorboard" / stage, resume_step) if tensorboard else None
+        )
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Appends one line and returns when it is on disk."""
+        numbers = {name: value if np.isfinite(value) else None for name, value in values.items()}
+        self.file.write(json.dumps({"stage": self.stage, "step": step, **numbers}) + "\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        if self.events:
+            self.events.write(step, values)
+
+    def close(self) -> None:
+        """Closes the files."""
+        self.file.close()
+        if self.events:
+            self.events.close()
+
+
+def _keep(line: str, stage: str, resume_step: int) -> bool:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:  # a line cut short by a kill
+        return False
+    return row.get("stage") != stage or row["step"] <= resume_step
+
+
+class _Events:
+    """TensorBoard's event file by TensorBoard's own record writer, which needs no TensorFlow."""
+
+    def __init__(self, folder: Path, resume_step: int):
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.event, self.summary = event_pb2, summary_pb2.Summary
+        name = f"events.out.tfevents.{time.time():.6f}.{os.getpid()}"
+        self.writer = RecordWriter(open(folder / name, "wb"))
+        self._add(file_version="brain.Event:2")
+        if resume_step:  # hides what was drawn past this step by the run that was killed
+            start = self.event.SessionLog(status=self.event.SessionLog.START)
+            self._add(step=resume_step + 1, session_log=start)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        scalars = [
+            self.summary.Value(tag=name, simple_value=value) for name, value in values.items()
+        ]
+        self._add(step=step, summary=self.summary(value=scalars))
+        self.writer.flush()
+
+    def _add(self, **fields: Any) -> None:
+        self.writer.write(self.event.Event(wall_time=time.time(), **fields).SerializeToString())
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Progress:
+    """The console's bar, and the clock behind it: examples/s, audio s/s, share of time waiting for data, ETA."""
+
+    def __init__(
+        self,
+        stage: str,
+        start: int,
+        steps: int,
+        batch_size: int,
+        seconds: float,
+        show: bool = True,
+        flops: float = 0.0,
+    ):
+        """Args:
+        start, steps: where it begins and ends.
+        batch_size, seconds: of audio, of a step over all hosts.
+        flops: of the model, of a step; 0: not told.
+        """
+        self.step, self.batch_size, self.seconds, self.flops = start, batch_size, seconds, flops
+        self.peak: float | None = None
+        self.bar = tqdm(
+            total=steps, initial=start, desc=stage, unit="step", disable=not show, file=sys.stderr,
+            mininterval=0.5 if sys.stderr.isatty() else 20.0, dynamic_ncols=True,
+        )  # fmt: skip
+        self.bar.set_postfix_str("compiling")
+        self.compiled = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts a new interval of measurement; time between the last `rates` and this call is not counted."""
+        self.began, self.waited, self.steps = time.perf_counter(), 0.0, 0
+
+    def wait(self, batches: Any) -> Any:
+        """Returns the next batch and counts the time it took."""
+        before = time.perf_counter()
+        batch = next(batches)
+        self.waited += time.perf_counter() - before
+        return batch
+
+    def tick(self) -> None:
+        """Counts one step."""
+        if not self.compiled:
+            self.bar.unpause()  # the first step's time is the compiler's
+        self.step += 1
+        self.steps += 1
+        self.bar.update(1)
+        if not self.compiled:
+            self.compiled = True
+            self.reset()
+
+    def rates(self) -> dict[str, float]:
+        """Returns the speed since the last reset, with names under `time/`; nothing where the only step was the compiler's."""
+        if not self.steps:
+            return {}
+        elapsed = max(time.perf_counter() - self.began, 1e-9)
+        rate = self.steps / elapsed
+        device = jax.local_devices()[0].memory_stats() or {}
+        about = {f"{TIMES}device_bytes": device["bytes_in_use"]} if "bytes_in_use" in device else {}
+        if self.flops:
+            self.peak = self.peak or flops.peak()
+            about |= {
+                f"{TIMES}model_flops_per_second": rate * self.flops,
+                f"{TIMES}mfu": rate * self.flops / self.peak,
+            }
+        return about | {
+            f"{TIMES}productive_seconds": elapsed,
+            f"{TIMES}step_seconds": 1 / rate,
+            f"{TIMES}steps_per_second": rate,
+            f"{TIMES}examples_per_second": rate * self.batch_size,
+            f"{TIMES}audio_seconds_per_second": rate * self.batch_size * self.seconds,
+            f"{TIMES}data_wait_share": self.waited / elapsed,
+            f"{TIMES}eta_seconds": ((self.bar.total or self.step) - self.step) / rate,
+        }
+
+    def show(self, values: dict[str, float]) -> None:
+        """Shows values beside the bar."""
+        short = {
+            "loss": values.get("train/loss"),
+            "val": values.get("validation/accuracy"),
+            "contrastive": values.get("train/contrastive_accuracy"),
+            "perplexity": values.get("train/code_perplexity_1"),
+            "knn": values.get("validation/knn_accuracy", values.get("train/knn_accuracy")),
+            "ex/s": values.get(f"{TIMES}examples_per_second"),
+            "audio s/s": values.get(f"{TIMES}audio_seconds_per_second"),
+            "wait": values.get(f"{TIMES}data_wait_share"),
+        }
+        self.shown = getattr(self, "shown", {}) | {
+            k: f"{v:.4g}" for k, v in short.items() if v is not None
+        }
+        self.bar.set_postfix(self.shown)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self.bar.close()

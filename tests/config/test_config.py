@@ -1,0 +1,147 @@
+"""Loading, overriding and checking configs: every mistake gets one line that names the key."""
+
+import pytest
+
+from sacjax import config as config_lib
+from sacjax.errors import UserError
+
+FILE = """
+from sacjax import config as config_lib
+
+
+def get_config(arg=""):
+    arg = config_lib.parse_arg(arg, fold=0, small=False)
+    c = config_lib.default()
+    c.supervised.data.fold = arg.fold
+    c.supervised.model.encoder = dict(depth=18)
+    c.supervised.augment.waveform = (dict(name="gain", probability=0.5),)
+    if arg.small:
+        c.supervised.model.encoder.width = 8
+    return c
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "experiment.py"
+    path.write_text(FILE)
+    return str(path)
+
+
+def test_arguments_and_overrides_reach_their_leaves(file):
+    c = config_lib.load(
+        f"{file}:fold=3,small",
+        [
+            "--config.seed=7",
+            "--config.supervised.optimizer.learning_rate=1e-4",
+            "--config.supervised.train.epochs=3",
+            "--config.supervised.model.encoder.stem=small",
+            "--config.supervised.augment.waveform.0.probability=0.25",
+            "--config.supervised.frontend.ref=max",
+            "--config.supervised.frontend.top_db=None",
+            "--config.supervised.data.holdout=(0.5,0.25,0.25)",
+            "--config.supervised.data.name=123",
+        ],
+    )
+    s = c.supervised
+    assert (c.seed, s.data.fold, s.optimizer.learning_rate, s.train.epochs) == (7, 3, 1e-4, 3.0)
+    assert s.model.encoder.to_dict() == {"depth": 18, "width": 8, "stem": "small"}
+    assert s.augment.waveform[0]["probability"] == 0.25
+    assert (
+        s.frontend.ref == "max"
+        and s.frontend.top_db is None
+        and s.data.holdout == (0.5, 0.25, 0.25)
+    )
+    assert s.data.name == "123"
+
+
+def test_json_round_trip_keeps_every_leaf(file):
+    c = config_lib.load(file, ["--config.supervised.frontend.top_db=None"])
+    again = config_lib.from_json(config_lib.to_json(c))
+    assert again.to_dict() == c.to_dict()
+    assert config_lib.to_json(again) == config_lib.to_json(c)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sed=1", r"unknown key; did you mean 'seed'\?"),
+        (
+            "supervised.data.fol=1",
+            r"--config.supervised.data.fol: unknown key; did you mean 'fold'\?",
+        ),
+        ("supervized.data.fold=1", r"did you mean 'supervised'\?"),
+        ("supervised.data.cache=1", "data.cache=1: expected bool"),
+        ("supervised.train.batch_size=3.5", "expected int, such as 64"),
+        ("supervised.train.batch_size=many", "expected int"),
+        ("supervised.data=3", "is a group of keys: .*batch|is a group of keys: allow"),
+        ("supervised.augment.waveform.4.probability=1", "has entries 0 to 0"),
+        (
+            "supervised.data.crop=middle",
+            "data.crop is 'middle'; choose one of random, center, start",
+        ),
+        (
+            "supervised.optimizer.learning_rate=1e999",
+            "optimizer.learning_rate is inf: it must be a finite number",
+        ),
+        ("supervised.train.batch_size=0", "train.batch_size is 0: it must be greater than 0"),
+        ("supervised.model.dropout=1.5", "must lie between 0 and 1"),
+        ("supervised.eval.overlap=1.0", "at most 0.95"),
+        ("supervised.data.holdout=(0.5,0.5,0.5)", "three shares that sum to 1"),
+        ("supervised.frontend.win_length=4096", "must not exceed n_fft"),
+        ("supervised.frontend.fmax=20000", "half of data.sample_rate"),
+        ("supervised.optimizer.accumulation=3", "does not divide by optimizer.accumulation"),
+        ("supervised.data.multi_label=True", "needs config.supervised.objective.loss=sigmoid"),
+        ("supervised.model.name=resnet", r"did you mean"),
+        ("supervised.model.encoder.detph=34", r"did you mean 'depth'\?"),
+        ("supervised.objective.name=classify", r"did you mean 'classification'\?"),
+        ("supervised.augment.waveform.0.name=gian", r"did you mean 'gain'\?"),
+        (
+            "supervised.optimizer.learning_rate=-1",
+            "config.supervised.optimizer.learning_rate is -1.0: it must be a finite",
+        ),
+        ("supervised.augment.waveform.0.probability=2", "^config.supervised.augment"),
+        ("stages=('pretrain',)", "there is no config.pretrain"),
+        ("mesh.data=0", "config.mesh.data is 0"),
+    ],
+)
+def test_bad_overrides_name_the_key(file, override, message):
+    with pytest.raises(UserError, match=message):
+        config_lib.load(file, [f"--config.{override}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config():\n    return undefined", "NameError"),
+        ("syntax error", "SyntaxError"),
+        (FILE.replace("c.supervised.data.fold", "c.supervised.data.flod"), 'Did you mean "fold"'),
+        (FILE.replace("= arg.fold", "= 'one'"), "Could not override field 'fold'"),
+    ],
+)
+def test_a_broken_config_file_is_one_line(tmp_path, text, message):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        config_lib.load(str(path))
+    assert str(path) in str(error.value)
+
+
+def test_other_mistakes(file):
+    with pytest.raises(UserError, match="there is no file nowhere.py"):
+        config_lib.load("nowhere.py")
+    with pytest.raises(UserError, match="unknown config argument 'flod=2'|did you mean 'fold'"):
+        config_lib.load(f"{file}:flod=2")
+    with pytest.raises(UserError, match="expected int"):
+        config_lib.load(f"{file}:fold=two")
+    with pytest.raises(UserError, match="folder.py: it takes no argument, so ':abc' means nothing"):
+        config_lib.load("configs/folder.py:abc")
+    with pytest.raises(UserError, match="unknown argument '--cofnig.seed=1'"):
+        config_lib.overrides_from(["--cofnig.seed=1"])
+
+
+def test_overrides_may_come_as_two_words():
+    assert config_lib.overrides_from(["--config.seed", "3", "--config.a=1"]) == [
+        "--config.seed=3",
+        "--config.a=1",
+    ]
