@@ -13,7 +13,8 @@ def get_config():
     c = config_lib.default()
     s = c.supervised
     s.data.source = "folder"
-    s.data.sample_rate, s.data.seconds = 16000, 3.0
+    s.data.sample_rate = 16000
+    s.data.seconds = 3.0
     s.augment.waveform = (dict(name="shift", probability=0.5), dict(name="gain", probability=0.5))
     s.augment.spectrogram = (
         dict(name="mixup", alpha=0.4),
@@ -22,7 +23,9 @@ def get_config():
     )
     s.model.name = "spectrogram_resnet"
     s.model.encoder = dict(depth=18, width=32)
-    s.optimizer.learning_rate, s.optimizer.weight_decay = 2e-3, 0.05
-    s.train.batch_size, s.train.epochs = 32, 40
+    s.optimizer.learning_rate = 2e-3
+    s.optimizer.weight_decay = 0.05
+    s.train.batch_size = 32
+    s.train.epochs = 40
     s.eval.checkpoint = "best"
     return c

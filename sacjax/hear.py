@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sacjax.commands import embed
+from sacjax import inference
 from sacjax.errors import UserError
 
 ONE_PIECE = 60.0  # seconds; longer sounds are encoded in pieces of so many, as attention's cost grows with their square
@@ -20,7 +20,7 @@ ONE_PIECE = 60.0  # seconds; longer sounds are encoded in pieces of so many, as 
 class Model:
     """An encoder with the attributes that HEAR asks for."""
 
-    def __init__(self, embedder: embed.Embedder):
+    def __init__(self, embedder: inference.Embedder):
         self.embedder = embedder
         self.sample_rate = embedder.sample_rate
         self.scene_embedding_size = self.timestamp_embedding_size = embedder.features
@@ -32,7 +32,7 @@ def load_model(model_file_path: str = "") -> Model:
         raise UserError(
             "load_model needs a workdir of sacjax as model_file_path: it has no weights of its own"
         )
-    return Model(embed.load(model_file_path))
+    return Model(inference.load(model_file_path).embedder())
 
 
 def get_timestamp_embeddings(audio: Any, model: Model) -> tuple[np.ndarray, np.ndarray]:

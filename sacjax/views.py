@@ -1,71 +1,136 @@
-"""From a batch of audio to a model's inputs, on the accelerator: augment → front end → augment."""
+"""From a batch of audio to the views that an objective takes, on the accelerator.
+
+A view is a clip as a model hears it: crop → waveform augmentations → front end → spectrogram
+augmentations. Each view of a clip has random keys of its own.
+"""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from sacjax import augment, models
-from sacjax.augment.draws import example_keys
+from sacjax.augment.draws import example_keys, integer, scalars
 from sacjax.frontend import make_frontend
 
+SPECTROGRAM_DRAWS = 1 << 16  # folded into a view's keys, apart from those of the waveform
+CROP_DRAW = (1 << 16) - 1
+VIEW_DRAWS = 1 << 20  # view k > 0 folds this + k; the first folds nothing
 
-def make_preprocess(stage: ConfigDict, num_classes: int) -> Callable[..., dict[str, Any]]:
-    """Returns `preprocess(batch, key=None)`, pure and jit-able.
 
-    The batch has `audio` [B, T] (int16, or float32 in [-1, 1]), `length` [B], `label` [B] or [B, C], `mask` [B]. The result has
-    `inputs` (float32 [B, T] or [B, frames, features]), `input_length` [B], `label` float32 [B, C], `mask` and `index`.
-    With a key the config's augmentations are applied.
+class View(NamedTuple):
+    """What goes into an encoder."""
+
+    inputs: jax.Array
+    """float32 [B, T] samples, or [B, frames, bands]."""
+
+    lengths: jax.Array
+    """int32 [B], the valid samples or frames of each clip."""
+
+
+Views = Callable[..., dict[str, Any]]
+
+
+def make_views(
+    stage: ConfigDict, num_classes: int, *, number: int = 1, needs_labels: bool = True
+) -> Views:
+    """Returns `views(batch, key=None)`, pure and jit-able.
+
+    It takes `audio` [B, T] (int16, or float32 in [-1, 1]), `length` [B], `label` (int32 [B], −1
+    unknown; or float32 [B, C], a row of −1 unknown), `mask` [B] and `index` [B]. It gives
+
+    - `views`: a tuple of `number` View; with a key each is augmented in its own way, without one
+      they are the plain clip. The label is mixed as the first view's sound is.
+    - `clean`: the View of the clip as it is. What does not read it does not compute it.
+    - `label` float32 [B, C], rows of zeros where unknown; `labelled` float32 [B]; `mask`, `index`.
+
+    Args:
+      stage: the config of one stage.
+      num_classes: C.
+      number: how many views the objective takes.
+      needs_labels: whether unlabelled clips are left out of mixing, as their label is unknown.
     """
     config, sample_rate = stage.augment, stage.data.sample_rate
     spectrogram = models.input_kind(stage.model) == "spectrogram"
     frontend = make_frontend(stage.frontend, sample_rate) if spectrogram else None
+    crop_size = round(config.crop_seconds * sample_rate)
 
-    def preprocess(batch: dict[str, Any], key: jax.Array | None = None) -> dict[str, Any]:
-        x, length, mask = batch["audio"], batch["length"], batch["mask"]
-        if x.dtype == jnp.int16:
-            x = x.astype(jnp.float32) / 32768
-        label = batch["label"]
-        if label.ndim == 1:
-            label = jax.nn.one_hot(
-                label, num_classes, dtype=jnp.float32
-            )  # -1, unknown, is a row of zeros
-        keys = None if key is None else example_keys(key, jnp.arange(x.shape[0]))
+    def view(
+        x: jax.Array, length: jax.Array, label: jax.Array, partners: jax.Array, keys: Any
+    ) -> tuple[View, jax.Array]:
+        augmented = dict(sample_rate=sample_rate)
+        if keys is not None and 0 < crop_size < x.shape[1]:
+            x, length = random_crop(keys, x, length, crop_size)
         if keys is not None and config.waveform:
             x, length, label = augment.apply(
-                config.waveform,
-                keys,
-                x,
-                length,
-                label,
-                mask,
-                kind="waveform",
-                sample_rate=sample_rate,
+                config.waveform, keys, x, length, label, partners, kind="waveform", **augmented
             )
         if frontend is not None:
             x, length = frontend(x, length)
             if keys is not None and config.spectrogram:
-                keys = jax.vmap(lambda k: jax.random.fold_in(k, 1 << 16))(
-                    keys
-                )  # apart from the waveform's
+                keys = _fold(keys, SPECTROGRAM_DRAWS)
                 x, length, label = augment.apply(
-                    config.spectrogram,
-                    keys,
-                    x,
-                    length,
-                    label,
-                    mask,
-                    kind="spectrogram",
-                    sample_rate=sample_rate,
-                )
-        return {
-            "inputs": x,
-            "input_length": length,
-            "label": label,
-            "mask": mask,
-            "index": batch["index"],
-        }
+                    config.spectrogram, keys, x, length, label, partners, kind="spectrogram",
+                    **augmented,
+                )  # fmt: skip
+        return View(x, length), label
 
-    return preprocess
+    def views(batch: dict[str, Any], key: jax.Array | None = None) -> dict[str, Any]:
+        x, length, mask = batch["audio"], batch["length"], batch["mask"]
+        if x.dtype == jnp.int16:
+            x = x.astype(jnp.float32) / 32768
+        label, labelled = read_labels(batch["label"], num_classes)
+        partners = mask * labelled if needs_labels else mask
+        clean, _ = view(x, length, label, partners, None)
+        made, mixed = [], label
+        for k in range(number):
+            if key is None:
+                made.append(clean)
+                continue
+            keys = example_keys(key, jnp.arange(x.shape[0]))
+            one, its_label = view(
+                x, length, label, partners, _fold(keys, VIEW_DRAWS + k) if k else keys
+            )
+            made.append(one)
+            mixed = mixed if k else its_label
+        return {
+            "views": tuple(made), "clean": clean, "label": mixed, "labelled": labelled, "mask": mask,
+            "index": batch["index"],
+        }  # fmt: skip
+
+    return views
+
+
+def read_labels(label: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
+    """Returns (float32 [B, C] with zeros where unknown, float32 [B]: 1 where the label is known)."""
+    if label.ndim == 1:
+        return jax.nn.one_hot(label, num_classes, dtype=jnp.float32), (label >= 0).astype(
+            jnp.float32
+        )
+    return jnp.maximum(label, 0), (label >= 0).all(-1).astype(jnp.float32)
+
+
+def random_crop(
+    keys: jax.Array, x: jax.Array, lengths: jax.Array, size: int
+) -> tuple[jax.Array, jax.Array]:
+    """Returns (float32 [B, size], lengths): a stretch of each clip that starts at random.
+
+    Args:
+      keys: [B], one an example.
+      x: [B, T] samples, T > size.
+      lengths: [B] valid samples; a clip that is shorter than `size` is taken from its start.
+      size: samples of the stretch.
+    """
+
+    def one(key: jax.Array, x: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
+        u = scalars(jax.random.fold_in(key, CROP_DRAW), 1)[0]
+        start = integer(u, jnp.maximum(length - size, 0) + 1)
+        return jax.lax.dynamic_slice(x, (start,), (size,)), jnp.minimum(length, size)
+
+    return jax.vmap(one)(keys, x, lengths)
+
+
+def _fold(keys: jax.Array, number: int) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

@@ -16,13 +16,15 @@ def get_config(arg=""):
     c.checkpoint.every = 200
     s = c.supervised
     subset = "esc10" if arg.esc10 else "esc50"
-    s.data.source, s.data.name = "tfds", f"esc50/{subset}"
+    s.data.source = "tfds"
+    s.data.name = f"esc50/{subset}"
     s.data.path = config_lib.local_data(subset)
     s.data.fold = arg.fold
     s.data.validation_fraction = (
         0.0  # every training clip trains; the last step is the one reported
     )
-    s.data.sample_rate, s.data.cache = 16000, True
+    s.data.sample_rate = 16000
+    s.data.cache = True
     s.model.name = "audionet"
     s.train.batch_size = 32
     s.train.evaluate_every = 10**6  # there is no validation part to look at
@@ -30,11 +32,9 @@ def get_config(arg=""):
     if arg.article:
         s.data.seconds = 5.0
         s.model.encoder = dict(variant="audionet")
-        s.optimizer.learning_rate, s.optimizer.schedule, s.optimizer.warmup_fraction = (
-            1e-5,
-            "constant",
-            0.0,
-        )
+        s.optimizer.learning_rate = 1e-5
+        s.optimizer.schedule = "constant"
+        s.optimizer.warmup_fraction = 0.0
         s.optimizer.weight_decay = 0.0
         s.train.epochs = 20
         return c
@@ -50,6 +50,7 @@ def get_config(arg=""):
         not arg.no_mixup
     ):  # between-class learning (Tokozume et al. 2018): mixed so that both are equally loud at 1/2
         s.augment.waveform += (dict(name="mixup", alpha=1.0, between_class=True),)
-    s.optimizer.learning_rate, s.optimizer.weight_decay = 2e-3, 0.05
+    s.optimizer.learning_rate = 2e-3
+    s.optimizer.weight_decay = 0.05
     s.train.epochs = 60
     return c

@@ -9,7 +9,8 @@ Reads the published layout from $SACJAX_DATA/esc10 (or esc50), else downloads ES
 
 from sacjax import config as config_lib
 
-MEAN, STD = -28.0, 22.0  # decibels, of all log mel cells of the clips
+MEAN = -28.0
+STD = 22.0  # decibels, of all log mel cells of the clips
 
 
 def get_config(arg=""):
@@ -18,16 +19,23 @@ def get_config(arg=""):
     c.checkpoint.every = 200
     s = c.supervised
     subset = "esc10" if arg.esc10 else "esc50"
-    s.data.source, s.data.name = "tfds", f"esc50/{subset}"
+    s.data.source = "tfds"
+    s.data.name = f"esc50/{subset}"
     s.data.path = config_lib.local_data(subset)
     s.data.fold = arg.fold
     s.data.validation_fraction = (
         0.0  # every training clip trains; the last step is the one reported
     )
-    s.data.sample_rate, s.data.seconds, s.data.cache = 44100, 5.0, True
+    s.data.sample_rate = 44100
+    s.data.seconds = 5.0
+    s.data.cache = True
 
-    s.frontend.n_fft, s.frontend.hop_length, s.frontend.n_mels = 2048, 1024, 128
-    s.frontend.normalize, s.frontend.mean, s.frontend.std = "global", MEAN, STD
+    s.frontend.n_fft = 2048
+    s.frontend.hop_length = 1024
+    s.frontend.n_mels = 128
+    s.frontend.normalize = "global"
+    s.frontend.mean = MEAN
+    s.frontend.std = STD
     s.augment.waveform = (dict(name="shift", probability=1.0),)
     if not arg.no_specaugment:
         s.augment.spectrogram += (
@@ -40,12 +48,12 @@ def get_config(arg=""):
     s.model.name = "spectrogram_resnet"
     s.model.encoder = dict(depth=18, width=24)
     s.model.pooling = "mean_max"
-    s.optimizer.learning_rate, s.optimizer.weight_decay, s.optimizer.warmup_fraction = (
-        2e-3,
-        0.05,
-        0.05,
-    )
-    s.train.batch_size, s.train.epochs = 32, 60
+    s.optimizer.learning_rate = 2e-3
+    s.optimizer.weight_decay = 0.05
+    s.optimizer.warmup_fraction = 0.05
+    s.train.batch_size = 32
+    s.train.epochs = 60
     s.train.evaluate_every = 10**6  # there is no validation part to look at
-    s.eval.batch_size, s.eval.overlap = 80, 0.5
+    s.eval.batch_size = 80
+    s.eval.overlap = 0.5
     return c

@@ -23,21 +23,30 @@ FRAMES = dict(
 def get_config(arg=""):
     arg = config_lib.parse_arg(arg, fold=1, shots=4, draw=0, scratch=False, pretrain_only=False)
     c = config_lib.load(f"{RECIPE}:scratch={arg.scratch},pretrain_only={arg.pretrain_only}")
-    p, f = c.pretrain, c.finetune
+    p = c.pretrain
+    f = c.finetune
     for s in (p, f):
-        s.data.source, s.data.name = "tfds", "esc50/esc10"
+        s.data.source = "tfds"
+        s.data.name = "esc50/esc10"
         s.data.path = config_lib.local_data("esc10")
-        s.data.fold, s.data.validation_fraction, s.data.cache = arg.fold, 0.0, True
+        s.data.fold = arg.fold
+        s.data.validation_fraction = 0.0
+        s.data.cache = True
         s.train.evaluate_every = 10**6
         s.model.encoder.update(FRAMES)
     p.objective.options.update(
         mask_probability=0.15, mask_span=3, temperature_start=1.0, feature_penalty=0.0
     )
     p.optimizer.freeze = (("encoder/conv", 150),)
-    p.train.steps, p.train.log_every, p.train.evaluate_every = 400, 20, 200
-    p.eval.splits, c.checkpoint.every = ("test",), 500
-    f.data.labels_per_class, f.data.split_seed = arg.shots, arg.draw
-    f.train.steps, f.eval.checkpoint = 200, "last"
+    p.train.steps = 400
+    p.train.log_every = 20
+    p.train.evaluate_every = 200
+    p.eval.splits = ("test",)
+    c.checkpoint.every = 500
+    f.data.labels_per_class = arg.shots
+    f.data.split_seed = arg.draw
+    f.train.steps = 200
+    f.eval.checkpoint = "last"
     if not arg.scratch:
         f.optimizer.freeze = (("encoder/conv", 0),)
     return c

@@ -15,13 +15,18 @@ def get_config(arg=""):
     c = config_lib.default()
     c.checkpoint.every = 200
     s = c.supervised
-    s.data.source, s.data.name = "tfds", "fsdd/loso" if arg.loso else "fsdd/official"
+    s.data.source = "tfds"
+    s.data.name = "fsdd/loso" if arg.loso else "fsdd/official"
     s.data.path = config_lib.local_data("fsdd")
     if arg.loso:
         s.data.fold = arg.fold
     s.data.validation_fraction = 0.0
-    s.data.sample_rate, s.data.seconds, s.data.cache = 8000, 1.0, True
-    s.frontend.n_fft, s.frontend.hop_length, s.frontend.n_mels = 256, 80, 40
+    s.data.sample_rate = 8000
+    s.data.seconds = 1.0
+    s.data.cache = True
+    s.frontend.n_fft = 256
+    s.frontend.hop_length = 80
+    s.frontend.n_mels = 40
     s.augment.waveform = (dict(name="shift", max_share=0.1, circular=False), dict(name="gain"))
     s.augment.spectrogram = (
         dict(name="frequency_mask", count=2, width=6),
@@ -29,8 +34,10 @@ def get_config(arg=""):
     )
     s.model.name = "spectrogram_resnet"
     s.model.encoder = dict(depth=18, width=16)
-    s.optimizer.learning_rate, s.optimizer.weight_decay = 2e-3, 0.05
-    s.train.batch_size, s.train.epochs = 64, 15
+    s.optimizer.learning_rate = 2e-3
+    s.optimizer.weight_decay = 0.05
+    s.train.batch_size = 64
+    s.train.epochs = 15
     s.train.evaluate_every = 10**6
     s.eval.batch_size = 100
     return c

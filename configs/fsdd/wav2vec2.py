@@ -12,40 +12,61 @@ from sacjax import config as config_lib
 
 # Group norm over time, as base: layer norm of each frame makes a room's silence as loud as speech, and a speaker in another room is lost.
 ENCODER = dict(
-    size="mini", conv_channels=(64,) * 5, conv_kernels=(10, 3, 3, 3, 2), conv_strides=(5, 2, 2, 2, 2),
-    conv_norm="group", conv_bias=False, positional_kernel=32, positional_groups=8, layer_drop=0.0,
-)  # fmt: skip
+    size="mini",
+    conv_channels=(64,) * 5,
+    conv_kernels=(10, 3, 3, 3, 2),
+    conv_strides=(5, 2, 2, 2, 2),
+    conv_norm="group",
+    conv_bias=False,
+    positional_kernel=32,
+    positional_groups=8,
+    layer_drop=0.0,
+)
 
 
 def get_config(arg=""):
     arg = config_lib.parse_arg(arg, fold=1, shots=10, draw=0, scratch=False, pretrain_only=False)
     c = config_lib.default(pretrain=config_lib.stage(), finetune=config_lib.stage())
     for s in (c.pretrain, c.finetune):
-        s.data.source, s.data.name = "tfds", "fsdd/loso"
+        s.data.source = "tfds"
+        s.data.name = "fsdd/loso"
         s.data.path = config_lib.local_data("fsdd")
-        s.data.fold, s.data.validation_fraction = arg.fold, 0.0
-        s.data.sample_rate, s.data.seconds, s.data.cache = (
-            8000,
-            0.64,
-            True,
-        )  # most digits are shorter than that
-        s.model.name, s.model.encoder = "wav2vec2", ENCODER
-        s.train.batch_size, s.eval.batch_size = 64, 100
+        s.data.fold = arg.fold
+        s.data.validation_fraction = 0.0
+        s.data.sample_rate = 8000
+        s.data.seconds = 0.64
+        s.data.cache = True  # most digits are shorter than that
+        s.model.name = "wav2vec2"
+        s.model.encoder = ENCODER
+        s.train.batch_size = 64
+        s.eval.batch_size = 100
         s.train.evaluate_every = 10**6
     p = c.pretrain
     p.augment.waveform = (dict(name="gain"),)
-    p.objective.name = "contrastive"
+    p.objective.name = "wav2vec2"
     p.objective.options = dict(
-        codebook_entries=64, codebook_dim=128, projection_dim=128, negatives=30, temperature_decay=0.999,
-        feature_penalty=1.0, probe_examples=1000,
-    )  # fmt: skip
-    p.optimizer.learning_rate, p.optimizer.warmup_fraction, p.optimizer.beta2 = 1e-3, 0.1, 0.98
-    p.train.steps, p.train.log_every, p.train.evaluate_every = 500, 25, 250
-    p.eval.best, p.eval.best_mode, p.eval.splits = "validation/loss", "min", ("test",)
+        codebook_entries=64,
+        codebook_dim=128,
+        projection_dim=128,
+        negatives=30,
+        temperature_decay=0.999,
+        feature_penalty=1.0,
+    )
+    p.eval.evaluators = (dict(name="objective"), dict(name="knn", examples=1000))
+    p.optimizer.learning_rate = 1e-3
+    p.optimizer.warmup_fraction = 0.1
+    p.optimizer.beta2 = 0.98
+    p.train.steps = 500
+    p.train.log_every = 25
+    p.train.evaluate_every = 250
+    p.eval.best = "validation/loss"
+    p.eval.best_mode = "min"
+    p.eval.splits = ("test",)
     c.checkpoint.every = 500
 
     f = c.finetune
-    f.data.labels_per_class, f.data.split_seed = arg.shots, arg.draw
+    f.data.labels_per_class = arg.shots
+    f.data.split_seed = arg.draw
     # A digit at another speed, its pitch and formants with it, is nearly another speaker's. The whole network learns from the
     # start, as from scratch: frozen convolutions keep what they know of the five speakers, and cost 20 points.
     f.augment.waveform = (
@@ -54,9 +75,12 @@ def get_config(arg=""):
         dict(name="noise", low_snr_db=10.0, high_snr_db=40.0, probability=0.5),
     )
     f.model.encoder = ENCODER | dict(mask_probability=0.3, mask_span=5)
-    f.model.layers, f.model.projection = "weighted", 128
-    f.optimizer.learning_rate, f.optimizer.warmup_fraction = 1e-3, 0.1
-    f.train.batch_size, f.train.steps = 32, 400
+    f.model.layers = "weighted"
+    f.model.projection = 128
+    f.optimizer.learning_rate = 1e-3
+    f.optimizer.warmup_fraction = 0.1
+    f.train.batch_size = 32
+    f.train.steps = 400
     if arg.scratch:
         c.stages = ("finetune",)
     else:

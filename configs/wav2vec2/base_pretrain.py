@@ -4,7 +4,7 @@
 
 Reads ArrayRecord shards of 16 kHz speech (see `python -m sacjax.prepare`). A batch is 1.6 hours of sound, as on 64 GPUs, in 512 clips, so that it
 divides over any slice; 400,000 updates.
-On fewer devices: optimizer.accumulation, or a smaller batch with optimizer.schedule_frames, which keeps the recipe's course over
+On fewer devices: optimizer.accumulation, or a smaller batch with optimizer.schedule_count, which keeps the recipe's course over
 masked frames seen; `small_batch` as argument sets it for 16 clips an update.
 """
 
@@ -20,36 +20,40 @@ def get_config(arg=""):
     c = config_lib.default(pretrain=config_lib.stage())
     c.checkpoint.every = 1000
     p = c.pretrain
-    p.data.source, p.data.path = "arrayrecord", os.path.join(config_lib.data_root(), "librispeech")
-    p.data.sample_rate, p.data.seconds, p.data.workers = 16000, 11.0, 8
+    p.data.source = "arrayrecord"
+    p.data.path = os.path.join(config_lib.data_root(), "librispeech")
+    p.data.sample_rate = 16000
+    p.data.seconds = 11.0
+    p.data.workers = 8
     p.data.holdout = (0.99, 0.01, 0.0)
-    p.model.name, p.model.dtype = "wav2vec2", "bfloat16"
+    p.model.name = "wav2vec2"
+    p.model.dtype = "bfloat16"
     p.model.encoder = dict(size="base", layer_drop=0.05)
-    p.objective.name = "contrastive"
+    p.objective.name = "wav2vec2"
     p.objective.options = dict(feature_penalty=10.0, feature_dropout=0.1)
-    p.optimizer.learning_rate, p.optimizer.schedule, p.optimizer.final_fraction = (
-        5e-4,
-        "linear",
-        0.0,
-    )
-    p.optimizer.warmup_steps, p.optimizer.weight_decay, p.optimizer.clip_norm = 32_000, 0.01, 0.0
-    p.optimizer.beta2, p.optimizer.eps = 0.98, 1e-6
-    p.train.batch_size, p.train.steps, p.train.log_every, p.train.evaluate_every = (
-        512,
-        400_000,
-        200,
-        10_000,
-    )
-    p.eval.best, p.eval.best_mode, p.eval.splits, p.eval.batch_size = (
-        "validation/loss",
-        "min",
-        ("validation",),
-        64,
-    )
+    p.optimizer.learning_rate = 5e-4
+    p.optimizer.schedule = "linear"
+    p.optimizer.final_fraction = 0.0
+    p.optimizer.warmup_steps = 32_000
+    p.optimizer.weight_decay = 0.01
+    p.optimizer.clip_norm = 0.0
+    p.optimizer.beta2 = 0.98
+    p.optimizer.eps = 1e-6
+    p.train.batch_size = 512
+    p.train.steps = 400_000
+    p.train.log_every = 200
+    p.train.evaluate_every = 10_000
+    p.eval.best = "validation/loss"
+    p.eval.best_mode = "min"
+    p.eval.splits = ("validation",)
+    p.eval.batch_size = 64
     if arg.small_batch:
-        p.train.batch_size, p.train.steps = 16, 400_000
-        p.optimizer.schedule_frames, p.optimizer.schedule_steps = MASKED_FRAMES, 400_000 * 16 // 512
-        p.optimizer.warmup_steps, p.optimizer.clip_norm = 32_000 * 16 // 512, 1.0
+        p.train.batch_size = 16
+        p.train.steps = 400_000
+        p.optimizer.schedule_count = MASKED_FRAMES
+        p.optimizer.schedule_steps = 400_000 * 16 // 512
+        p.optimizer.warmup_steps = 32_000 * 16 // 512
+        p.optimizer.clip_norm = 1.0
         p.optimizer.learning_rate = 1e-4
         p.objective.options.temperature_decay = 0.9999
     return c

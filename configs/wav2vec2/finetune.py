@@ -14,7 +14,9 @@ from sacjax import config as config_lib
 def get_config():
     c = config_lib.default(finetune=config_lib.stage())
     f = c.finetune
-    f.data.source, f.data.sample_rate, f.data.seconds = "folder", 16000, 5.0
+    f.data.source = "folder"
+    f.data.sample_rate = 16000
+    f.data.seconds = 5.0
     f.model.name = "wav2vec2"
     f.model.encoder = dict(
         dropout=0.0,
@@ -26,17 +28,19 @@ def get_config():
         mask_feature_probability=0.5,
         mask_feature_span=64,
     )
-    f.model.layers, f.model.projection = "weighted", 256
-    f.optimizer.learning_rate, f.optimizer.schedule, f.optimizer.warmup_fraction = (
-        5e-5,
-        "linear",
-        0.1,
-    )
-    f.optimizer.beta2, f.optimizer.multipliers = 0.98, (("^(head|project|layer_weights)", 20.0),)
+    f.model.layers = "weighted"
+    f.model.projection = 256
+    f.optimizer.learning_rate = 5e-5
+    f.optimizer.schedule = "linear"
+    f.optimizer.warmup_fraction = 0.1
+    f.optimizer.beta2 = 0.98
+    f.optimizer.multipliers = (("^(head|project|layer_weights)", 20.0),)
     f.optimizer.freeze = (
         ("encoder/conv", 0),
-        ("encoder/(layers|projection|positional|norm|mask)", 500),
+        ("encoder/(transformer|projection|positional|mask)", 500),
     )
-    f.train.batch_size, f.train.steps, f.train.evaluate_every = 32, 5000, 250
+    f.train.batch_size = 32
+    f.train.steps = 5000
+    f.train.evaluate_every = 250
     f.eval.checkpoint = "best"
     return c

@@ -19,23 +19,36 @@ def get_config(arg=""):
         encoder |= dict(conv_channels=(64,) * 7, positional_kernel=32, positional_groups=8)
     c = config_lib.default(pretrain=config_lib.stage(), finetune=config_lib.stage())
     for s in (c.pretrain, c.finetune):
-        s.data.source, s.data.sample_rate, s.data.seconds = "folder", arg.rate, arg.seconds
-        s.model.name, s.model.encoder = "wav2vec2", encoder
-        s.train.batch_size, s.eval.batch_size = 32, 32
+        s.data.source = "folder"
+        s.data.sample_rate = arg.rate
+        s.data.seconds = arg.seconds
+        s.model.name = "wav2vec2"
+        s.model.encoder = encoder
+        s.train.batch_size = 32
+        s.eval.batch_size = 32
     p = c.pretrain
     p.data.holdout = (0.9, 0.05, 0.05)
     p.augment.waveform = (dict(name="gain"),)
-    p.objective.name = "contrastive"
+    p.objective.name = "wav2vec2"
     p.objective.options = dict(  # a temperature that falls within the run, and a small codebook: no collapse with small batches
-        codebook_entries=64, codebook_dim=128, projection_dim=128, negatives=50, temperature_decay=0.999,
-        feature_penalty=1.0, probe_examples=1000,
-    )  # fmt: skip
-    p.optimizer.learning_rate, p.optimizer.warmup_fraction, p.optimizer.beta2 = 1e-3, 0.1, 0.98
+        codebook_entries=64,
+        codebook_dim=128,
+        projection_dim=128,
+        negatives=50,
+        temperature_decay=0.999,
+        feature_penalty=1.0,
+    )
+    p.eval.evaluators = (dict(name="objective"), dict(name="knn", examples=1000))
+    p.optimizer.learning_rate = 1e-3
+    p.optimizer.warmup_fraction = 0.1
+    p.optimizer.beta2 = 0.98
     # The convolutions wait until the Transformer can predict: trained from the first step they make the frames of sounds that are
     # hard to predict all alike (ESC-10 stayed at chance), and then there is nothing left to learn.
     p.optimizer.freeze = (("encoder/conv", 200),)
-    p.train.steps, p.train.evaluate_every = 2000, 500
-    p.eval.best, p.eval.best_mode = "validation/loss", "min"
+    p.train.steps = 2000
+    p.train.evaluate_every = 500
+    p.eval.best = "validation/loss"
+    p.eval.best_mode = "min"
     f = c.finetune
     f.augment.waveform = (
         dict(name="speed", low_factor=0.8, high_factor=1.25),
@@ -43,17 +56,17 @@ def get_config(arg=""):
         dict(name="noise", low_snr_db=10.0, high_snr_db=40.0, probability=0.5),
     )
     f.model.encoder = encoder | dict(mask_probability=0.3)
-    f.model.layers, f.model.projection = "weighted", 128
-    f.optimizer.learning_rate, f.optimizer.warmup_fraction = 1e-3, 0.1
-    f.train.steps, f.train.evaluate_every = 500, 100
+    f.model.layers = "weighted"
+    f.model.projection = 128
+    f.optimizer.learning_rate = 1e-3
+    f.optimizer.warmup_fraction = 0.1
+    f.train.steps = 500
+    f.train.evaluate_every = 100
     f.eval.checkpoint = "best"
     if not arg.scratch:
         f.init_from = "pretrain"
-    c.stages = (
-        ("finetune",)
-        if arg.scratch
-        else ("pretrain",)
-        if arg.pretrain_only
-        else ("pretrain", "finetune")
-    )
+    if arg.scratch:
+        c.stages = ("finetune",)
+    elif arg.pretrain_only:
+        c.stages = ("pretrain",)
     return c

@@ -15,10 +15,14 @@ def get_config():
     c = config_lib.default(pretrain=config_lib.stage())
     c.checkpoint.every = 1000
     p = c.pretrain
-    p.data.source, p.data.path = "arrayrecord", os.path.join(config_lib.data_root(), "librilight")
-    p.data.sample_rate, p.data.seconds, p.data.workers = 16000, 20.0, 8
+    p.data.source = "arrayrecord"
+    p.data.path = os.path.join(config_lib.data_root(), "librilight")
+    p.data.sample_rate = 16000
+    p.data.seconds = 20.0
+    p.data.workers = 8
     p.data.holdout = (0.999, 0.001, 0.0)
-    p.model.name, p.model.dtype = "wav2vec2", "bfloat16"
+    p.model.name = "wav2vec2"
+    p.model.dtype = "bfloat16"
     p.model.encoder = dict(
         size="large",
         layer_drop=0.0,
@@ -27,25 +31,22 @@ def get_config():
         projection_dropout=0.0,
         remat="dots",
     )
-    p.objective.name = "contrastive"
+    p.objective.name = "wav2vec2"
     p.objective.options = dict(codebook_dim=768, projection_dim=768, temperature_end=0.1)
-    p.optimizer.learning_rate, p.optimizer.schedule, p.optimizer.final_fraction = (
-        3e-4,
-        "linear",
-        0.0,
-    )
-    p.optimizer.warmup_steps, p.optimizer.weight_decay, p.optimizer.clip_norm = 32_000, 0.01, 0.0
-    p.optimizer.beta2, p.optimizer.eps = 0.98, 1e-6
-    p.train.batch_size, p.train.steps, p.train.log_every, p.train.evaluate_every = (
-        512,
-        600_000,
-        200,
-        10_000,
-    )
-    p.eval.best, p.eval.best_mode, p.eval.splits, p.eval.batch_size = (
-        "validation/loss",
-        "min",
-        ("validation",),
-        64,
-    )
+    p.optimizer.learning_rate = 3e-4
+    p.optimizer.schedule = "linear"
+    p.optimizer.final_fraction = 0.0
+    p.optimizer.warmup_steps = 32_000
+    p.optimizer.weight_decay = 0.01
+    p.optimizer.clip_norm = 0.0
+    p.optimizer.beta2 = 0.98
+    p.optimizer.eps = 1e-6
+    p.train.batch_size = 512
+    p.train.steps = 600_000
+    p.train.log_every = 200
+    p.train.evaluate_every = 10_000
+    p.eval.best = "validation/loss"
+    p.eval.best_mode = "min"
+    p.eval.splits = ("validation",)
+    p.eval.batch_size = 64
     return c

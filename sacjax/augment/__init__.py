@@ -5,6 +5,7 @@ Every entry has a `name`, a `probability` (default 1, drawn for each example) an
 the others' keys), so that it does not depend on how many devices share the batch.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from sacjax.augment import mixing, sounds, spectrogram, waveform
+from sacjax.config import options as options_lib
 from sacjax.errors import UserError, nearest
 
 Kind = Literal["waveform", "spectrogram"]
@@ -24,6 +26,21 @@ CLIP: dict[str, dict[str, Callable]] = {
 }  # fmt: skip
 SHARES = ("max_share", "probability")
 POSITIVE = ("alpha", "low_factor", "low_t60")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(options_lib.Options):
+    """`augment` of a stage."""
+
+    where = "augment"
+
+    waveform: tuple[Any, ...] = ()  # dict(name=…, probability=…, …) each, in order
+    spectrogram: tuple[Any, ...] = ()
+    crop_seconds: float = 0.0  # > 0: a view is a random stretch so long of the clip's crop
+
+    def check(self) -> None:
+        """Raises UserError for a value out of range."""
+        self.require_not_negative("crop_seconds")
 
 
 def apply(

@@ -1,155 +1,35 @@
-"""Probes of frozen encoders: how well do a data set's labels follow from an encoder's vectors?
+"""Probes a frozen encoder: how well do a data set's labels follow from its vectors?
 
-    python -m sacjax.probe --checkpoint WORKDIR [--config FILE[:ARG] [--stage NAME]] [--config.key=value …] [--random] [--output FILE]
+    sacjax probe --checkpoint WORKDIR [--config FILE[:ARG] [--stage NAME]] [--config.key=value …]
+        [--random] [--output FILE.json]
 
-embeds the training and the test part of a data set once (default: the workdir's own) and prints the test accuracy of nearest
-neighbours, of a linear classifier, and of linear classifiers trained on few labels. The validation part is not used.
+embeds the training and the test part of a data set once (default: the workdir's own) and prints the
+test accuracy of nearest neighbours, of a linear classifier, and of linear classifiers trained on few
+labels. The validation part is not used.
 """
 
 import argparse
-import json
-import os
 import sys
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from sacjax import compilation, errors
 from sacjax import config as config_lib
+from sacjax.commands import embed
 from sacjax.errors import UserError
-
-REGULARIZATION = tuple(10.0**k for k in range(-4, 3))  # values of C to choose from
-FOLDS = 5
+from sacjax.evaluators.probes import check, few_shot, knn, linear
 
 
-def knn(
-    train: np.ndarray,
-    train_labels: np.ndarray,
-    test: np.ndarray | None,
-    test_labels: np.ndarray | None,
-    neighbours: int = 10,
-) -> float:
-    """Returns the accuracy of the majority of the nearest training vectors [N, D] by cosine distance.
-
-    Without test vectors each training vector is asked for the others' label.
-    """
-    from sklearn.neighbors import KNeighborsClassifier
-
-    others = len(train) - (test is None)
-    model = KNeighborsClassifier(min(neighbours, others), metric="cosine").fit(train, train_labels)
-    return float(np.mean(model.predict(test) == (train_labels if test is None else test_labels)))
-
-
-def linear(
-    train: np.ndarray,
-    train_labels: np.ndarray,
-    test: np.ndarray,
-    test_labels: np.ndarray,
-    seed: int = 0,
-) -> float:
-    """Returns the test accuracy of logistic regression on standardized vectors [N, D].
-
-    The strength of its regularization is chosen by stratified 5-fold cross-validation on the training vectors where each class has 5
-    or more, else C = 1. `seed` shuffles the folds.
-
-    Raises:
-      UserError: fewer than two classes to train on, or nothing to test.
-    """
-    from sklearn.model_selection import GridSearchCV, StratifiedKFold
-
-    check(train_labels, test_labels)
-    model = _classifier()
-    if np.unique(train_labels, return_counts=True)[1].min() >= FOLDS:
-        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-        model = GridSearchCV(model, {"logisticregression__C": REGULARIZATION}, cv=folds)
-    return _accuracy(model, train, train_labels, test, test_labels)
-
-
-def few_shot(
-    train: np.ndarray,
-    train_labels: np.ndarray,
-    test: np.ndarray,
-    test_labels: np.ndarray,
-    shots: Sequence[int] = (1, 5, 10, 50),
-    draws: int = 5,
-    seed: int = 0,
-) -> dict[int, list[float]]:
-    """Returns {shot: [test accuracy of each draw]} of logistic regression (C = 1) on so many random training vectors of each class.
-
-    A class that has fewer gives all it has; shots that no class has are left out. Within a draw the vectors of a smaller shot are among
-    those of a larger one.
-
-    Raises:
-      UserError: fewer than two classes to train on, nothing to test, or shots or draws that are not positive.
-    """
-    check(train_labels, test_labels)
-    if draws < 1 or any(shot < 1 for shot in shots):
-        raise UserError(
-            f"--shots {' '.join(map(str, shots))} and --draws {draws} must be 1 or more"
-        )
-    most = int(np.unique(train_labels, return_counts=True)[1].max())
-    accuracy: dict[int, list[float]] = {shot: [] for shot in shots if shot <= most}
-    for draw in range(draws):
-        order = shuffled_classes(train_labels, seed, draw)
-        for shot in accuracy:
-            kept = np.concatenate([own[:shot] for own in order])
-            accuracy[shot].append(
-                _accuracy(_classifier(), train[kept], train_labels[kept], test, test_labels)
-            )
-    return accuracy
-
-
-def shuffled_classes(labels: np.ndarray, seed: int, draw: int) -> list[np.ndarray]:
-    """Returns for each class the places of its vectors, in the random order of a draw."""
-    rng = np.random.default_rng([seed, draw])
-    return [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
-
-
-def check(train_labels: np.ndarray, test_labels: np.ndarray) -> None:
-    """Raises UserError where there is nothing to train on or to test."""
-    for part, labels in (("training", train_labels), ("test", test_labels)):
-        if not len(labels):
-            raise UserError(
-                f"the {part} part has no labelled clip to probe with; see data.fold, data.holdout, data.path"
-            )
-    classes = len(np.unique(train_labels))
-    if classes < 2:
-        raise UserError(f"the training part has {classes} class; a probe needs two or more")
-
-
-def _classifier() -> Any:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    return make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
-
-
-def _accuracy(
-    model: Any,
-    train: np.ndarray,
-    train_labels: np.ndarray,
-    test: np.ndarray,
-    test_labels: np.ndarray,
-) -> float:
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # with little regularization; accuracy has long settled
-        return float(model.fit(train, train_labels).score(test, test_labels))
-
-
-def data_of(embedder: Any, spec: str | None, name: str | None, overrides: list[str]) -> ConfigDict:
-    """Returns the `data` config to probe: of a stage of the config file `spec`, or of the embedder's own config.
+def data_of(model: Any, spec: str | None, name: str | None, overrides: list[str]) -> ConfigDict:
+    """Returns the `data` config to probe: of a stage of the config `spec`, or the model's own.
 
     Args:
-      name: the stage asked for; default: the last of `spec`, or the embedder's own.
+      model: of `inference.load`.
+      spec: FILE[:ARG] of a config, or None.
+      name: the stage asked for; None: the last of `spec`, or the model's own.
+      overrides: `--config.key=value` strings.
 
     Raises:
       UserError: a config that cannot be read, an unknown stage, or clips of several labels.
@@ -157,14 +37,13 @@ def data_of(embedder: Any, spec: str | None, name: str | None, overrides: list[s
     if spec:
         config = config_lib.load(spec, overrides)
         name = name or config.stages[-1]
-    elif embedder.config is None:
+    elif not model.step and not model.config[model.stage].data.path:
         raise UserError("--config is missing: this checkpoint has no data set of its own to probe")
     else:
-        # A copy: the embedder reads sound as it was trained to, whatever is overridden.
-        config = config_lib.override(
-            config_lib.from_json(config_lib.to_json(embedder.config)), overrides
-        )
-        name = name or embedder.name
+        # A copy: the model reads sound as it was trained to, whatever is overridden.
+        config = config_lib.from_json(config_lib.to_json(model.config))
+        config = config_lib.override(config, overrides)
+        name = name or model.stage
     name = config_lib.stage_name(config, name)
     if config[name].data.multi_label:
         raise UserError(f"config.{name}.data.multi_label: probes need clips of one label each")
@@ -172,13 +51,18 @@ def data_of(embedder: Any, spec: str | None, name: str | None, overrides: list[s
 
 
 def labelled_parts(recordings: Any, data: ConfigDict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (labels [N], labelled training indices, labelled test indices). Raises UserError where there are too few to probe."""
+    """Returns (labels [N], labelled training indices, labelled test indices).
+
+    Raises:
+      UserError: too few to probe.
+    """
     from sacjax.data import splits
 
     labels = splits.first_labels(recordings)
     if (labels < 0).all():
         raise UserError(
-            f"none of the {len(recordings)} clips of data.source={data.source} has a label: probe on labelled data by --config"
+            f"none of the {len(recordings)} clips of data.source={data.source} has a label: probe "
+            "on labelled data by --config"
         )
     parts = splits.split(recordings, data)
     train, test = (parts[name][labels[parts[name]] >= 0] for name in ("train", "test"))
@@ -225,12 +109,11 @@ def show(results: dict[str, dict[str, Any]], neighbours: int) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses flags, embeds, probes, prints and writes."""
-    compilation.start()
-    from sacjax.commands import embed
-    from sacjax.data.sources import files as sources
-
     parser = argparse.ArgumentParser(
-        prog="python -m sacjax.probe", description="Probes a frozen encoder.", allow_abbrev=False
+        prog="sacjax probe",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     embed.add_flags(parser)
     parser.add_argument(
@@ -259,47 +142,56 @@ def main(argv: list[str] | None = None) -> int:
     if min(*args.shots, args.draws, args.neighbours) < 1:
         raise UserError("--shots, --draws and --neighbours must be 1 or more")
     overrides = config_lib.overrides_from(unknown)
-    embedder = embed.load(
-        args.checkpoint, args.which, args.checkpoint_stage, embed.layer_of(args.layer)
-    )
-    data = data_of(embedder, args.config, args.stage, overrides)
+    from sacjax import compilation, inference
+    from sacjax.data import sources
+    from sacjax.io import write_json
+
+    compilation.start()
+    model = inference.load(args.checkpoint, args.which, args.checkpoint_stage)
+    layer = embed.layer_of(args.layer)
+    data = data_of(model, args.config, args.stage, overrides)
     recordings = sources.load(data)
     labels, train, test = labelled_parts(recordings, data)
-    embedders = {"trained": embedder} | (
-        {"random": embed.untrained(embedder, args.seed)} if args.random else {}
-    )
+    encoders = {"trained": model}
+    if args.random:
+        encoders["random"] = inference.untrained(model, args.seed)
     results: dict[str, dict[str, Any]] = {}
-    for name, one in embedders.items():
+    for name, one in encoders.items():
         bad: dict[int, str] = {}
-        vectors, seen = embed.embed_recordings(one, recordings, np.concatenate([train, test]), bad)
-        for k in sorted(bad) if not results else []:
-            print(f"skipped {recordings.names[k]}: {bad[k]}", file=sys.stderr)
-        train, test = train[seen[train]], test[seen[test]]
+        vectors = probed_vectors(one.embedder(layer), recordings, (train, test), bad)
+        if not results:
+            for k in sorted(bad):
+                print(f"skipped {recordings.names[k]}: {bad[k]}", file=sys.stderr)
+            train, test = (np.setdiff1d(part, list(bad)) for part in (train, test))
         results[name] = run(vectors, labels, train, test, args)
     classes = len(np.unique(labels[train]))
     print(
-        f"{len(train)} training and {len(test)} test clips of {classes} classes; vectors of {embedder.features}"
+        f"{len(train)} training and {len(test)} test clips of {classes} classes; vectors of "
+        f"{vectors.shape[1]}"
     )
     print(show(results, args.neighbours))
     if args.output:
-        about = {"train_clips": len(train), "test_clips": len(test), "classes": classes, "layer": embedder.layer,
-                 "neighbours": args.neighbours, "draws": args.draws, "seed": args.seed}  # fmt: skip
-        write(Path(args.output), {"about": about, **results})
+        about = {
+            "train_clips": len(train),
+            "test_clips": len(test),
+            "classes": classes,
+            "layer": layer,
+            "neighbours": args.neighbours,
+            "draws": args.draws,
+            "seed": args.seed,
+        }
+        write_json(Path(args.output), {"about": about, **results})
     return 0
 
 
-def write(path: Path, results: dict[str, Any]) -> None:
-    """Writes the results as JSON, whole or not at all. Raises UserError for a place that cannot be written."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(results, indent=1) + "\n")
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(
-            f"--output {path}: cannot be written: {error.strerror}; choose another place"
-        ) from error
+def probed_vectors(
+    embedder: Any, recordings: Any, parts: tuple[np.ndarray, np.ndarray], bad: dict[int, str]
+) -> np.ndarray:
+    """Returns vectors [N, D] of all N recordings, of which only those of the parts are read."""
+    from sacjax.inference.embedder import embed_recordings
 
-
-if __name__ == "__main__":
-    errors.run(lambda: main(sys.argv[1:]))
+    indices = np.concatenate(parts)
+    vectors, _ = embed_recordings(embedder, recordings, indices, bad)
+    table = np.zeros([len(recordings), vectors.shape[1]], np.float32)
+    table[indices] = vectors
+    return table

@@ -1,10 +1,12 @@
 """From audio to normalized features, on the accelerator: `make_frontend` by config, or the functions one by one."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
+from sacjax.config import options as options_lib
 from sacjax.errors import UserError
 from sacjax.frontend.normalize import normalize, statistics
 from sacjax.frontend.spectral import (
@@ -24,6 +26,42 @@ __all__ = [
     "cepstrum", "frame_lengths", "istft", "log_mel_spectrogram", "log_scale", "make_frontend", "mel_filterbank",
     "mel_spectrogram", "mfcc", "normalize", "preemphasis", "statistics", "stft",
 ]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(options_lib.Options):
+    """`frontend` of a stage: from audio to log-mel or MFCC."""
+
+    where = "frontend"
+
+    n_fft: int = 1024
+    win_length: int = 0  # 0 = n_fft
+    hop_length: int = 256
+    window: str = "hann"
+    center: bool = True
+    pad_mode: Literal["reflect", "constant"] = "reflect"
+    n_mels: int = 64
+    fmin: float = 0.0  # Hz
+    fmax: float = 0.0  # Hz; 0 = half the sample rate
+    htk: bool = False
+    mel_norm: Literal["slaney", "none"] = "slaney"
+    power: float = 2.0
+    log: Literal["natural", "log10", "db"] = "db"
+    floor: float = 1e-10
+    ref: float | str = 1.0  # 0 dB: a power, or 'max' of the clip
+    top_db: float | None = 80.0  # decibels below the maximum to keep, or None
+    n_mfcc: int = 0  # > 0: so many MFCC instead of mel bins
+    preemphasis: float = 0.0
+    normalize: Literal["none", "clip", "band", "global"] = "clip"
+    mean: float = 0.0  # for global
+    std: float = 1.0  # for global
+
+    def check(self) -> None:
+        """Raises UserError for a window that is longer than the transform."""
+        self.require_positive("n_fft", "hop_length", "n_mels", "floor")
+        self.require_not_negative("win_length", "fmin", "fmax", "n_mfcc")
+        good = self.win_length <= self.n_fft
+        self.require(good, "win_length", f"it must not exceed n_fft {self.n_fft}")
 
 
 def make_frontend(

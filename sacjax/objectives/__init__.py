@@ -1,15 +1,4 @@
-"""What is learned: an objective builds its model and gives loss and metrics for a batch.
-
-    needs_labels: bool                                 # whether training examples without a label are useless to it
-    build(rngs) -> nnx.Module                          # with `.encoder`, which later stages start from
-    loss(model, batch, rngs) -> ((sum, count), {name: (sum, count)})     # the loss is sum / count
-    predict(model, batch) -> [B, C]                    # logits of the C classes; without labels, embeddings
-    probabilities(logits [N, C]) -> [N, C]             # of the classes
-    summarize(sums), collapse(values), advice          # see `base.Objective`
-
-The loss comes as a sum and a count, so that it averages correctly over micro-batches and devices whose counts differ. Without `rngs`
-it is that of evaluation.
-"""
+"""What is learned. `base.Objective` is the contract; each other file is one objective."""
 
 from typing import Any
 
@@ -17,27 +6,33 @@ from ml_collections import ConfigDict
 
 from sacjax.config import options
 from sacjax.errors import UserError, nearest
+from sacjax.objectives.base import Display, Frozen, Loss, Objective, Teacher
 from sacjax.objectives.classification import Classification
-from sacjax.objectives.wav2vec2 import Contrastive
+from sacjax.objectives.wav2vec2 import Wav2Vec2Objective
 
-OBJECTIVES: dict[str, Any] = {"classification": Classification, "contrastive": Contrastive}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "classification": Classification,
+    "wav2vec2": Wav2Vec2Objective,
+}
+
+__all__ = ["OBJECTIVES", "Display", "Frozen", "Loss", "Objective", "Teacher", "build", "check"]
 
 
 def check(stage: ConfigDict) -> None:
-    """Raises UserError for an unknown objective or option, and for what the objective itself refuses."""
-    if stage.objective.name not in OBJECTIVES:
-        raise UserError(
-            f"objective.name is '{stage.objective.name}'{nearest(stage.objective.name, OBJECTIVES)}"
-        )
-    kind = OBJECTIVES[stage.objective.name]
-    options.check("objective.options", stage.objective.name, stage.objective.options, kind.Options)
+    """Raises UserError for an unknown objective or option, and for what the objective refuses."""
+    name = stage.objective.name
+    if name not in OBJECTIVES:
+        raise UserError(f"objective.name is '{name}'{nearest(name, OBJECTIVES)}")
+    kind = OBJECTIVES[name]
+    options.check("objective.options", name, stage.objective.options, kind.Options)
     kind.check(stage)
 
 
-def build(stage: ConfigDict, class_names: tuple[str, ...], class_counts: Any) -> Any:
+def build(stage: ConfigDict, class_names: tuple[str, ...] = (), class_counts: Any = None) -> Any:
     """Returns the objective that a stage's config names.
 
     Args:
+      stage: the config of one stage.
       class_names: label names, in the order of the label indices.
       class_counts: [C] training clips of each class, for balanced class weights.
     """

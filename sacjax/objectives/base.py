@@ -1,24 +1,205 @@
-"""What every objective has; see `sacjax.objectives` for what it must add."""
+"""The contract of an objective: what is learned, from one file, whatever the encoder."""
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from sacjax import models
+from sacjax.config.options import Options as OptionsBase
+from sacjax.context import Context
+from sacjax.layers.pooling import masked_mean
 from sacjax.train import metrics
 
 Sums = dict[str, tuple[Any, Any]]
 
 
-class Objective:
-    """Defaults of what the train loop asks of an objective."""
+class Teacher(nnx.Variable):
+    """A variable that follows a parameter, as a moving average does: no gradient reaches it."""
 
-    needs_labels = True  # whether training examples without a label are useless to it
-    num_classes = 0
-    collapse_patience = 0  # log lines in a row that look collapsed before a run stops; 0 = never
-    advice = ""  # what helps against a collapse
+
+class Frozen(nnx.Variable):
+    """A variable that never changes: a random projection, centroids."""
+
+
+class Loss(NamedTuple):
+    """A loss as a sum and a count, so that it averages right over micro-batches and devices."""
+
+    total: jax.Array
+    """Sum over what is counted, float32 []."""
+
+    count: jax.Array
+    """What the sum is divided by, such as clips or masked frames, float32 []."""
+
+    metrics: Sums
+    """{name: (sum, count)}; `loss` is among them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NoOptions(OptionsBase):
+    """Options of an objective that has none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Display:
+    """What the console, the log and the report show of an objective."""
+
+    bar: dict[str, str] = dataclasses.field(default_factory=lambda: {"loss": "train/loss"})
+    """{label: metric} beside the progress bar."""
+
+    panels: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    """{title of a picture: {metric: label of its curve}}; see `LOSS`, `NORMS`."""
+
+    scales: dict[str, float] = dataclasses.field(default_factory=dict)
+    """{metric: factor} by which a curve is drawn."""
+
+    reference: Path | None = None
+    """CSV of a healthy run's curves (`share_of_run` and metrics), drawn in gray behind this run's."""
+
+
+LOSS = {"train/loss": "train", "validation/loss": "validation"}
+NORMS = {"train/gradient_norm": "gradient", "train/feature_norm": "features"}
+NEIGHBOURS = {
+    "train/knn_accuracy": "train, one left out",
+    "validation/knn_accuracy": "validation",
+}
+
+
+class Objective:
+    """Builds its model and gives the loss of a batch.
+
+    A subclass sets `Options`, `build` and `loss`; the rest has defaults. Its class docstring's
+    first line is what `sacjax list objectives` shows.
+    """
+
+    Options: type = NoOptions
+    """Frozen dataclass of `objective.options`: defaults, meanings, checks."""
+
+    needs_labels = False
+    """Whether a training example without a label is useless to it."""
+
+    views = 1
+    """How many views of a clip the loss takes, each augmented by keys of its own."""
+
+    evaluators: tuple[dict[str, Any], ...] = (dict(name="objective"),)
+    """What judges it where `eval.evaluators` is empty."""
+
+    display = Display()
+    patience = 0
+    """Log lines in a row with a complaint of `health` before the run stops; 0 = never."""
+
+    advice = ""
+    """What usually helps against a collapse."""
+
+    def __init__(
+        self, stage: ConfigDict, class_names: tuple[str, ...] = (), class_counts: Any = None
+    ):
+        """Takes a stage's config.
+
+        Args:
+          stage: the config of one stage.
+          class_names: label names, in the order of the label indices.
+          class_counts: [C] training clips of each class.
+        """
+        self.stage, self.class_names = stage, tuple(class_names)
+        self.num_classes = len(self.class_names)
+        self.options = self.Options(**stage.objective.options)
+
+    @classmethod
+    def check(cls, stage: ConfigDict) -> None:
+        """Raises UserError for what does not fit the stage's model or data."""
+
+    def prepare(self, batches: Callable[[], Iterable[dict[str, np.ndarray]]]) -> dict[str, Any]:
+        """Returns arrays that `build` needs, made on the host once, before the first step.
+
+        Args:
+          batches: gives the stage's training batches, without end, in their own order.
+        """
+        return {}
+
+    def build(self, rngs: nnx.Rngs, artifacts: dict[str, Any] | None = None) -> Any:
+        """Returns the model, with `.encoder`, from which later stages start.
+
+        Args:
+          rngs: of fresh parameters.
+          artifacts: what `prepare` gave; None where a checkpoint will replace all values.
+        """
+        raise NotImplementedError
+
+    def loss(self, model: Any, batch: dict[str, Any], ctx: Context) -> Loss:
+        """Returns the loss of a batch.
+
+        Args:
+          model: of `build`.
+          batch: `views`, a tuple of View(inputs, lengths); `clean`, the View without
+            augmentation; `label` float32 [B, C]; `labelled`, `mask` float32 [B]; `index` [B].
+          ctx: says whether this is a training step.
+        """
+        raise NotImplementedError
+
+    def after_update(self, model: Any, ctx: Context) -> None:
+        """Changes `Teacher` variables of the model, once an update, within the jitted step."""
+
+    def after_loading(self, model: Any) -> None:
+        """Changes a fresh model whose encoder has just been loaded, such as its teacher."""
+
+    def embed(self, model: Any, batch: dict[str, Any], ctx: Context) -> jax.Array:
+        """Returns clip embeddings, float32 [B, D]: by default the mean over the encoder's frames."""
+        view = batch["views"][0]
+        output = model.encoder(view.inputs, view.lengths, ctx)
+        return masked_mean(output.frames.astype(jnp.float32), output.lengths)
+
+    @property
+    def features(self) -> int:
+        """D of the embeddings."""
+        return models.width(self.stage.model)
 
     def summarize(self, sums: Sums) -> dict[str, float]:
         """Returns the metrics on the host."""
         return metrics.means(sums)
 
-    def collapse(self, values: dict[str, float]) -> str:
+    def describe(self, values: dict[str, float]) -> str:
+        """Returns one line that says how good a part's metrics are, such as 'loss 0.123'."""
+        return f"loss {values['loss']:.4g}" if "loss" in values else ""
+
+    def health(self, values: dict[str, float]) -> str:
         """Returns what looks collapsed in a log line of training, or ''."""
         return ""
+
+    def verdict(self, values: dict[str, float]) -> str:
+        """Returns a warning about a part's final metrics, or ''."""
+        return ""
+
+
+def num_features(stage: ConfigDict) -> int:
+    """Returns the bands of a stage's spectrogram: mel bins or MFCC."""
+    return stage.frontend.n_mfcc or stage.frontend.n_mels
+
+
+def build_encoder(stage: ConfigDict, rngs: nnx.Rngs) -> Any:
+    """Returns the encoder that a stage's config names, with fresh parameters."""
+    return models.build_encoder(stage.model, num_features=num_features(stage), rngs=rngs)
+
+
+def teacher_of(student: nnx.Module) -> Any:
+    """Returns a copy of a module whose parameters are `Teacher` variables."""
+    teacher = nnx.clone(student)
+    for _, node in nnx.iter_graph(teacher):
+        if isinstance(node, nnx.Module):
+            for name, value in vars(node).items():
+                if isinstance(value, nnx.Param):
+                    setattr(node, name, Teacher(value[...]))
+    return teacher
+
+
+def follow(teacher: nnx.Module, student: nnx.Module, decay: jax.Array | float) -> None:
+    """Moves a teacher towards its student: decay · teacher + (1 − decay) · student."""
+    new = nnx.as_pure(nnx.state(student, nnx.Param))
+    old = nnx.as_pure(nnx.state(teacher, Teacher))
+    nnx.update(teacher, jax.tree.map(lambda t, s: decay * t + (1 - decay) * s, old, new))

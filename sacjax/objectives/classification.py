@@ -1,8 +1,9 @@
-"""Supervised classification: softmax cross-entropy, or one sigmoid a class; soft labels are welcome (mixup)."""
+"""Supervised classification: softmax cross-entropy, or one sigmoid a class."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -10,81 +11,119 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax import models
-from sacjax.objectives.base import Objective, Sums
+from sacjax.config.options import Options as OptionsBase
+from sacjax.context import Context
+from sacjax.errors import UserError
+from sacjax.objectives.base import LOSS, NORMS, Display, Loss, Objective, num_features
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """`config.<stage>.objective.options`: none."""
+class Options(OptionsBase):
+    """`objective.options` of a classifier."""
+
+    where = "objective.options"
+
+    loss: Literal["softmax", "sigmoid"] = "softmax"  # sigmoid: multi-label, or one-vs-rest
+    label_smoothing: float = 0.0  # share of a label that is spread over all classes, in training
+    class_weights: Literal["none", "balanced"] = "none"  # balanced: rare classes weigh more
+
+    def check(self) -> None:
+        """Raises UserError for a value out of range."""
+        self.require_shares("label_smoothing")
 
 
 class Classification(Objective):
-    """Encoder → pooling → head, trained on labels [B, C] that may be one-hot, soft or multi-hot."""
+    """A classifier: encoder → pooling → head, from labels that may be one-hot, soft or multi-hot."""
 
     Options = Options
+    needs_labels = True
+    evaluators = (dict(name="classification"),)
+    display = Display(
+        bar={"loss": "train/loss", "val": "validation/accuracy"},
+        panels={
+            "loss": LOSS,
+            "accuracy": {"train/accuracy": "train", "validation/accuracy": "validation"},
+            "learning rate": {"learning_rate": "learning rate"},
+            "gradient norm": {"train/gradient_norm": NORMS["train/gradient_norm"]},
+        },
+    )
+    options: Options
 
-    def __init__(self, stage: ConfigDict, class_names: tuple[str, ...], class_counts: np.ndarray):
-        self.stage = stage
-        self.num_classes = len(class_names)
-        counts = np.asarray(class_counts, np.float64)
+    def __init__(
+        self, stage: ConfigDict, class_names: tuple[str, ...] = (), class_counts: Any = None
+    ):
+        """Takes a stage's config, the label names and [C] training clips of each."""
+        super().__init__(stage, class_names, class_counts)
         weights = np.ones(self.num_classes)
-        if stage.objective.class_weights == "balanced":
-            # scikit-learn's 'balanced': a class weighs as if all were equally frequent; absent classes weigh nothing.
-            weights = np.where(
-                counts > 0, counts.sum() / (self.num_classes * np.maximum(counts, 1)), 0.0
-            )
+        if self.options.class_weights == "balanced":
+            # scikit-learn's 'balanced': a class weighs as if all were equally frequent; one that
+            # has no clip weighs nothing.
+            counts = np.asarray(class_counts, np.float64)
+            share = counts.sum() / (self.num_classes * np.maximum(counts, 1))
+            weights = np.where(counts > 0, share, 0.0)
         self.weights = jnp.asarray(weights, jnp.float32)
 
     @classmethod
     def check(cls, stage: ConfigDict) -> None:
-        """Nothing beyond what the config's schema says."""
+        """Raises UserError for several labels a clip under softmax."""
+        if stage.data.multi_label and cls.Options(**stage.objective.options).loss != "sigmoid":
+            raise UserError("data.multi_label=True needs objective.options.loss=sigmoid")
 
-    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+    def build(self, rngs: nnx.Rngs, artifacts: dict[str, Any] | None = None) -> nnx.Module:
         """Returns the classifier with fresh parameters."""
-        frontend = self.stage.frontend
+        bands = num_features(self.stage)
         return models.build(
-            self.stage.model,
-            num_classes=self.num_classes,
-            num_features=frontend.n_mfcc or frontend.n_mels,
-            rngs=rngs,
+            self.stage.model, num_classes=self.num_classes, num_features=bands, rngs=rngs
         )
 
-    def loss(
-        self, model: Any, batch: dict, rngs: nnx.Rngs | None = None
-    ) -> tuple[tuple[Any, Any], Sums]:
-        """Returns ((sum, count) of the loss, metrics).
+    def loss(self, model: Any, batch: dict[str, Any], ctx: Context) -> Loss:
+        """Returns the mean over labelled clips, by their class weights.
 
-        Args:
-          batch: `inputs` [B, ...], `input_length` [B], `label` float32 [B, C], `mask` [B]; rows with mask 0 and, under
-            softmax, rows without any label count nothing.
+        Its metrics are those of `sacjax.evaluators.scores` by the same names; but `loss` includes
+        label smoothing, class weights and mixed labels, as it is what is minimized.
         """
-        logits, label, mask = (
-            model(batch["inputs"], batch["input_length"], rngs=rngs),
-            batch["label"],
-            batch["mask"],
-        )
-        smoothing = self.stage.objective.label_smoothing if rngs is not None else 0.0
-        if self.stage.objective.loss == "softmax":
-            mask = mask * (label.sum(-1) > 0)
+        view, label = batch["views"][0], batch["label"]
+        known = batch["mask"] * batch["labelled"]
+        logits = model(view.inputs, view.lengths, ctx)
+        smoothing = self.options.label_smoothing if ctx.train else 0.0
+        if self.options.loss == "softmax":
             target = label * (1 - smoothing) + smoothing / self.num_classes
             example = optax.softmax_cross_entropy(logits, target)
-            weight = mask * (label @ self.weights)
-            correct = jnp.argmax(logits, -1) == jnp.argmax(label, -1)
+            weight = known * (label @ self.weights)
         else:
             target = label * (1 - smoothing) + 0.5 * smoothing
             weights = jnp.where(label > 0.5, self.weights, 1.0)
             example = (optax.sigmoid_binary_cross_entropy(logits, target) * weights).mean(-1)
-            weight = mask
-            correct = ((logits > 0) == (label > 0.5)).mean(-1)
-        total = ((example * weight).sum(), weight.sum())
-        return total, {"loss": total, "accuracy": ((correct * mask).sum(), mask.sum())}
+            weight = known
+        if self.stage.data.multi_label:
+            correct = ((logits > 0) == (label > 0.5)).all(-1)
+        else:
+            correct = jnp.argmax(logits, -1) == jnp.argmax(label, -1)
+        total, count = (example * weight).sum(), weight.sum()
+        return Loss(
+            total,
+            count,
+            {"loss": (total, count), "accuracy": ((correct * known).sum(), known.sum())},
+        )
 
-    def predict(self, model: Any, batch: dict) -> Any:
+    def predict(self, model: Any, batch: dict[str, Any], ctx: Context) -> jax.Array:
         """Returns logits float32 [B, C]."""
-        return model(batch["inputs"], batch["input_length"])
+        view = batch["views"][0]
+        return model(view.inputs, view.lengths, ctx)
+
+    def embed(self, model: Any, batch: dict[str, Any], ctx: Context) -> jax.Array:
+        """Returns the pooled frames, float32 [B, D], that the head reads."""
+        view = batch["views"][0]
+        return model.embed(view.inputs, view.lengths, ctx)
+
+    @property
+    def features(self) -> int:
+        """D of the embeddings."""
+        model: Any = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
+        return model.pooling.features
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Softmax or sigmoid of logits [N, C]."""
+        """Returns the softmax or sigmoid of logits [N, C]."""
         from scipy.special import expit, softmax
 
-        return softmax(logits, -1) if self.stage.objective.loss == "softmax" else expit(logits)
+        return softmax(logits, -1) if self.options.loss == "softmax" else expit(logits)

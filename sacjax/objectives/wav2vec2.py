@@ -1,11 +1,13 @@
-"""wav2vec 2.0's objective (Baevski et al. 2020): find the quantized frame that was masked among distractors of the same clip.
+"""wav2vec 2.0's objective (Baevski et al. 2020): tell a masked frame's code from distractors.
 
-All of it is inside the jitted step with static shapes. Only the masked frames are quantized and compared: similarities of all
-pairs of a clip's masked frames are one matrix product, from which each frame takes its negatives.
+All of it is inside the jitted step with static shapes. Only masked frames are quantized and
+compared: the similarities of all pairs of a clip's masked frames are one matrix product, from which
+each frame takes its positive and its negatives.
 """
 
 import dataclasses
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,319 +15,397 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sacjax import models
 from sacjax.augment.draws import example_keys
+from sacjax.config.options import Options as OptionsBase
+from sacjax.context import Context
 from sacjax.errors import UserError
+from sacjax.layers.conv import valid
+from sacjax.layers.dropout import drop
 from sacjax.layers.masking import most_masked, span_mask
-from sacjax.layers.quantizer import Quantizer, perplexity
-from sacjax.models.base import valid
-from sacjax.models.wav2vec2 import Wav2Vec2, drop
-from sacjax.objectives.base import Objective, Sums
+from sacjax.layers.quantizer import Quantized, Quantizer, perplexity
+from sacjax.objectives.base import (
+    LOSS,
+    NEIGHBOURS,
+    NORMS,
+    Display,
+    Loss,
+    Objective,
+    Sums,
+    build_encoder,
+)
 from sacjax.train import metrics
+
+NEVER = -1e30  # the logit of a negative that is the same as its positive
+HEALTHY = Path(__file__).with_name("wav2vec2_healthy.csv")
+ENCODERS = ("wav2vec2",)
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """`config.<stage>.objective.options`; the defaults are those published for base."""
+class Options(OptionsBase):
+    """`objective.options` of wav2vec 2.0; the defaults are those published for base."""
+
+    where = "objective.options"
 
     codebook_groups: int = 2  # G
     codebook_entries: int = 320  # V, of each group
     codebook_dim: int = 256  # of a quantized vector, over all groups
     projection_dim: int = 256  # in which predictions and targets are compared
-    mask_probability: float = (
-        0.065  # that a frame starts a span; with mask_exact the share of frames masked
-    )
+    mask_probability: float = 0.065  # of starting a span at a frame; mask_exact: share masked
     mask_span: int = 10  # frames
     mask_minimum: int = 2  # spans of a clip at the least
     mask_exact: bool = False
     negatives: int = 100  # distractors of each masked frame
     logit_temperature: float = 0.1  # of the cosine similarities
     diversity_weight: float = 0.1
-    feature_penalty: float = (
-        0.0  # weight of the mean square of the convolutions' frames; fairseq: 10
-    )
+    feature_penalty: float = 0.0  # weight of the mean square of the token features; fairseq: 10
     feature_dropout: float = 0.0  # of the frames that are quantized; fairseq: 0.1
-    temperature_start: float = 2.0  # of the Gumbel softmax: start · decay^step, not below end
+    temperature_start: float = 2.0  # of the Gumbel softmax: start · decay^step, at least end
     temperature_end: float = 0.5
     temperature_decay: float = 0.999995
     collapse_patience: int = (
         10  # log lines in a row that look collapsed before the run stops; 0 = never
     )
-    probe_examples: int = (
-        0  # > 0: a k-nearest-neighbour probe at each evaluation, on so many labelled training clips
-    )
-    probe_neighbours: int = 10
+
+    def check(self) -> None:
+        """Raises UserError for a value out of range."""
+        self.require_positive(
+            "mask_span", "negatives", "projection_dim", "logit_temperature", "temperature_end"
+        )
+        self.require_not_negative(
+            "mask_minimum", "diversity_weight", "feature_penalty", "collapse_patience"
+        )
+        self.require_shares("mask_probability", "temperature_decay")
+        self.require_rates("feature_dropout")
+        if not self.mask_probability and not self.mask_minimum:
+            raise UserError(
+                "objective.options.mask_probability and mask_minimum are 0: nothing would be "
+                "masked, and nothing learned"
+            )
+        if not self.temperature_start >= self.temperature_end:
+            raise UserError(
+                f"objective.options.temperature_start {self.temperature_start} is below "
+                f"temperature_end {self.temperature_end}"
+            )
 
     def spans(self) -> dict[str, Any]:
         """Returns the arguments of `span_mask` and `most_masked`."""
         return dict(
-            probability=self.mask_probability, span=self.mask_span, minimum=self.mask_minimum, exact=self.mask_exact
-        )  # fmt: skip
+            probability=self.mask_probability,
+            span=self.mask_span,
+            minimum=self.mask_minimum,
+            exact=self.mask_exact,
+        )
 
 
 class Pretraining(nnx.Module):
     """Encoder, quantizer and the two projections that are compared."""
 
-    def __init__(self, encoder: Wav2Vec2, options: Options, rngs: nnx.Rngs):
+    def __init__(self, encoder: Any, options: Options, rngs: nnx.Rngs):
+        """Takes an encoder of tokens."""
         self.encoder, self.options = encoder, options
         self.quantizer = Quantizer(
-            encoder.conv_features, groups=options.codebook_groups, entries=options.codebook_entries,
-            dim=options.codebook_dim, rngs=rngs,
-        )  # fmt: skip
+            encoder.token_features,
+            groups=options.codebook_groups,
+            entries=options.codebook_entries,
+            dim=options.codebook_dim,
+            rngs=rngs,
+        )
         self.project_hidden = nnx.Linear(encoder.features, options.projection_dim, rngs=rngs)
         self.project_quantized = nnx.Linear(options.codebook_dim, options.projection_dim, rngs=rngs)
 
 
-class Contrastive(Objective):
-    """Pretrains `model.name = 'wav2vec2'` without labels."""
+class Masked(NamedTuple):
+    """Which frames of a batch are masked, and what each is told from."""
+
+    mask: Any  # bool [B, N]
+    positions: Any  # int32 [B, K], the masked frames in their order
+    used: Any  # bool [B, K], which of the K there are
+    negatives: Any  # int32 [B, K, J], numbers of other masked frames, below K
+
+
+class Compared(NamedTuple):
+    """Predictions beside targets, of the masked frames."""
+
+    similarity: Any  # float32 [B, K, K], of prediction k with target j, over the temperature
+    same: Any  # bool [B, K, K], whether two frames have equal codes
+    quantized: Quantized
+    predictions: Any  # float32 [B, K, P], of length 1
+    targets: Any  # float32 [B, K, P], of length 1
+    counted: Any  # bool [B, K], frames that have another one to be told from
+    count: Any  # float32 [], their number
+
+
+class Wav2Vec2Objective(Objective):
+    """wav2vec 2.0: tell a masked frame's quantized code from distractors of the same clip."""
 
     Options = Options
-    needs_labels = False
-
-    def __init__(
-        self, stage: ConfigDict, class_names: tuple[str, ...] = (), class_counts: Any = None
-    ):
-        self.stage = stage
-        self.options = Options(**stage.objective.options)
-        self.collapse_patience = self.options.collapse_patience
+    options: Options
+    advice = (
+        "what usually helps: a higher objective.options.diversity_weight or temperature_end, a "
+        "larger batch or optimizer.accumulation, a lower optimizer.learning_rate with a longer "
+        "warm-up, model.encoder.feature_gradient_scale=0.1"
+    )
 
     @property
-    def features(self) -> int:
-        """D of the clip embeddings that `predict` gives."""
-        return models.width(self.stage.model)
+    def patience(self) -> int:  # type: ignore[override]
+        """Log lines in a row that look collapsed before the run stops."""
+        return self.options.collapse_patience
+
+    @property
+    def display(self) -> Display:  # type: ignore[override]
+        """Its accuracy against chance, how many codes are in use, what a collapse shows in."""
+        groups = range(1, self.options.codebook_groups + 1)
+        perplexities = {f"train/code_perplexity_{k}": f"group {k}" for k in groups}
+        return Display(
+            bar={
+                "loss": "train/loss",
+                "contrastive": "train/contrastive_accuracy",
+                "perplexity": "train/code_perplexity_1",
+            },
+            panels={
+                "contrastive accuracy": {
+                    "train/contrastive_accuracy": "train",
+                    "validation/contrastive_accuracy": "validation",
+                    "train/shuffled_accuracy": "shuffled targets",
+                    "train/chance_accuracy": "chance",
+                },
+                "code perplexity, share of the entries": perplexities,
+                "variance": {
+                    "train/target_variance": "targets",
+                    "train/prediction_variance": "predictions",
+                },
+                "loss": LOSS | {"train/diversity_loss": "diversity"},
+                "nearest neighbours' accuracy": NEIGHBOURS,
+                "norms": NORMS,
+            },
+            scales=dict.fromkeys(perplexities, 1 / self.options.codebook_entries),
+            reference=HEALTHY,
+        )
 
     @classmethod
     def check(cls, stage: ConfigDict) -> None:
-        """Raises UserError for values out of range, another encoder, or crops with no room for masks and negatives."""
+        """Raises UserError for another encoder, or crops with no room for masks and negatives."""
         self = cls(stage)
-        o, where = self.options, "objective.options"
-        if self.stage.model.name != "wav2vec2":
+        if stage.model.name not in ENCODERS:
             raise UserError(
-                f"objective.name=contrastive needs model.name=wav2vec2, not '{self.stage.model.name}'"
-            )
-        for name in (
-            "mask_span",
-            "negatives",
-            "projection_dim",
-            "logit_temperature",
-            "temperature_end",
-            "probe_neighbours",
-        ):
-            if not getattr(o, name) > 0:
-                raise UserError(f"{where}.{name} is {getattr(o, name)}: it must be greater than 0")
-        for name in (
-            "mask_minimum",
-            "diversity_weight",
-            "feature_penalty",
-            "collapse_patience",
-            "probe_examples",
-        ):
-            if getattr(o, name) < 0:
-                raise UserError(f"{where}.{name} is {getattr(o, name)}: it must not be negative")
-        if not o.mask_probability and not o.mask_minimum:
-            raise UserError(
-                f"{where}.mask_probability and mask_minimum are 0: nothing would be masked, and nothing learned"
-            )
-        for name in ("mask_probability", "feature_dropout", "temperature_decay"):
-            if not 0 <= getattr(o, name) <= 1:
-                raise UserError(
-                    f"{where}.{name} is {getattr(o, name)}: it must lie between 0 and 1"
-                )
-        if o.feature_dropout == 1:
-            raise UserError(f"{where}.feature_dropout is 1: it must be below 1")
-        if not o.temperature_start >= o.temperature_end:
-            raise UserError(
-                f"{where}.temperature_start {o.temperature_start} is below temperature_end {o.temperature_end}"
+                f"objective.name={stage.objective.name} needs model.name={' or '.join(ENCODERS)}, "
+                f"not '{stage.model.name}'"
             )
         model: Any = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
-        size = round(self.stage.data.seconds * self.stage.data.sample_rate)
+        size = round(stage.data.seconds * stage.data.sample_rate)
         frames = int(model.encoder.frame_lengths(size))
-        if frames < o.mask_span + 1:
+        if frames < self.options.mask_span + 1:
             raise UserError(
-                f"data.seconds={self.stage.data.seconds} gives {frames} frames a clip: a masked span of {where}.mask_span={o.mask_span} "
-                "leaves none to tell it from; raise the one or lower the other"
+                f"data.seconds={stage.data.seconds} gives {frames} frames a clip: a masked span of "
+                f"objective.options.mask_span={self.options.mask_span} leaves none to tell it from; "
+                "raise the one or lower the other"
             )
 
-    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+    def build(self, rngs: nnx.Rngs, artifacts: dict[str, Any] | None = None) -> nnx.Module:
         """Returns the model with fresh parameters."""
-        return Pretraining(
-            models.build_encoder(self.stage.model, num_features=1, rngs=rngs), self.options, rngs
-        )
+        return Pretraining(build_encoder(self.stage, rngs), self.options, rngs)
 
-    def temperature(self, progress: Any) -> Any:
+    def temperature(self, progress: Any) -> jax.Array:
         """Returns the Gumbel softmax's temperature after so many steps of the schedule."""
         o = self.options
         return jnp.maximum(o.temperature_start * o.temperature_decay**progress, o.temperature_end)
 
-    def loss(
-        self, model: Any, batch: dict, rngs: nnx.Rngs | None = None
-    ) -> tuple[tuple[Any, Any], Sums]:
-        """Returns ((sum, count) of the loss over masked frames, metrics).
+    def loss(self, model: Any, batch: dict[str, Any], ctx: Context) -> Loss:
+        """Returns the mean over masked frames.
 
-        Masks and negatives are keyed by the example's row, or, without `rngs`, by its place in the data set; the quantizer then
-        takes its most probable entries.
-
-        Args:
-          batch: `inputs` [B, T], `input_length` [B], `mask` [B], `index` [B], and `progress` [], steps of the schedule so far.
+        Masks and negatives are keyed by the example's row in training, else by its place in the
+        data set; the quantizer then takes its most probable entries.
         """
-        o = self.options
-        features, lengths = model.encoder.convolve(batch["inputs"], batch["input_length"])
-        key = jax.random.key(0) if rngs is None else rngs.dropout()
-        rows = batch["index"] if rngs is None else jnp.arange(len(lengths))
+        view = batch["views"][0]
+        tokens = model.encoder.tokens(view.inputs, view.lengths)
+        tokens = tokens._replace(lengths=jnp.where(batch["mask"] > 0, tokens.lengths, 0))
+        key = jax.random.key(0) if ctx.key is None else ctx.rng(0)
+        rows = jnp.arange(len(tokens.lengths)) if ctx.train else batch["index"]
         keys = jax.vmap(jax.random.split)(example_keys(key, rows))
-        lengths = jnp.where(batch["mask"] > 0, lengths, 0)
-        mask = masks(keys[:, 0], lengths, features.shape[1], o)
-        positions, used = masked_positions(mask, most_masked(features.shape[1], **o.spans()))
-        negatives = draw_negatives(keys[:, 1], used.sum(-1), positions.shape[1], o.negatives)
-        return self.loss_of(
-            model,
-            features,
-            lengths,
+        masked = self.draw(keys, tokens.lengths, tokens.features.shape[1])
+        return self.loss_of(model, tokens, masked, ctx)
+
+    def draw(self, keys: jax.Array, lengths: jax.Array, size: int) -> Masked:
+        """Draws masks and negatives for clips of `lengths` [B] of `size` frames; keys [B, 2]."""
+        o = self.options
+        mask = masks(keys[:, 0], lengths, size, o)
+        positions, used = masked_positions(mask, most_masked(size, **o.spans()))
+        counts = used.sum(-1)
+        return Masked(
             mask,
             positions,
             used,
-            negatives,
-            batch.get("progress", 0.0),
-            rngs,
+            draw_negatives(keys[:, 1], counts, positions.shape[1], o.negatives),
         )
 
-    def loss_of(
-        self, model: Any, features: Any, lengths: Any, mask: Any, positions: Any, used: Any, negatives: Any, progress: Any,
-        rngs: nnx.Rngs | None,
-    ) -> tuple[tuple[Any, Any], Sums]:  # fmt: skip
-        """The loss for given masks and negatives.
-
-        Args:
-          features, lengths: of `encoder.convolve`.
-          mask: bool [B, T'].
-          positions, used: [B, K], the masked frames' places and which of the K there are.
-          negatives: [B, K, N], places among the K.
-        """
+    def loss_of(self, model: Any, tokens: Any, masked: Masked, ctx: Context) -> Loss:
+        """Returns the loss for given tokens, masks and negatives."""
         o = self.options
-        output, normed = model.encoder.contextualize(features, lengths, mask, rngs=rngs)
-        take = lambda x: jnp.take_along_axis(x, positions[..., None], 1)  # noqa: E731
-        gumbel, feature_key = (None, None) if rngs is None else (rngs.dropout(), rngs.dropout())
+        compared = self.compare(model, tokens, masked, ctx)
+        contrastive, positive, negative = contrast(compared, masked)
+        diversity, soft, chosen = self.diversity(compared, ctx)
+        penalty, square = feature_penalty(tokens, compared.count)
+        total = contrastive + o.diversity_weight * diversity + o.feature_penalty * penalty
+        one = jnp.ones([])
+        sums = {
+            "loss": (total, compared.count),
+            "contrastive_loss": (contrastive, compared.count),
+            "diversity_loss": (diversity, compared.count),
+            "feature_penalty": (penalty, compared.count),
+            "softmax_perplexity": (soft / o.codebook_groups, one),
+            "codes": (chosen.sum((0, 1)), compared.count),
+            "temperature": (self.temperature(ctx.progress) * one, one),
+            "feature_norm": (jnp.sqrt(square), one),
+            **diagnostics(compared, masked, positive, negative, tokens, o.negatives),
+        }
+        return Loss(total, compared.count, jax.lax.stop_gradient(sums))
+
+    def compare(self, model: Any, tokens: Any, masked: Masked, ctx: Context) -> Compared:
+        """Encodes the masked clip and compares its masked frames with all quantized ones."""
+        o = self.options
+
+        def take(x: jax.Array) -> jax.Array:
+            return jnp.take_along_axis(x, masked.positions[..., None], 1)
+
+        output = model.encoder.context(tokens, ctx.child(1), mask=masked.mask)
+        heard = take(model.encoder.normalize(tokens.features))
         quantized = model.quantizer(
-            drop(take(normed), o.feature_dropout, feature_key), self.temperature(progress), gumbel
+            drop(heard, o.feature_dropout, ctx.rng(3)),
+            self.temperature(ctx.progress),
+            ctx.rng(2),
         )
         targets = unit(model.project_quantized(quantized.vectors))
         predictions = unit(model.project_hidden(take(output.frames).astype(jnp.float32)))
-        similarity = (
-            jnp.einsum("bkp,bjp->bkj", predictions, targets, preferred_element_type=jnp.float32)
-            / o.logit_temperature
+        similarity = jnp.einsum(
+            "bkp,bjp->bkj", predictions, targets, preferred_element_type=jnp.float32
         )
         same = (quantized.codes[:, :, None] == quantized.codes[:, None]).all(-1)
-        counted = used & (
-            used.sum(-1, keepdims=True) > 1
-        )  # a lone masked frame has nothing to be told from
+        # A lone masked frame has nothing to be told from.
+        counted = masked.used & (masked.used.sum(-1, keepdims=True) > 1)
         count = counted.sum().astype(jnp.float32)
+        return Compared(
+            similarity / o.logit_temperature, same, quantized, predictions, targets, counted, count
+        )
 
-        positive = jnp.diagonal(similarity, axis1=1, axis2=2)
-        coincide = jnp.take_along_axis(same, negatives, -1)
-        negative = jnp.where(coincide, -1e30, jnp.take_along_axis(similarity, negatives, -1))
-        highest = negative.max(-1)
-        everything = jnp.concatenate([positive[..., None], negative], -1)
-        contrastive = jnp.where(counted, jax.nn.logsumexp(everything, -1) - positive, 0).sum()
-
+    def diversity(self, compared: Compared, ctx: Context) -> tuple[Any, Any, Any]:
+        """Returns (the sum of the diversity loss, softmax perplexity, one-hot codes [B, K, G, V])."""
+        o = self.options
         entries = o.codebook_groups * o.codebook_entries
-        weight = counted[..., None, None].astype(jnp.float32)
-        chosen = jax.nn.one_hot(quantized.codes, o.codebook_entries) * weight
-        shares = quantized.probabilities * weight if rngs is not None else chosen
-        soft = perplexity(shares.sum((0, 1)) / jnp.maximum(count, 1)).sum()
-        diversity = (entries - soft) / entries * count
-        inside = valid(features, lengths)
-        valid_frames = inside.sum().astype(jnp.float32)
-        square = jnp.where(inside, jnp.square(features.astype(jnp.float32)), 0).sum() / jnp.maximum(
-            valid_frames, 1
-        )
-        penalty = square / features.shape[-1] * count
-        total = contrastive + o.diversity_weight * diversity + o.feature_penalty * penalty
-
-        # The control: as if the target were that of another masked frame of the clip.
-        places = jnp.arange(positions.shape[1])
-        number = jnp.maximum(used.sum(-1, keepdims=True), 1)
-        other_place = ((places + jnp.maximum(number // 2, 1)) % number)[..., None]
-        other = jnp.take_along_axis(similarity, other_place, -1)[..., 0]
-        same_other = jnp.take_along_axis(jnp.take_along_axis(same, other_place, 1), negatives, -1)
-        highest_other = jnp.where(same_other, -1e30, negative).max(-1)
-        one = jnp.ones([])
-        right = lambda value, top: ((counted & (value > top)).sum().astype(jnp.float32), count)  # noqa: E731
-        # Chance: frames of equal codes are one candidate, and so is a negative drawn twice; how many different ones to expect.
-        alike = same & used[:, None]
-        share = jnp.minimum(alike.sum(-1) / jnp.maximum(number - 1, 1), 1)
-        drawn = jnp.where(
-            used & (jnp.argmax(alike, -1) == places), 1 - (1 - share) ** o.negatives, 0
-        )
-        candidates = 1 + jnp.where(same, 0, drawn[:, None]).sum(-1)
-        sums = {
-            "loss": (total, count),
-            "contrastive_loss": (contrastive, count),
-            "diversity_loss": (diversity, count),
-            "feature_penalty": (penalty, count),
-            "contrastive_accuracy": right(positive, highest),
-            "chance_accuracy": (jnp.where(counted, 1 / candidates, 0).sum(), count),
-            "shuffled_accuracy": right(other, highest_other),
-            "identical_negatives": (
-                (coincide & counted[..., None]).sum().astype(jnp.float32),
-                count * o.negatives,
-            ),
-            "softmax_perplexity": (soft / o.codebook_groups, one),
-            "codes": (chosen.sum((0, 1)), count),
-            "temperature": (self.temperature(progress) * one, one),
-            "mask_share": (mask.sum().astype(jnp.float32), valid_frames),
-            "masked_frames": (count, one),
-            "target_variance": _variance(targets, counted, count),
-            "prediction_variance": _variance(predictions, counted, count),
-            "feature_norm": (jnp.sqrt(square), one),
-        }
-        return (total, count), jax.lax.stop_gradient(sums)
-
-    def predict(self, model: Any, batch: dict) -> Any:
-        """Returns clip embeddings float32 [B, D]: the mean of the last layer's frames."""
-        output = model.encoder(batch["inputs"], batch["input_length"])
-        return output.frames.astype(jnp.float32).sum(1) / jnp.maximum(output.lengths, 1)[:, None]
-
-    def probabilities(self, embeddings: np.ndarray) -> np.ndarray:
-        """Returns them as they are: there are no classes."""
-        return embeddings
+        weight = compared.counted[..., None, None].astype(jnp.float32)
+        chosen = jax.nn.one_hot(compared.quantized.codes, o.codebook_entries) * weight
+        shares = compared.quantized.probabilities * weight if ctx.train else chosen
+        soft = perplexity(shares.sum((0, 1)) / jnp.maximum(compared.count, 1)).sum()
+        return (entries - soft) / entries * compared.count, soft, chosen
 
     def summarize(self, sums: Sums) -> dict[str, float]:
-        """Returns the metrics on the host: means, and of the code counts each group's perplexity and the share of codes used."""
+        """Returns means, and of the code counts each group's perplexity and the share in use."""
         host = jax.device_get(sums)
         codes, count = host.pop("codes")
         values = metrics.means(host)
         if count > 0:
             for group, share in enumerate(codes / count, 1):
-                values[f"code_perplexity_{group}"] = float(
-                    np.exp(-(share * np.log(share + 1e-10)).sum())
-                )
+                entropy = -(share * np.log(share + 1e-10)).sum()
+                values[f"code_perplexity_{group}"] = float(np.exp(entropy))
             values["codes_used"] = float((codes > 0).mean())
         return values
 
-    def collapse(self, values: dict[str, float]) -> str:
+    def describe(self, values: dict[str, float]) -> str:
+        """Returns the accuracy beside chance, and how many codes are in use."""
+        return (
+            f"contrastive accuracy {100 * values['contrastive_accuracy']:.1f} % (chance "
+            f"{100 * values['chance_accuracy']:.1f} %), code perplexity "
+            f"{values.get('code_perplexity_1', 0.0):.1f}"
+        )
+
+    def health(self, values: dict[str, float]) -> str:
         """Returns what looks collapsed in a log line of training, or ''."""
         o = self.options
-        perplexities = [
-            value for name, value in values.items() if name.startswith("code_perplexity_")
-        ]
-        if perplexities and max(perplexities) < 1.5 and o.codebook_entries > 1:
-            return f"code perplexity {max(perplexities):.2f} of {o.codebook_entries}: one code for nearly all frames"
+        groups = [v for name, v in values.items() if name.startswith("code_perplexity_")]
+        if groups and max(groups) < 1.5 and o.codebook_entries > 1:
+            return (
+                f"code perplexity {max(groups):.2f} of {o.codebook_entries}: one code for nearly "
+                "all frames"
+            )
         if values.get("identical_negatives", 0.0) > 0.95:
-            return (
-                f"{100 * values['identical_negatives']:.0f} % of the negatives equal their positive"
-            )
+            share = 100 * values["identical_negatives"]
+            return f"{share:.0f} % of the negatives equal their positive"
         if values.get("target_variance", 1.0) < 1e-4:
-            return (
-                f"target variance {values['target_variance']:.1e}: all frames have the same target"
-            )
+            return f"target variance {values['target_variance']:.1e}: all frames have one target"
         if values.get("prediction_variance", 1.0) < 1e-5:
-            return f"prediction variance {values['prediction_variance']:.1e}: the features are constant"
+            return f"prediction variance {values['prediction_variance']:.1e}: constant features"
         return ""
 
-    advice = (
-        "what usually helps: a higher objective.options.diversity_weight or temperature_end, a larger batch or "
-        "optimizer.accumulation, a lower optimizer.learning_rate with a longer warm-up, model.encoder.feature_gradient_scale=0.1"
-    )
+    def verdict(self, values: dict[str, float]) -> str:
+        """Returns a warning where masked frames are found no more often than by chance."""
+        chance = max(values["chance_accuracy"], values["shuffled_accuracy"])
+        if values["contrastive_accuracy"] >= 1.1 * chance:
+            return ""
+        return (
+            "has not learned to tell frames apart; what usually helps: more steps, and "
+            "optimizer.freeze=(('encoder/conv', N),), which holds the convolutions still until the "
+            "Transformer can predict"
+        )
+
+
+def contrast(compared: Compared, masked: Masked) -> tuple[Any, Any, Any]:
+    """Returns (sum of the contrastive loss, similarities of positives [B, K], of negatives [B, K, J])."""
+    positive = jnp.diagonal(compared.similarity, axis1=1, axis2=2)
+    coincide = jnp.take_along_axis(compared.same, masked.negatives, -1)
+    negative = jnp.take_along_axis(compared.similarity, masked.negatives, -1)
+    negative = jnp.where(coincide, NEVER, negative)
+    everything = jnp.concatenate([positive[..., None], negative], -1)
+    loss = jnp.where(compared.counted, jax.nn.logsumexp(everything, -1) - positive, 0).sum()
+    return loss, positive, negative
+
+
+def feature_penalty(tokens: Any, count: jax.Array) -> tuple[Any, Any]:
+    """Returns (fairseq's penalty as a sum over `count`, mean square over a frame's features)."""
+    features = tokens.features
+    inside = valid(features, tokens.lengths)
+    number = jnp.maximum(inside.sum().astype(jnp.float32), 1)
+    square = jnp.where(inside, jnp.square(features.astype(jnp.float32)), 0).sum() / number
+    return square / features.shape[-1] * count, square
+
+
+def diagnostics(
+    compared: Compared, masked: Masked, positive: Any, negative: Any, tokens: Any, drawn: int
+) -> Sums:
+    """Returns what tells a healthy run from a collapsed one.
+
+    `shuffled_accuracy` is the control: as if a frame's target were that of another masked frame.
+    `chance_accuracy` counts frames of equal codes as one candidate, and a negative that is drawn
+    twice once: it is 1 over how many different candidates to expect of `drawn` negatives.
+    """
+    similarity, same = compared.similarity, compared.same
+    counted, count, used = compared.counted, compared.count, masked.used
+    numbers = jnp.arange(masked.positions.shape[1])
+    total = jnp.maximum(used.sum(-1, keepdims=True), 1)
+    other = ((numbers + jnp.maximum(total // 2, 1)) % total)[..., None]
+    shuffled = jnp.take_along_axis(similarity, other, -1)[..., 0]
+    same_other = jnp.take_along_axis(jnp.take_along_axis(same, other, 1), masked.negatives, -1)
+    highest_other = jnp.where(same_other, NEVER, negative).max(-1)
+
+    alike = same & used[:, None]
+    share = jnp.minimum(alike.sum(-1) / jnp.maximum(total - 1, 1), 1)
+    first = used & (jnp.argmax(alike, -1) == numbers)
+    expected = jnp.where(first, 1 - (1 - share) ** drawn, 0)
+    candidates = 1 + jnp.where(same, 0, expected[:, None]).sum(-1)
+
+    def right(value: jax.Array, top: jax.Array) -> tuple[Any, Any]:
+        return (counted & (value > top)).sum().astype(jnp.float32), count
+
+    coincide = jnp.take_along_axis(same, masked.negatives, -1) & counted[..., None]
+    frames = valid(tokens.features, tokens.lengths).sum().astype(jnp.float32)
+    return {
+        "contrastive_accuracy": right(positive, negative.max(-1)),
+        "chance_accuracy": (jnp.where(counted, 1 / candidates, 0).sum(), count),
+        "shuffled_accuracy": right(shuffled, highest_other),
+        "identical_negatives": (coincide.sum().astype(jnp.float32), count * drawn),
+        "mask_share": (masked.mask.sum().astype(jnp.float32), frames),
+        "masked_frames": (count, jnp.ones([])),
+        "target_variance": _variance(compared.targets, counted, count),
+        "prediction_variance": _variance(compared.predictions, counted, count),
+    }
 
 
 def unit(x: jax.Array) -> jax.Array:

@@ -1,6 +1,5 @@
 """What a run leaves for people: pictures under `plots/` and one self-contained `report.html`."""
 
-import os
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from sacjax import config as config_lib
 from sacjax import objectives
 from sacjax.data import decode
 from sacjax.data.recordings import Recordings
+from sacjax.io import write_text
 from sacjax.report import html, plots
 
 
@@ -55,7 +55,8 @@ def write(
         )
     for name in config.stages:
         if metrics := plots.read_metrics(workdir, name):
-            curves = plots.png(_curves(config[name], metrics))
+            display = objectives.build(config[name]).display
+            curves = plots.png(plots.training_curves(metrics, display))
             (folder / f"curves_{name}.png").write_bytes(curves)
             sections.append((f"Training of {name}", html.picture(curves, f"curves of {name}")))
     cards = [
@@ -71,20 +72,8 @@ def write(
         )
     text = escape(config_lib.to_json(config))
     sections.append(("Config", f"<details><summary>every key</summary><pre>{text}</pre></details>"))
-    partial = workdir / "report.partial"
     page = html.page(f"sacjax: {workdir.absolute().name}", sections)
-    partial.write_text(
-        page, encoding="utf-8", errors="backslashreplace"
-    )  # names may hold bytes that are not UTF-8
-    os.replace(partial, workdir / "report.html")
-
-
-def _curves(stage: ConfigDict, metrics: plots.Curves) -> plots.Figure:
-    """Returns the picture of a stage's training; contrastive pretraining shows its health, before a run of ours that went well."""
-    if "train/contrastive_accuracy" not in metrics:
-        return plots.training_curves(metrics)
-    entries = objectives.build(stage, (), ()).options.codebook_entries
-    return plots.pretraining_curves(metrics, entries, plots.read_reference())
+    write_text(workdir / "report.html", page)
 
 
 def mistakes(rows: list[dict], class_names: tuple[str, ...], most: int) -> list[dict]:

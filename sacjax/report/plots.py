@@ -6,16 +6,16 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from sacjax.objectives.base import LOSS, Display
+
 Curves = dict[str, tuple[list[int], list[float]]]  # {metric: (steps, values)}
-HEALTHY = Path(__file__).with_name(
-    "healthy_pretraining.csv"
-)  # perplexity there is a share of the entries
 
 
 def png(figure: Figure) -> bytes:
@@ -68,114 +68,51 @@ def read_metrics(workdir: str | Path, stage: str) -> Curves:
     return curves
 
 
-def training_curves(curves: Curves) -> Figure:
-    """Draws loss, accuracy, learning rate and gradient norm over steps."""
-    panels = {
-        "loss": ("train/loss", "validation/loss"),
-        "accuracy": ("train/accuracy", "validation/accuracy"),
-        "learning rate": ("learning_rate",),
-        "gradient norm": ("train/gradient_norm",),
-    }
-    figure = Figure(figsize=(10, 5.5), layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
-        for name in names:
-            if name in curves:
-                axes.plot(
-                    *curves[name],
-                    label=name.split("/")[0],
-                    marker="." if len(curves[name][0]) < 40 else None,
-                )
-        axes.set(title=title, xlabel="step")
-        axes.grid(alpha=0.3)
-        if len(axes.lines) > 1:
-            axes.legend()
-        if not axes.lines:
-            axes.text(
-                0.5,
-                0.5,
-                "not measured",
-                ha="center",
-                va="center",
-                transform=axes.transAxes,
-                color="gray",
-            )
-    return figure
-
-
-def read_reference() -> dict[str, tuple[list[float], list[float]]]:
-    """Returns {metric: (share of the run, values)} of a pretraining run of ours that went well (`launch/benchmarks/few_labels.py`)."""
-    with open(HEALTHY, newline="") as file:
+def read_reference(path: Path | None) -> dict[str, tuple[list[float], list[float]]]:
+    """Returns {metric: (share of the run, values)} of a healthy run's curves; {} without a file."""
+    if path is None:
+        return {}
+    with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     share = [float(row["share_of_run"]) for row in rows]
-    return {
-        name: (share, [float(row[name]) for row in rows])
-        for name in rows[0]
-        if name != "share_of_run"
-    }
+    names = (name for name in rows[0] if name != "share_of_run")
+    return {name: (share, [float(row[name]) for row in rows]) for name in names}
 
 
-def pretraining_curves(
-    curves: Curves,
-    entries: int,
-    reference: dict[str, tuple[list[float], list[float]]],
-) -> Figure:
-    """Draws what tells a healthy contrastive pretraining from a collapsed one over steps, a healthy run of ours behind it in gray.
-
-    Args:
-      entries: of a codebook's group; perplexity is drawn as a share of them.
-      reference: of `read_reference`, stretched to this run's length.
-    """
-    panels: dict[str, dict[str, str]] = {
-        "contrastive accuracy": {
-            "train/contrastive_accuracy": "train", "validation/contrastive_accuracy": "validation",
-            "train/shuffled_accuracy": "shuffled targets", "train/chance_accuracy": "chance",
-        },
-        "code perplexity, share of the entries": {
-            f"train/code_perplexity_{k}": f"group {k}" for k in range(1, 9)
-        },
-        "variance": {"train/target_variance": "targets", "train/prediction_variance": "predictions"},
-        "loss": {"train/loss": "train", "validation/loss": "validation", "train/diversity_loss": "diversity"},
-        "nearest neighbours' accuracy": {
-            "train/knn_accuracy": "train, one left out", "validation/knn_accuracy": "validation"
-        },
-        "norms": {"train/feature_norm": "features", "train/gradient_norm": "gradient"},
-    }  # fmt: skip
+def training_curves(curves: Curves, display: Display) -> Figure:
+    """Draws the panels that an objective's `display` asks for, a healthy run behind them in gray."""
+    panels, reference = display.panels or {"loss": LOSS}, read_reference(display.reference)
     last = max((steps[-1] for steps, _ in curves.values()), default=1)
-    figure = Figure(figsize=(13, 6.5), layout="constrained")
-    figure.suptitle(
-        "gray: a run of ours that went well, stretched to this one's length",
-        fontsize=9,
-        color="gray",
-    )
-    for axes, (title, names) in zip(figure.subplots(2, 3).flat, panels.items(), strict=True):
+    columns = 2 if len(panels) <= 4 else 3
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.7 * columns, 3.1 * rows), layout="constrained")
+    if reference:
+        told = "gray: a run of ours that went well, stretched to this one's length"
+        figure.suptitle(told, fontsize=9, color="gray")
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, (title, names) in zip(grid, panels.items(), strict=False):
         for name, label in names.items():
-            scale = 1 / entries if "perplexity" in name else 1.0
             if name in reference:
-                share, values = reference[name]
-                axes.plot(np.asarray(share) * last, values, color="0.8", linewidth=4, zorder=0)
+                share, healthy = reference[name]
+                axes.plot(np.asarray(share) * last, healthy, color="0.8", linewidth=4, zorder=0)
             if name in curves:
                 steps, values = curves[name]
-                axes.plot(
-                    steps,
-                    np.asarray(values) * scale,
-                    label=label,
-                    marker="." if len(steps) < 20 else None,
-                )
-        axes.set(title=title, xlabel="step")
-        axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8)
-        else:
-            axes.text(
-                0.5,
-                0.5,
-                "not measured",
-                ha="center",
-                va="center",
-                transform=axes.transAxes,
-                color="gray",
-            )
+                scaled = np.asarray(values) * display.scales.get(name, 1.0)
+                axes.plot(steps, scaled, label=label, marker="." if len(steps) < 30 else None)
+        _finish(axes, title)
+    for axes in grid[len(panels) :]:
+        axes.remove()
     return figure
+
+
+def _finish(axes: Any, title: str) -> None:
+    axes.set(title=title, xlabel="step")
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
+    else:
+        middle = dict(ha="center", va="center", transform=axes.transAxes, color="gray")
+        axes.text(0.5, 0.5, "not measured", **middle)
 
 
 def spectrogram(samples: np.ndarray, sample_rate: int) -> Figure:

@@ -16,6 +16,9 @@ from sacjax.plan import flops
 TIMES = "time/"  # metrics under this prefix differ from run to run; all others are reproducible
 
 
+Sums = dict[str, tuple[Any, Any]]
+
+
 def add(total: Any, new: Any) -> Any:
     """Adds metrics, a tree of (sum, count) pairs."""
     return jax.tree.map(lambda a, b: a + b, total, new)
@@ -110,14 +113,27 @@ class Progress:
         steps: int,
         batch_size: int,
         seconds: float,
+        shown: dict[str, str],
         show: bool = True,
         flops: float = 0.0,
     ):
-        """Args:
-        start, steps: where it begins and ends.
-        batch_size, seconds: of audio, of a step over all hosts.
-        flops: of the model, of a step; 0: not told.
+        """Opens the bar.
+
+        Args:
+          stage: what is written in front of it.
+          start, steps: where it begins and ends.
+          batch_size, seconds: of audio, of a step over all hosts.
+          shown: {label: metric} of an objective's `display.bar`.
+          show: whether this host draws it.
+          flops: of the model, of a step; 0: not told.
         """
+        self.labels = shown | {
+            "knn": "validation/knn_accuracy",
+            "ex/s": f"{TIMES}examples_per_second",
+            "audio s/s": f"{TIMES}audio_seconds_per_second",
+            "wait": f"{TIMES}data_wait_share",
+        }
+        self.shown: dict[str, str] = {}
         self.step, self.batch_size, self.seconds, self.flops = start, batch_size, seconds, flops
         self.peak: float | None = None
         self.bar = tqdm(
@@ -176,19 +192,10 @@ class Progress:
 
     def show(self, values: dict[str, float]) -> None:
         """Shows values beside the bar."""
-        short = {
-            "loss": values.get("train/loss"),
-            "val": values.get("validation/accuracy"),
-            "contrastive": values.get("train/contrastive_accuracy"),
-            "perplexity": values.get("train/code_perplexity_1"),
-            "knn": values.get("validation/knn_accuracy", values.get("train/knn_accuracy")),
-            "ex/s": values.get(f"{TIMES}examples_per_second"),
-            "audio s/s": values.get(f"{TIMES}audio_seconds_per_second"),
-            "wait": values.get(f"{TIMES}data_wait_share"),
-        }
-        self.shown = getattr(self, "shown", {}) | {
-            k: f"{v:.4g}" for k, v in short.items() if v is not None
-        }
+        found = {label: values[name] for label, name in self.labels.items() if name in values}
+        if "knn" not in found and "train/knn_accuracy" in values:
+            found["knn"] = values["train/knn_accuracy"]
+        self.shown |= {label: f"{value:.4g}" for label, value in found.items()}
         self.bar.set_postfix(self.shown)
 
     def close(self) -> None:

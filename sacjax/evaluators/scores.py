@@ -1,12 +1,7 @@
-"""Metrics of predictions, predictions of batches, and the table of predictions."""
+"""Metrics of predictions, counted by scikit-learn."""
 
-import csv
-import os
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import jax
 import numpy as np
 from sklearn import metrics as sk
 
@@ -21,6 +16,7 @@ def scores(
     top_k: int = 5,
     seed: int = 0,
     bootstrap: int = 1000,
+    sigmoid: bool = False,
 ) -> dict[str, float]:
     """Returns the metrics of N predictions, counted by scikit-learn.
 
@@ -41,6 +37,8 @@ def scores(
       top_k: k of the top-k accuracy; left out where C <= k.
       seed: of the bootstrap.
       bootstrap: samples of the interval; 0 leaves it out.
+      sigmoid: the probabilities are of one decision a class, also where a clip has one label: the
+        loss is then that of all decisions, as it is trained. Multi-label always is.
 
     Raises:
       ValueError: no examples, shapes that do not fit, or labels that are not of the C classes, such as -1 for unknown.
@@ -94,7 +92,7 @@ def scores(
             )
         )
     result["expected_calibration_error"] = calibration_error(probabilities, truth, multi)
-    result["loss"] = cross_entropy(probabilities, truth, multi)
+    result["loss"] = cross_entropy(probabilities, truth, multi or sigmoid)
     return result
 
 
@@ -142,91 +140,13 @@ def calibration_error(
     return float(error)
 
 
-def cross_entropy(probabilities: np.ndarray, truth: np.ndarray, multi: bool) -> float:
-    """Returns the mean negative log likelihood (multi-label: over all decisions)."""
+def cross_entropy(probabilities: np.ndarray, truth: np.ndarray, sigmoid: bool) -> float:
+    """Returns the mean negative log likelihood (sigmoid: over all decisions)."""
     p = np.clip(probabilities, 1e-12, 1.0)
-    if multi:
+    if sigmoid:
         return float(
             -(
                 truth * np.log(p) + (1 - truth) * np.log(np.clip(1 - probabilities, 1e-12, 1.0))
             ).mean()
         )
     return float(-np.log(p[truth > 0]).mean())
-
-
-def predict(
-    apply: Callable[[dict], Any], batches: Iterable[dict], num_examples: int, num_classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (logits [N, C] averaged over each clip's windows, seen [N] bool), on every host alike.
-
-    A clip of which a window cannot be decoded is not seen: the rest of it would be judged as if it were the whole.
-
-    Args:
-      apply: host batch -> logits, either of this host's rows, or of the global batch sharded by rows as the batch is.
-      batches: this host's batches, as `pipeline.eval_batches` makes them; every host has as many.
-      num_examples, num_classes: N and C.
-    """
-    total, count = np.zeros([num_examples, num_classes]), np.zeros(num_examples, int)
-    bad = np.zeros(num_examples, bool)
-    for batch in batches:
-        rows = _own_rows(apply(batch)), np.asarray(batch["index"]), np.asarray(batch["mask"])
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            rows = multihost_utils.process_allgather(rows, tiled=True)
-        logits, index, mask = rows
-        if len(logits) != len(index):
-            raise ValueError(
-                f"{len(logits)} rows of logits for a batch of {len(index)}: they must be sharded as the batch is"
-            )
-        keep = mask > 0
-        np.add.at(total, index[keep], logits[keep].astype(np.float64))
-        np.add.at(count, index[keep], 1)
-        bad[index[~keep & (index >= 0)]] = True
-    seen = (count > 0) & ~bad
-    return np.where(seen[:, None], total / np.maximum(count, 1)[:, None], 0.0), seen
-
-
-def _own_rows(logits: Any) -> np.ndarray:
-    """Returns the rows of a global array that this host's rows of the batch became, in their order.
-
-    A mesh may put hosts in any order (`jax.make_mesh` follows a TPU's wiring), so a row's global place says nothing here.
-    """
-    if not isinstance(logits, jax.Array) or logits.is_fully_addressable:
-        return np.asarray(logits)
-    shards = {shard.index[0].start or 0: shard.data for shard in logits.addressable_shards}
-    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
-
-
-def write_predictions(
-    path: str | Path, rows: list[dict], class_names: Sequence[str], *, multi_label: bool = False
-) -> None:
-    """Writes a csv with file, split, label, prediction, and a column of probabilities for each class.
-
-    Args:
-      rows: dicts with `file`, `split`, `label`, `probabilities` [C].
-      multi_label: the prediction is every class of 0.5 or more, as `a|b`, instead of the most probable one.
-    """
-
-    def prediction(p: np.ndarray) -> str:
-        chosen = np.flatnonzero(np.asarray(p) >= 0.5) if multi_label else [int(np.argmax(p))]
-        return "|".join(class_names[int(k)] for k in chosen)
-
-    path = Path(path)
-    partial = path.with_suffix(".partial")
-    # File names may hold bytes that are not UTF-8; they are written as \\udcff.
-    with open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "split", "label", "prediction", *class_names])
-        for row in rows:
-            p = row["probabilities"]
-            writer.writerow(
-                [
-                    row["file"],
-                    row["split"],
-                    row["label"],
-                    prediction(p),
-                    *(f"{value:.6g}" for value in p),
-                ]
-            )
-    os.replace(partial, path)

@@ -1,0 +1,200 @@
+"""Loads a config file, applies overrides, writes and reads a workdir's config."""
+
+import argparse
+import ast
+import importlib.util
+import inspect
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sacjax.config.schema import OPEN, check
+from sacjax.errors import UserError, nearest
+
+
+def load(spec: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
+    """Reads `path[:arg]`, applies `--config.key=value` overrides in order and checks the result.
+
+    Raises:
+      UserError: a missing file, an error inside it, an unknown key (the nearest known is named), a wrong type or value.
+    """
+    path, _, arg = spec.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"--config: there is no file {path}")
+    module_spec = importlib.util.spec_from_file_location("sacjax_config_file", path)
+    assert module_spec and module_spec.loader
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        if arg and not inspect.signature(module.get_config).parameters:
+            raise UserError(f"it takes no argument, so ':{arg}' means nothing")
+        config = module.get_config(arg) if arg else module.get_config()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except AttributeError as error:  # ConfigDict's own; its last line names the nearest key
+        first, *_, last = str(error).strip("'\"").replace("\\n", "\n").splitlines()
+        hint = f"; {last}" if last.startswith("Did you") else ""
+        raise UserError(f"{path}: {first.split('. Other fields')[0]}{hint}") from error
+    except Exception as error:
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+    return override(config, overrides)
+
+
+def override(config: ConfigDict, overrides: list[str] | tuple[str, ...]) -> ConfigDict:
+    """Applies `--config.key=value` strings in order, in place, and checks the result. Raises UserError as `load` does."""
+    for text in overrides:
+        _override(config, text)
+    return check(config)
+
+
+def _override(config: ConfigDict, text: str) -> None:
+    key, equals, raw = text.removeprefix("--").partition("=")
+    if not equals or not key.startswith("config."):
+        raise UserError(f"'{text}' is not understood: overrides read --config.key=value")
+    try:
+        value = ast.literal_eval(raw)
+    except (ValueError, SyntaxError):
+        value = raw
+    path = key.split(".")[1:]
+    node: Any = config
+    for depth, part in enumerate(path[:-1]):
+        node = _child(node, part, ".".join(path[:depth]))
+    parent = ".".join(path[:-1])
+    if isinstance(node, tuple | list):
+        raise UserError(
+            f"--{key}: replace the tuple config.{parent} as a whole, or a field of one of its entries"
+        )
+    if isinstance(node, dict):  # one augmentation: its options are checked by sacjax.augment
+        node[path[-1]] = value
+        return
+    if path[-1] not in node:
+        if not parent.endswith(OPEN):
+            raise UserError(f"--{key}: unknown key{nearest(path[-1], node)}")
+        with node.unlocked():
+            node[path[-1]] = value
+        return
+    old = node[path[-1]]
+    if isinstance(old, ConfigDict) and isinstance(value, dict) and ".".join(path).endswith(OPEN):
+        node[path[-1]] = value
+        return
+    if isinstance(old, ConfigDict):
+        raise UserError(f"--{key} is a group of keys: {', '.join(old)}")
+    if isinstance(old, str) and not isinstance(value, str):
+        value = raw
+    if isinstance(old, tuple) and not isinstance(value, tuple | list):
+        value = (value,)
+    try:
+        if isinstance(old, bool) and not isinstance(value, bool):
+            raise TypeError
+        node[path[-1]] = value
+    except TypeError as error:
+        raise UserError(f"--{key}={raw}: expected {type(old).__name__}, such as {old}") from error
+
+
+def _child(node: Any, part: str, parent: str) -> Any:
+    where = f"config.{parent}" if parent else "config"
+    if isinstance(node, tuple | list):
+        if not part.isdigit() or int(part) >= len(node):
+            raise UserError(f"--{where}.{part}: {where} has entries 0 to {len(node) - 1}")
+        return node[int(part)]
+    if not isinstance(node, ConfigDict | dict) or part not in node:
+        known = node if isinstance(node, ConfigDict | dict) else ()
+        raise UserError(f"--{where}.{part}: unknown key{nearest(part, known)}")
+    return node[part]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds `--config FILE[:ARG]`; overrides `--config.key=value` are left to `parse_known_args`."""
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE[:ARG]",
+        help="config file; --config.key=value overrides",
+    )
+
+
+def from_flags(args: argparse.Namespace, unknown: list[str]) -> ConfigDict:
+    """Returns the config for a command line parsed with `parser.parse_known_args()`.
+
+    `--config.key value` is understood as well as `--config.key=value`.
+    """
+    return load(args.config, overrides_from(unknown))
+
+
+def stage_name(config: ConfigDict, given: str | None) -> str:
+    """Returns the stage that `--stage` names, the first where it does not. Raises UserError."""
+    name = given or config.stages[0]
+    if name not in config.stages:
+        raise UserError(f"--stage is '{name}'{nearest(name, config.stages)}")
+    return name
+
+
+def overrides_from(unknown: list[str]) -> list[str]:
+    """Returns what is left of a command line as `--config.key=value` strings. Raises UserError for anything else."""
+    joined: list[str] = []
+    for word in unknown:
+        if joined and "=" not in joined[-1] and not word.startswith("--"):
+            joined[-1] += "=" + word
+        elif word.startswith("--config."):
+            joined.append(word)
+        else:
+            raise UserError(f"unknown argument '{word}'")
+    return joined
+
+
+def parse_arg(arg: str, **defaults: Any) -> ConfigDict:
+    """Parses `'esc10,fold=2'` against typed defaults: a bare word sets a flag. Raises UserError for an unknown word."""
+    values = dict(defaults)
+    for word in filter(None, arg.split(",")):
+        name, equals, raw = word.partition("=")
+        if name not in defaults:
+            raise UserError(f"unknown config argument '{name}'{nearest(name, defaults)}")
+        try:
+            if equals and isinstance(defaults[name], bool):
+                values[name] = {"true": True, "1": True, "false": False, "0": False}[raw.lower()]
+            else:
+                values[name] = type(defaults[name])(raw) if equals else True
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"config argument '{word}': expected {type(defaults[name]).__name__}"
+            ) from error
+    return ConfigDict(values)
+
+
+def data_root() -> str:
+    """Returns the folder with the real recordings that configs and benchmarks read: `$SACJAX_DATA` or `../shared/data`."""
+    return os.environ.get("SACJAX_DATA", os.path.join("..", "shared", "data"))
+
+
+def local_data(name: str) -> str:
+    """Returns the folder of a data set under `data_root()`, or '' where it is not there (then it is downloaded)."""
+    folder = os.path.join(data_root(), name)
+    return folder if os.path.isdir(folder) else ""
+
+
+def to_json(config: ConfigDict) -> str:
+    """Returns the config as JSON with sorted keys, as kept in a workdir; without stages that it does not run."""
+    kept = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key in config.stages or not _is_stage(value)
+    }
+    return json.dumps(kept, indent=1, sort_keys=True) + "\n"
+
+
+def _is_stage(value: Any) -> bool:
+    return isinstance(value, dict) and "objective" in value
+
+
+def from_json(text: str) -> ConfigDict:
+    """Reads what `to_json` wrote (JSON's lists become tuples again)."""
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: tuples(item) for key, item in value.items()}
+        return tuple(tuples(item) for item in value) if isinstance(value, list) else value
+
+    return ConfigDict(tuples(json.loads(text))).lock()

@@ -1,0 +1,120 @@
+"""Assembles a config from the options of each part, and checks it before anything compiles."""
+
+from ml_collections import ConfigDict
+
+from sacjax.config import options
+from sacjax.errors import UserError, nearest
+
+# Sub-configs whose keys depend on a name beside them; the encoder and the objective check them.
+OPEN = ("model.encoder", "objective.options")
+
+
+def groups() -> dict[str, type]:
+    """Returns {group of keys: the frozen dataclass that holds their defaults, meanings and checks}."""
+    from sacjax import augment, evaluators, frontend
+    from sacjax.data import options as data
+    from sacjax.models import classifier
+    from sacjax.train import optimizer
+    from sacjax.train import options as train
+
+    return {
+        "data": data.Options,
+        "augment": augment.Options,
+        "frontend": frontend.Options,
+        "model": classifier.Options,
+        "optimizer": optimizer.Options,
+        "train": train.Options,
+        "eval": evaluators.Options,
+    }
+
+
+def stage() -> ConfigDict:
+    """Returns the defaults of one stage: what it reads, what it trains, how it is judged."""
+    c = ConfigDict()
+    for group, kind in groups().items():
+        c[group] = options.defaults(kind)
+    c.model.name = "spectrogram_resnet"  # see `sacjax list encoders`
+    c.model.encoder = dict()  # options of that encoder
+    c.objective = dict(
+        name="classification",  # see `sacjax list objectives`
+        options=dict(),  # of that objective
+    )
+    c.init_from = ""  # whose encoder it starts from: an earlier stage, a workdir, or hf:FOLDER
+    return c
+
+
+def default(**stages: ConfigDict) -> ConfigDict:
+    """Returns a whole config, locked, with the given stages in order (default: `supervised`)."""
+    stages = stages or {"supervised": stage()}
+    c = ConfigDict(dict(seed=0, stages=tuple(stages)))
+    c.transductive = False  # True: a stage without labels may hear a later stage's test clips
+    # Devices along each axis, -1 = all that are left. data: each has all parameters and a part of
+    # the batch; fsdp: a part of both; tensor: a part of the Transformer's inside, and the same rows.
+    c.mesh = dict(data=-1, fsdp=1, tensor=1)
+    c.checkpoint = dict(
+        every=0,  # steps; 0 = at each evaluation
+        keep=2,
+        asynchronous=True,
+    )
+    c.tensorboard = True
+    c.profile = False  # True: a jax.profiler trace of five steps under <workdir>/profile
+    for name, sub in stages.items():
+        c[name] = sub
+    return c.lock()
+
+
+def check(config: ConfigDict) -> ConfigDict:
+    """Checks values before anything compiles; returns the config. Raises UserError naming the key."""
+    if not config.stages:
+        raise UserError("config.stages is empty: name at least one stage")
+    for number, name in enumerate(config.stages):
+        if name not in config:
+            raise UserError(
+                f"config.stages names '{name}' but there is no config.{name}{nearest(name, config)}"
+            )
+        try:
+            check_stage(config[name])
+        except UserError as error:  # they do not know the stage's name
+            raise UserError(f"config.{name}.{error}") from error
+        if config[name].init_from in config.stages[number:]:
+            raise UserError(
+                f"config.{name}.init_from is '{config[name].init_from}', which does not run before "
+                f"{name}: name an earlier stage, a workdir, or hf: and a checkpoint's folder"
+            )
+    for axis, size in config.mesh.items():
+        if size == 0 or size < -1:
+            raise UserError(
+                f"config.mesh.{axis} is {size}: give a number of devices, or -1 for all that are left"
+            )
+    if config.checkpoint.every < 0 or config.checkpoint.keep < 1:
+        raise UserError("config.checkpoint: every must not be negative, and keep be 1 or more")
+    return config
+
+
+def check_stage(c: ConfigDict) -> None:
+    """Checks one stage. Raises UserError that begins with the key, such as `data.seconds is …`."""
+    from sacjax import augment, evaluators, models, objectives
+
+    for group, kind in groups().items():
+        names = {
+            field for field in c[group] if not (group == "model" and field in ("name", "encoder"))
+        }
+        given = {field: c[group][field] for field in names}
+        options.check(group, group, given, kind)
+        kind(**given)
+    if c.train.batch_size % c.optimizer.accumulation:
+        raise UserError(
+            f"train.batch_size {c.train.batch_size} does not divide by optimizer.accumulation "
+            f"{c.optimizer.accumulation}"
+        )
+    low, high, half = c.frontend.fmin, c.frontend.fmax, c.data.sample_rate / 2
+    if max(low, high) > half or 0 < high <= low:
+        raise UserError(
+            f"frontend: fmin {low} and fmax {high} must rise and stay within half of "
+            f"data.sample_rate {c.data.sample_rate}"
+        )
+    models.check(c.model)
+    objectives.check(c)
+    evaluators.check(c)
+    augment.check(c.augment.waveform, "waveform")
+    augment.check(c.augment.spectrogram, "spectrogram")

@@ -1,0 +1,55 @@
+"""The keys of a config's `data`: what is read, and how it is split, cut and fed."""
+
+import dataclasses
+import re
+from typing import Literal
+
+from sacjax.config import options as options_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(options_lib.Options):
+    """`data` of a stage."""
+
+    where = "data"
+
+    source: Literal["folder", "manifest", "tfds", "arrayrecord", "synthetic"] = "synthetic"
+    path: str = ""  # folder of labels, manifest, published layout of a TFDS builder, or shards
+    name: str = ""  # tfds: the data set's name, such as 'esc50/esc10'
+    data_dir: str = ""  # tfds: where prepared data sets are kept ('' = TFDS's default)
+    examples: int = 2048  # synthetic: clips in all
+    sample_rate: int = 16000  # Hz; everything is resampled to it
+    seconds: float = 1.0  # length of a training crop and of an evaluation window
+    crop: Literal["random", "center", "start"] = "random"  # in training
+    pad: Literal["zero", "repeat", "reflect"] = "zero"  # what follows a clip that is shorter
+    multi_label: bool = False  # several labels a clip: sigmoid, binary cross-entropy
+    group_pattern: str = ""  # folder, manifest: regular expression whose first group is the group
+    empty_label: Literal["unknown", "none"] = (
+        "unknown"  # csv, multi-label: what an empty cell means
+    )
+    fold: int = 0  # k: test on official fold k, train on the others; 0: no folds
+    holdout: tuple[float, ...] = (0.6, 0.2, 0.2)  # train, validation, test, where there is no split
+    validation_fraction: float = 0.2  # of the rest, under folds and official splits
+    split_seed: int = 0  # which random split
+    labels_per_class: int = 0  # keep so many training clips a class; 0 = all
+    label_fraction: float = 1.0  # keep this share of the training clips
+    balance: Literal["none", "over", "under"] = "none"  # sampling of classes
+    cache: bool = False  # keep decoded int16 clips in host memory
+    on_device: bool = False  # keep training clips in the devices' memory and crop them there
+    workers: int = 0  # decoding processes; 0 = threads of this process
+    prefetch: int = 2  # batches made ahead
+    max_bad_fraction: float = 0.05  # stop when more of the clips than this cannot be decoded
+    allow_outside_root: bool = False  # folder, manifest: let paths leave their folder
+
+    def check(self) -> None:
+        """Raises UserError for shares that are none, or a bad expression."""
+        self.require_positive("sample_rate", "seconds", "examples")
+        self.require_not_negative("fold", "labels_per_class", "workers", "prefetch")
+        self.require_shares("validation_fraction", "label_fraction", "max_bad_fraction")
+        shares = self.holdout
+        good = len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6
+        self.require(good, "holdout", "give three shares that sum to 1")
+        try:
+            re.compile(self.group_pattern)
+        except re.error as error:
+            self.require(False, "group_pattern", f"it is no regular expression ({error})")

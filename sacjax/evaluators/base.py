@@ -1,0 +1,91 @@
+"""The contract of an evaluator, and the trained model that it judges."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from sacjax.evaluators.predictions import predict
+from sacjax.train import metrics
+
+When = Literal["always", "end"]
+
+
+class Scores(NamedTuple):
+    """What an evaluator says of a part."""
+
+    values: dict[str, float]
+    """{metric: value}."""
+
+    rows: list[dict[str, Any]]
+    """Rows of the table of predictions: `file, split, label, probabilities, index`; may be none."""
+
+
+@dataclasses.dataclass
+class Judged:
+    """A model, and the data set on which it is judged."""
+
+    stage: ConfigDict
+    seed: int
+    objective: Any
+    recordings: Any
+    parts: dict[str, np.ndarray]
+    """{'train', 'validation', 'test'} → places in `recordings`."""
+
+    batches: Callable[[np.ndarray], Iterator[dict[str, Any]]]
+    """Indices → host batches of evaluation windows."""
+
+    logits: Callable[[dict[str, Any]], Any]
+    """Host batch → [B, C]."""
+
+    embeddings: Callable[[dict[str, Any]], Any]
+    """Host batch → [B, D]."""
+
+    sums: Callable[[dict[str, Any]], metrics.Sums]
+    """Host batch → {metric: (sum, count)} of the objective."""
+
+    def predict(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (logits [n, C] of clips, seen [n]); see `predictions.predict`."""
+        classes = len(self.recordings.class_names)
+        return predict(self.logits, self.batches(indices), indices, classes)
+
+    def embed(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (embeddings [n, D] of clips, seen [n])."""
+        width = self.objective.features
+        return predict(self.embeddings, self.batches(indices), indices, width)
+
+    def evaluate(self, indices: np.ndarray) -> dict[str, float]:
+        """Returns the objective's own metrics of clips."""
+        total: Any = None
+        for batch in self.batches(indices):
+            sums = jax.device_get(self.sums(batch))
+            total = sums if total is None else metrics.add(total, sums)
+        return {} if total is None else self.objective.summarize(total)
+
+
+class Evaluator:
+    """Judges a model on a part of a data set.
+
+    A subclass sets `Options` and `__call__`. Its class docstring's first line is what
+    `sacjax list evaluators` shows.
+    """
+
+    Options: type
+    """Frozen dataclass of the config entry's options; `when` is among them."""
+
+    def __init__(self, **options: Any):
+        """Takes the options of a config's entry. Raises UserError for a bad one."""
+        self.options = self.Options(**options)
+
+    def __call__(self, judged: Judged, part: str, *, final: bool) -> Scores:
+        """Returns the scores of a part.
+
+        Args:
+          judged: the model and its data.
+          part: train, validation or test.
+          final: whether training is over: what takes long, such as intervals, is then added.
+        """
+        raise NotImplementedError

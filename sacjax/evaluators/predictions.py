@@ -1,0 +1,103 @@
+"""Predictions of batches, clip by clip, and the table of predictions."""
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def predict(
+    apply: Callable[[dict[str, Any]], Any],
+    batches: Iterable[dict[str, Any]],
+    indices: np.ndarray,
+    width: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what a model gives for clips, averaged over each clip's windows, on every host alike.
+
+    A clip of which a window cannot be decoded is not seen: the rest of it would be judged as if it
+    were the whole.
+
+    Args:
+      apply: host batch → [B, width], either of this host's rows, or of the global batch sharded by
+        rows as the batch is.
+      batches: this host's batches, as `pipeline.eval_batches` makes them; every host has as many.
+      indices: int [n], the clips, each once; memory follows their number.
+      width: of a row.
+
+    Returns:
+      (float64 [n, width], zeros where not seen; seen, bool [n]), in the order of `indices`.
+    """
+    indices = np.asarray(indices, int)
+    order = np.argsort(indices)
+    total, count = np.zeros([len(indices), width]), np.zeros(len(indices), int)
+    bad = np.zeros(len(indices), bool)
+
+    def place(index: np.ndarray) -> np.ndarray:
+        return order[np.searchsorted(indices, index, sorter=order)]
+
+    for batch in batches:
+        rows = _own_rows(apply(batch)), np.asarray(batch["index"]), np.asarray(batch["mask"])
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            rows = multihost_utils.process_allgather(rows, tiled=True)
+        values, index, mask = rows
+        if len(values) != len(index):
+            raise ValueError(
+                f"{len(values)} rows for a batch of {len(index)}: they must be sharded as it is"
+            )
+        keep = mask > 0
+        np.add.at(total, place(index[keep]), values[keep].astype(np.float64))
+        np.add.at(count, place(index[keep]), 1)
+        bad[place(index[~keep & (index >= 0)])] = True
+    seen = (count > 0) & ~bad
+    return np.where(seen[:, None], total / np.maximum(count, 1)[:, None], 0.0), seen
+
+
+def _own_rows(logits: Any) -> np.ndarray:
+    """Returns the rows of a global array that this host's rows of the batch became, in their order.
+
+    A mesh may put hosts in any order (`jax.make_mesh` follows a TPU's wiring), so a row's global place says nothing here.
+    """
+    if not isinstance(logits, jax.Array) or logits.is_fully_addressable:
+        return np.asarray(logits)
+    shards = {shard.index[0].start or 0: shard.data for shard in logits.addressable_shards}
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+
+
+def write_predictions(
+    path: str | Path, rows: list[dict], class_names: Sequence[str], *, multi_label: bool = False
+) -> None:
+    """Writes a csv with file, split, label, prediction, and a column of probabilities for each class.
+
+    Args:
+      rows: dicts with `file`, `split`, `label`, `probabilities` [C].
+      multi_label: the prediction is every class of 0.5 or more, as `a|b`, instead of the most probable one.
+    """
+
+    def prediction(p: np.ndarray) -> str:
+        chosen = np.flatnonzero(np.asarray(p) >= 0.5) if multi_label else [int(np.argmax(p))]
+        return "|".join(class_names[int(k)] for k in chosen)
+
+    path = Path(path)
+    partial = path.with_suffix(".partial")
+    # File names may hold bytes that are not UTF-8; they are written as \\udcff.
+    with open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "split", "label", "prediction", *class_names])
+        for row in rows:
+            p = row["probabilities"]
+            writer.writerow(
+                [
+                    row["file"],
+                    row["split"],
+                    row["label"],
+                    prediction(p),
+                    *(f"{value:.6g}" for value in p),
+                ]
+            )
+    os.replace(partial, path)

@@ -1,0 +1,130 @@
+"""Probes: how well do labels follow from vectors of a frozen encoder?"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sacjax.errors import UserError
+
+REGULARIZATION = tuple(10.0**k for k in range(-4, 3))  # values of C to choose from
+FOLDS = 5
+
+
+def knn(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray | None,
+    test_labels: np.ndarray | None,
+    neighbours: int = 10,
+) -> float:
+    """Returns the accuracy of the majority of the nearest training vectors [N, D] by cosine distance.
+
+    Without test vectors each training vector is asked for the others' label.
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+
+    others = len(train) - (test is None)
+    model = KNeighborsClassifier(min(neighbours, others), metric="cosine").fit(train, train_labels)
+    return float(np.mean(model.predict(test) == (train_labels if test is None else test_labels)))
+
+
+def linear(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    seed: int = 0,
+) -> float:
+    """Returns the test accuracy of logistic regression on standardized vectors [N, D].
+
+    The strength of its regularization is chosen by stratified 5-fold cross-validation on the training vectors where each class has 5
+    or more, else C = 1. `seed` shuffles the folds.
+
+    Raises:
+      UserError: fewer than two classes to train on, or nothing to test.
+    """
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
+    check(train_labels, test_labels)
+    model = _classifier()
+    if np.unique(train_labels, return_counts=True)[1].min() >= FOLDS:
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+        model = GridSearchCV(model, {"logisticregression__C": REGULARIZATION}, cv=folds)
+    return _accuracy(model, train, train_labels, test, test_labels)
+
+
+def few_shot(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    shots: Sequence[int] = (1, 5, 10, 50),
+    draws: int = 5,
+    seed: int = 0,
+) -> dict[int, list[float]]:
+    """Returns {shot: [test accuracy of each draw]} of logistic regression (C = 1) on so many random training vectors of each class.
+
+    A class that has fewer gives all it has; shots that no class has are left out. Within a draw the vectors of a smaller shot are among
+    those of a larger one.
+
+    Raises:
+      UserError: fewer than two classes to train on, nothing to test, or shots or draws that are not positive.
+    """
+    check(train_labels, test_labels)
+    if draws < 1 or any(shot < 1 for shot in shots):
+        raise UserError(
+            f"--shots {' '.join(map(str, shots))} and --draws {draws} must be 1 or more"
+        )
+    most = int(np.unique(train_labels, return_counts=True)[1].max())
+    accuracy: dict[int, list[float]] = {shot: [] for shot in shots if shot <= most}
+    for draw in range(draws):
+        order = shuffled_classes(train_labels, seed, draw)
+        for shot in accuracy:
+            kept = np.concatenate([own[:shot] for own in order])
+            accuracy[shot].append(
+                _accuracy(_classifier(), train[kept], train_labels[kept], test, test_labels)
+            )
+    return accuracy
+
+
+def shuffled_classes(labels: np.ndarray, seed: int, draw: int) -> list[np.ndarray]:
+    """Returns for each class the indices of its vectors, in the random order of a draw."""
+    rng = np.random.default_rng([seed, draw])
+    return [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+
+
+def check(train_labels: np.ndarray, test_labels: np.ndarray) -> None:
+    """Raises UserError where there is nothing to train on or to test."""
+    for part, labels in (("training", train_labels), ("test", test_labels)):
+        if not len(labels):
+            raise UserError(
+                f"the {part} part has no labelled clip to probe with; see data.fold, data.holdout, data.path"
+            )
+    classes = len(np.unique(train_labels))
+    if classes < 2:
+        raise UserError(f"the training part has {classes} class; a probe needs two or more")
+
+
+def _classifier() -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
+
+
+def _accuracy(
+    model: Any,
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+) -> float:
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        # With little regularization it may not converge; accuracy has long settled then.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return float(model.fit(train, train_labels).score(test, test_labels))

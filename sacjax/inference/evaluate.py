@@ -1,0 +1,141 @@
+"""Evaluates trained workdirs, one or several as an ensemble, on a part of a data set."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sacjax import config as config_lib
+from sacjax import evaluators, stages
+from sacjax.data import sources, splits
+from sacjax.errors import UserError
+from sacjax.evaluators.classification import score
+from sacjax.evaluators.predictions import write_predictions
+from sacjax.inference.model import Model, load_trained, trained_stage
+from sacjax.io import write_json
+from sacjax.objectives import OBJECTIVES
+from sacjax.train import sharding
+
+PER_CLASS = ("f1/", "precision/", "recall/")  # scores that the console leaves to scores.json
+
+
+def evaluate_workdirs(
+    workdirs: list[str],
+    overrides: list[str],
+    split: str,
+    which: str | None = None,
+    output: str | None = None,
+) -> dict[str, float]:
+    """Evaluates trained workdirs, several as an ensemble (mean probabilities).
+
+    The mesh and the batch are those of the workdirs' configs with the overrides, on whatever devices
+    there are here. Scores and predictions are written to `output`.
+
+    Args:
+      workdirs: one or more.
+      overrides: `--config.….=…` strings: another data set with the same labels, another mesh.
+      split: train, validation, test, or all.
+      which: the best or the last checkpoint; None: what each stage's `eval.checkpoint` says.
+      output: folder for `scores.json` and `predictions.csv`; default `<first workdir>/eval/<split>`.
+
+    Raises:
+      UserError: an unknown split or label, an empty part, workdirs with different labels, or devices
+        and batches that do not fit.
+    """
+    folder = Path(output) if output else Path(workdirs[0]) / "eval" / split
+    prepared = [_prepare(workdir, overrides) for workdir in workdirs]
+    _writable(folder)
+    found = [
+        _judged(workdir, which, split, folder, *one)
+        for workdir, one in zip(workdirs, prepared, strict=True)
+    ]
+    first = found[0]
+    indices = first.parts[split]
+    for workdir, judged in zip(workdirs, found, strict=True):
+        same = judged.recordings.names == first.recordings.names
+        if judged.recordings.class_names != first.recordings.class_names:
+            raise UserError(
+                f"{workdir}: its labels differ from those of {workdirs[0]}; an ensemble needs the same"
+            )
+        if not same or not np.array_equal(judged.parts[split], indices):
+            raise UserError(
+                f"{workdir}: its {split} part differs from that of {workdirs[0]}; an ensemble needs "
+                "the same clips"
+            )
+    total, seen = np.zeros([]), np.ones(len(indices), bool)
+    for judged in found:
+        logits, read = judged.predict(indices)
+        total, seen = total + judged.objective.probabilities(logits), seen & read
+    scores = score(first, split, total / len(found), seen, final=True)
+    values = {f"{split}/{name}": value for name, value in scores.values.items()}
+    names, several = first.recordings.class_names, first.stage.data.multi_label
+    write_predictions(folder / "predictions.csv", scores.rows, names, multi_label=several)
+    write_json(folder / "scores.json", values)
+    if not values:
+        print(f"no clip of the {split} part has a label: there are predictions, but no scores")
+    for name, value in values.items():
+        if not name.removeprefix(f"{split}/").startswith(PER_CLASS):
+            print(f"{name:40s} {value:.4f}")
+    print(f"written to {folder}")
+    return values
+
+
+def _prepare(workdir: str, overrides: list[str]) -> tuple[Any, str, Any]:
+    """Returns (config with overrides, stage, mesh), checked before a checkpoint is read."""
+    config, name = trained_stage(workdir)
+    if not OBJECTIVES[config[name].objective.name].needs_labels:
+        raise UserError(
+            f"{workdir}: stage {name} was trained without labels and cannot give any: fine-tune it "
+            f"(init_from={workdir}), or use sacjax embed or sacjax probe"
+        )
+    if not any(text.removeprefix("--").startswith("config.mesh.") for text in overrides):
+        config.mesh.update(
+            data=-1, fsdp=1, tensor=1
+        )  # whatever devices are here, not the training's
+    config = config_lib.override(config, overrides)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(f"{name}.eval.batch_size", config[name].eval.batch_size, mesh)
+    return config, name, mesh
+
+
+def _judged(
+    workdir: str, which: str | None, split: str, folder: Path, config: Any, name: str, mesh: Any
+) -> evaluators.Judged:
+    """Returns a workdir's model with the data of its config. Raises UserError for a bad split."""
+    model: Model = load_trained(workdir, which, name, mesh)
+    stage = config[name]
+    recordings = sources.load(stage.data).with_classes(model.labels)
+    parts = splits.split(recordings, stage.data)
+    parts["all"] = np.arange(len(recordings))
+    if split not in parts:
+        raise UserError(f"--split is '{split}'; choose one of {', '.join(parts)}")
+    if not len(parts[split]):
+        raise UserError(f"--split {split}: that part of the data set is empty; try --split all")
+
+    def on_mesh(function: Any) -> Any:
+        def apply(batch: dict[str, Any]) -> Any:
+            batch = sharding.put_batch(batch, mesh)
+            return function(batch["audio"], batch["length"])
+
+        return apply
+
+    return evaluators.Judged(
+        stage=stage,
+        seed=config.seed,
+        objective=model.objective,
+        recordings=recordings,
+        parts=parts,
+        batches=lambda indices: stages.eval_batches(recordings, indices, stage, folder),
+        logits=on_mesh(model.logits),
+        embeddings=on_mesh(model.embeddings),
+        sums=lambda batch: {},
+    )
+
+
+def _writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output {folder}: cannot be written: {error.strerror}; choose another folder"
+        ) from error

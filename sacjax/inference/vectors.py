@@ -1,0 +1,80 @@
+"""Tables of vectors on disk: .npz and .parquet."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sacjax.errors import UserError
+
+
+def write(
+    path: Path, files: list[str], table: dict[str, np.ndarray], row_files: np.ndarray | None = None
+) -> None:
+    """Writes `files` and the arrays of `table` as .npz or .parquet, whole or not at all.
+
+    Args:
+      table: `embeddings` and what else a .npz holds.
+      row_files: of frames, the file that each is of, as a place in `files`; a .parquet then has a row a frame, with its time.
+
+    Raises:
+      UserError: the place cannot be written.
+    """
+    # Names may hold bytes that are not UTF-8.
+    names = [name.encode("utf-8", "backslashreplace").decode() for name in files]
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as out:
+            if path.suffix == ".npz":
+                np.savez(out, files=np.array(names, str), **table)  # type: ignore[arg-type]
+            else:
+                _write_parquet(out, names, table, row_files)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(
+            f"--output {path}: cannot be written: {error.strerror}; choose another place"
+        ) from error
+    finally:
+        if partial.is_file():
+            partial.unlink()
+
+
+def _write_parquet(
+    out: Any, names: list[str], table: dict[str, np.ndarray], row_files: np.ndarray | None
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    vectors = table["embeddings"]
+    ends = np.arange(len(vectors) + 1) * vectors.shape[1]
+    lists = (
+        pa.LargeListArray if ends[-1] >= 1 << 31 else pa.ListArray
+    )  # a list's places have 32 bits
+    column = lists.from_arrays(
+        pa.array(ends, pa.int64() if ends[-1] >= 1 << 31 else pa.int32()), vectors.ravel()
+    )
+    if row_files is None:
+        columns = {"file": pa.array(names), "embedding": column}
+    else:
+        file = pa.DictionaryArray.from_arrays(
+            pa.array(row_files, pa.int32()), pa.array(names)
+        ).dictionary_decode()
+        columns = {"file": file, "time": pa.array(table["times"]), "embedding": column}
+    pq.write_table(pa.table(columns), out)
+
+
+def check_output(path: Path) -> None:
+    """Raises UserError for a file that cannot be written, before anything is computed."""
+    if path.suffix not in (".npz", ".parquet"):
+        raise UserError(f"--output is '{path}': its name must end in .npz or .parquet")
+    if path.is_dir():
+        raise UserError(f"--output is '{path}': that is a folder; name a file")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                "--output: .parquet needs pyarrow: pip install pyarrow, or write .npz"
+            ) from error

@@ -1,0 +1,237 @@
+"""What happens around the steps of a training: log, evaluate, save, watch, profile, stop."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from sacjax.errors import Terminated, UserError, nearest
+from sacjax.train.faults import Termination
+from sacjax.train.loop import GoBack, Hook, Record, Run
+from sacjax.train.state import TrainState
+from sacjax.train.step import schedule_progress
+
+PROFILED_STEPS = 5
+FIRST_PROFILED = 3  # steps after the start, past what compiles
+
+Validate = Callable[[TrainState], dict[str, float]]
+
+
+def default_hooks(validate: Validate) -> list[Hook]:
+    """Returns the hooks of a stage, in the order in which they act after a step.
+
+    Args:
+      validate: state → metrics of the validation part.
+    """
+    return [
+        ProfileHook(),
+        SkippedHook(),
+        LogHook(),
+        GiveUpHook(),
+        HealthHook(),
+        EvaluateHook(validate),
+        SaveHook(),
+        TerminationHook(),
+    ]
+
+
+def is_logged(run: Run, step: int) -> bool:
+    """Returns whether a step ends a log line."""
+    return step % run.stage.train.log_every == 0 or step == run.steps
+
+
+class ProfileHook(Hook):
+    """Writes a jax.profiler trace of five steps under `<workdir>/profile`, if `config.profile`."""
+
+    def __init__(self) -> None:
+        """Starts with the run's first steps still to come."""
+        self.first: int | None = None
+
+    def before_step(self, run: Run, batch: dict[str, Any]) -> None:
+        """Starts the trace."""
+        if self.first is None:
+            self.first = run.step + FIRST_PROFILED
+        if run.config.profile and run.step == self.first:
+            jax.profiler.start_trace(str(run.workdir / "profile"))
+
+    def after_step(self, run: Run) -> None:
+        """Ends the trace."""
+        if run.config.profile and run.step == (self.first or 0) + PROFILED_STEPS:
+            jax.block_until_ready(run.state)
+            jax.profiler.stop_trace()
+
+
+class SkippedHook(Hook):
+    """Lists the updates that were skipped, with their clips."""
+
+    def before_step(self, run: Run, batch: dict[str, Any]) -> None:
+        """Remembers which clips an update is made of."""
+        run.skipped.note(run.step + 1, batch)
+
+    def after_step(self, run: Run) -> None:
+        """Writes the table, and the number of the skipped for the log line."""
+        if not is_logged(run, run.step):
+            return
+        skips = jax.device_get(run.state.skips)
+        first = max(run.step - len(skips), 0) + 1
+        lost = [s for s in range(first, run.step + 1) if skips[(s - 1) % len(skips)]]
+        run.skipped.write(lost)
+        run.state = run.state._replace(skips=jnp.zeros_like(run.state.skips))
+        if lost:
+            run.values["train/skipped_updates"] = len(lost)
+
+
+class LogHook(Hook):
+    """Writes the metrics since the last log line, the learning rate and the speed."""
+
+    def __init__(self) -> None:
+        """Knows no progress yet."""
+        self.progress: Any = 0.0
+
+    def before_step(self, run: Run, batch: dict[str, Any]) -> None:
+        """Keeps the schedule's progress before the step, by which its learning rate was."""
+        if is_logged(run, run.step + 1):
+            options = run.stage.optimizer
+            self.progress = schedule_progress(run.step, run.state.progress, options.schedule_count)
+
+    def after_step(self, run: Run) -> None:
+        """Writes the line and starts new sums."""
+        if not is_logged(run, run.step):
+            return
+        sums = run.task.objective.summarize(run.state.sums)
+        values = {f"train/{key}": value for key, value in sums.items()} | run.values
+        run.state = run.state._replace(sums=jax.tree.map(jnp.zeros_like, run.state.sums))
+        rates = run.progress.rates()
+        record = run.record
+        record.productive += rates.get("time/productive_seconds", 0.0)
+        # The share of the time since the run first began that went into steps that are kept.
+        rates["time/goodput"] = record.productive / max(time.time() - record.began, 1e-9)
+        values["learning_rate"] = float(run.schedule(self.progress))
+        values["epoch"] = run.step / run.epoch_steps
+        run.write(values | rates)
+        run.progress.reset()
+
+
+class GiveUpHook(Hook):
+    """Goes back once after many skipped updates in a row, then gives up."""
+
+    def after_step(self, run: Run) -> None:
+        """Raises GoBack, or UserError where it went back before."""
+        if not is_logged(run, run.step):
+            return
+        in_row = int(run.state.skipped)
+        if in_row < run.stage.train.max_skipped:
+            return
+        what = (
+            f"stage {run.name}: {in_row} updates in a row up to step {run.step} were not finite "
+            f"({run.skipped.path.name} lists their clips)"
+        )
+        if run.record.order or not run.checkpoints.back_before(run.step - in_row):
+            raise UserError(f"{what}: lower optimizer.learning_rate, or set optimizer.clip_norm")
+        if run.is_first_host:
+            last = run.checkpoints.latest()
+            print(f"{what}: back to step {last}, with the data in another order")
+        raise GoBack
+
+
+class HealthHook(Hook):
+    """Stops a run that has collapsed, by what its objective says of a log line."""
+
+    def after_step(self, run: Run) -> None:
+        """Raises UserError after `patience` log lines in a row that look collapsed."""
+        if not is_logged(run, run.step):
+            return
+        objective, record = run.task.objective, run.record
+        prefix = "train/"
+        values = {k.removeprefix(prefix): v for k, v in run.values.items() if k.startswith(prefix)}
+        reason = objective.health(values)
+        record.collapsed = record.collapsed + 1 if reason else 0
+        if objective.patience and record.collapsed >= objective.patience:
+            raise UserError(
+                f"stage {run.name} has collapsed ({record.collapsed} log lines in a row, up to step "
+                f"{run.step}): {reason}; {objective.advice}"
+            )
+
+
+class EvaluateHook(Hook):
+    """Evaluates the validation part, notes the best step and stops early."""
+
+    def __init__(self, validate: Validate):
+        """Takes what gives the metrics of the validation part."""
+        self.validate = validate
+
+    def after_step(self, run: Run) -> None:
+        """Evaluates where it is time to."""
+        if not is_evaluated(run):
+            return
+        values = self.validate(run.state)
+        run.write(values)
+        patience = run.stage.train.early_stopping
+        needed = bool(patience) or run.stage.eval.checkpoint == "best"
+        note_best(run.record, values, run.stage.eval, run.step, needed)
+        run.record.stopped = bool(patience and run.record.since_best >= patience)
+        run.progress.reset()
+
+
+class SaveHook(Hook):
+    """Saves at each evaluation, or every `checkpoint.every` steps and the best and last step."""
+
+    def after_step(self, run: Run) -> None:
+        """Saves where it is time to."""
+        every, evaluated = run.config.checkpoint.every, is_evaluated(run)
+        is_best = evaluated and run.record.best_step == run.step
+        due = run.step % every == 0 if every else evaluated
+        if due or is_best or run.is_last:
+            metric = run.values.get(run.stage.eval.best)
+            run.save(metric if metric is not None and np.isfinite(metric) else None)
+        if evaluated:
+            run.progress.reset()
+
+
+class TerminationHook(Hook, Termination):
+    """Saves and ends a run that SIGTERM asks to end."""
+
+    def after_step(self, run: Run) -> None:
+        """Raises Terminated when the checkpoint is saved."""
+        if not run.is_last and self.asked(run.step):
+            run.save()
+            run.checkpoints.close()
+            raise Terminated(
+                f"stage {run.name}: SIGTERM at step {run.step}; its checkpoint is saved, the same "
+                "command goes on"
+            )
+
+
+def is_evaluated(run: Run) -> bool:
+    """Returns whether the validation part is evaluated after this step."""
+    train = run.stage.train
+    every = train.evaluate_every or max(run.epoch_steps, train.log_every)
+    return run.step % every == 0 or run.step == run.steps
+
+
+def note_best(
+    record: Record, values: dict[str, float], evaluation: ConfigDict, step: int, needed: bool
+) -> None:
+    """Notes whether this evaluation is the best so far; the first of equals is the best.
+
+    A value that is not finite is no better than any.
+
+    Raises:
+      UserError: there is no such metric, and it is `needed`.
+    """
+    value = values.get(evaluation.best)
+    if value is None:
+        if needed:
+            raise UserError(
+                f"eval.best: there is no metric '{evaluation.best}'{nearest(evaluation.best, values)}"
+            )
+        return
+    sign = 1 if evaluation.best_mode == "max" else -1
+    if np.isfinite(value) and (record.best is None or sign * value > sign * record.best):
+        record.best, record.best_step, record.since_best = float(value), step, 0
+    else:
+        record.since_best += 1

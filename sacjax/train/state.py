@@ -1,0 +1,96 @@
+"""All that a training step changes."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sacjax.train.checkpoint import take_encoder
+
+
+class TrainState(NamedTuple):
+    """All that a step changes; what is saved in a checkpoint."""
+
+    step: Any
+    """int32 [], updates done."""
+
+    progress: Any
+    """int32 [2], whole steps of the schedule and what was counted since (`schedule_count`)."""
+
+    params: Any
+    """What is trained."""
+
+    buffers: Any
+    """What is not: batch statistics, moving averages, frozen variables."""
+
+    opt_state: Any
+    ema: Any
+    """A moving average of the parameters, or None where it is off."""
+
+    sums: Any
+    """{metric: (sum, count)} since the last log line, so that a resumed run logs the same."""
+
+    skipped: Any
+    """int32 [], updates in a row, up to this one, of which something was not finite."""
+
+    skips: Any
+    """bool [log_every], which of the updates since the last log line were skipped."""
+
+
+class Pretrained(NamedTuple):
+    """Trained variables, of which a new stage takes the encoder's."""
+
+    source: str
+    """What a message calls them."""
+
+    params: Any
+    """Arrays, or their shapes as long as they have not been trained."""
+
+    buffers: Any
+
+
+def split_model(model: nnx.Module) -> tuple[Any, Any, Any]:
+    """Returns (graphdef, parameters, buffers) of a model, the latter two as plain trees."""
+    graphdef, params, buffers = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    return graphdef, nnx.as_pure(params), nnx.as_pure(buffers)
+
+
+def fresh_variables(model: nnx.Module, pretrained: Pretrained | None) -> tuple[Any, Any]:
+    """Returns (parameters, buffers) of a model, with the encoder of `pretrained` where it is given.
+
+    Raises:
+      UserError: its encoder is another one.
+    """
+    _, params, buffers = split_model(model)
+    if pretrained is None:
+        return params, buffers
+    return (
+        take_encoder(params, pretrained.params, pretrained.source),
+        take_encoder(buffers, pretrained.buffers, pretrained.source),
+    )
+
+
+def new_state(
+    params: Any, buffers: Any, opt_state: Any, sums: Any, *, ema: bool, log_every: int
+) -> TrainState:
+    """Returns the state before the first step.
+
+    Args:
+      params, buffers: of `fresh_variables`.
+      opt_state: of the optimizer's `init`.
+      sums: the shapes of the metrics.
+      ema: whether to keep a moving average of the parameters.
+      log_every: steps between log lines.
+    """
+    return TrainState(
+        step=jnp.zeros([], jnp.int32),
+        progress=jnp.zeros([2], jnp.int32),
+        params=params,
+        buffers=buffers,
+        opt_state=opt_state,
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        sums=jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sums),
+        skipped=jnp.zeros([], jnp.int32),
+        skips=jnp.zeros([log_every], bool),
+    )
