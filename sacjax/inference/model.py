@@ -57,7 +57,8 @@ class Predictions:
         """Returns each sound's `k` most probable (label, probability); [] where it was not read."""
         rows: list[list[tuple[str, float]]] = []
         for name, p in zip(self.names, self.probabilities, strict=True):
-            best = [] if name in self.bad else np.argsort(-p, kind="stable")[:k]
+            read = name not in self.bad
+            best = np.argsort(-p, kind="stable")[: k if read else 0]
             rows.append([(self.labels[i], float(p[i])) for i in best])
         return rows
 

@@ -11,14 +11,14 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax import models
-from sacjax.config.options import Options as OptionsBase
+from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.objectives.base import LOSS, NORMS, Display, Loss, Objective, num_features
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(OptionsBase):
+class ClassificationOptions(Options):
     """`objective.options` of a classifier."""
 
     where = "objective.options"
@@ -35,7 +35,7 @@ class Options(OptionsBase):
 class Classification(Objective):
     """A classifier: encoder → pooling → head, from labels that may be one-hot, soft or multi-hot."""
 
-    Options = Options
+    Options = ClassificationOptions
     needs_labels = True
     evaluators = (dict(name="classification"),)
     display = Display(
@@ -47,7 +47,7 @@ class Classification(Objective):
             "gradient norm": {"train/gradient_norm": NORMS["train/gradient_norm"]},
         },
     )
-    options: Options
+    options: ClassificationOptions
 
     def __init__(
         self, stage: ConfigDict, class_names: tuple[str, ...] = (), class_counts: Any = None

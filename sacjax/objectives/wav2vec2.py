@@ -16,7 +16,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax.augment.draws import example_keys
-from sacjax.config.options import Options as OptionsBase
+from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.conv import valid
@@ -41,7 +41,7 @@ ENCODERS = ("wav2vec2",)
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(OptionsBase):
+class Wav2Vec2Options(Options):
     """`objective.options` of wav2vec 2.0; the defaults are those published for base."""
 
     where = "objective.options"
@@ -100,7 +100,7 @@ class Options(OptionsBase):
 class Pretraining(nnx.Module):
     """Encoder, quantizer and the two projections that are compared."""
 
-    def __init__(self, encoder: Any, options: Options, rngs: nnx.Rngs):
+    def __init__(self, encoder: Any, options: Wav2Vec2Options, rngs: nnx.Rngs):
         """Takes an encoder of tokens."""
         self.encoder, self.options = encoder, options
         self.quantizer = Quantizer(
@@ -138,8 +138,8 @@ class Compared(NamedTuple):
 class Wav2Vec2Objective(Objective):
     """wav2vec 2.0: tell a masked frame's quantized code from distractors of the same clip."""
 
-    Options = Options
-    options: Options
+    Options = Wav2Vec2Options
+    options: Wav2Vec2Options
     advice = (
         "what usually helps: a higher objective.options.diversity_weight or temperature_end, a "
         "larger batch or optimizer.accumulation, a lower optimizer.learning_rate with a longer "
@@ -219,9 +219,10 @@ class Wav2Vec2Objective(Objective):
         view = batch["views"][0]
         tokens = model.encoder.tokens(view.inputs, view.lengths)
         tokens = tokens._replace(lengths=jnp.where(batch["mask"] > 0, tokens.lengths, 0))
-        key = jax.random.key(0) if ctx.key is None else ctx.rng(0)
+        key = ctx.rng(0) if ctx.train else None
         rows = jnp.arange(len(tokens.lengths)) if ctx.train else batch["index"]
-        keys = jax.vmap(jax.random.split)(example_keys(key, rows))
+        keys = example_keys(jax.random.key(0) if key is None else key, rows)
+        keys = jax.vmap(jax.random.split)(keys)
         masked = self.draw(keys, tokens.lengths, tokens.features.shape[1])
         return self.loss_of(model, tokens, masked, ctx)
 
@@ -419,7 +420,7 @@ def _variance(x: jax.Array, counted: jax.Array, count: jax.Array) -> tuple[Any, 
     return jnp.where(count > 0, 1 - jnp.square(mean).sum(), 0.0), (count > 0).astype(jnp.float32)
 
 
-def masks(keys: jax.Array, lengths: jax.Array, size: int, options: Options) -> jax.Array:
+def masks(keys: jax.Array, lengths: jax.Array, size: int, options: Wav2Vec2Options) -> jax.Array:
     """Returns the masks bool [B, size] of clips of so many frames, one key each."""
     return jax.vmap(lambda key, n: span_mask(key, n, size, **options.spans()))(keys, lengths)
 

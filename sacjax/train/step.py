@@ -300,8 +300,7 @@ def make_trainer(
         state_shapes=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, at_rest
         ),
-        flops=stage.optimizer.accumulation
-        * flops.of_gradient(partial(micro_loss, setup), *example),
+        flops=stage.optimizer.accumulation * _flops(setup, *example),
         activations=lambda: _activations(setup, *example),
     )
 
@@ -351,7 +350,14 @@ def _example(setup: Setup, params: Any, buffers: Any, key: jax.Array) -> tuple[A
     size = setup.stage.train.batch_size // setup.stage.optimizer.accumulation
     batch = batch_shapes(setup.stage, size, setup.objective.num_classes)
     views = jax.eval_shape(setup.views, batch, key)
-    return params, buffers, views, Context(key, jax.ShapeDtypeStruct([], jnp.float32))
+    progress: Any = jax.ShapeDtypeStruct([], jnp.float32)
+    return params, buffers, views, Context(key, progress)
+
+
+def _flops(setup: Setup, *example: Any) -> float:
+    """Returns those of a micro-batch's loss and its gradient, without parameters that never train."""
+    loss = jax.make_jaxpr(partial(micro_loss, setup))(*example)
+    return flops.of_gradient(loss, [not never for never in jax.tree.leaves(setup.never_trained)])
 
 
 def _activations(setup: Setup, params: Any, *rest: Any) -> float:
