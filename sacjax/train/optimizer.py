@@ -50,7 +50,7 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
 def make_optimizer(
     config: ConfigDict, steps: int, params: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns the transformation for `steps` updates of `params`; its update also takes `place`, the steps of the schedule so far.
+    """Returns the transformation for `steps` updates of `params`; its update also takes `progress`, the steps of the schedule so far.
 
     Raises:
       UserError: a pattern of `multipliers` or `freeze` that matches no parameter.
@@ -108,12 +108,12 @@ def _by_pattern(rules: tuple, default: float, params: Any, key: str) -> Any:
 
 
 def _scale_by(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
-    """Scales by minus the learning rate at `place`, the steps of the schedule so far; without it, at the count of updates."""
+    """Scales by minus the learning rate at `progress`, the steps of the schedule so far; without it, at the count of updates."""
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, place: Any = None, **_: Any
+        updates: Any, state: Any, params: Any = None, *, progress: Any = None, **_: Any
     ) -> tuple[Any, Any]:
-        rate = schedule(state.count if place is None else place)
+        rate = schedule(state.count if progress is None else progress)
         return jax.tree.map(lambda u: -rate * u, updates), optax.ScaleByScheduleState(
             state.count + 1
         )
@@ -171,3 +171,29 @@ def update_ema(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
     """Returns the exponential moving average after one more step; early on it averages all steps so far."""
     kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, ema, params)
+
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    name: str = "adamw"
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    schedule_count: int = 0
+    schedule_steps: int = 0
+    warmup_steps: int = 0
+    warmup_fraction: float = 0.05
+    final_fraction: float = 0.01
+    momentum: float = 0.9
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    accumulation: int = 1
+    ema_decay: float = 0.0
+    multipliers: tuple = ()
+    layer_decay: float = 1.0
+    freeze: tuple = ()

@@ -1,0 +1,1 @@
+from sacjax.data.sources.files import EXTENSIONS, OpenFiles, load  # noqa
