@@ -1,9 +1,11 @@
 """Your own recordings: a folder with one sub-folder of sound files for each label.
 
-    python -m sacjax.main --config configs/folder.py --workdir runs/mine --config.supervised.data.path=DIR
+    python -m sacjax.main --config configs/folder.py --workdir runs/mine \\
+        --config.supervised.data.path=DIR
 
-A spectrogram ResNet with mixup and SpecAugment on 3 s crops at 16 kHz; 60 % of the clips train, 20 % choose the best
-checkpoint, 20 % test, stratified by label. For a csv with `filename,label` set data.source=manifest.
+A spectrogram ResNet with mixup and SpecAugment on 3 s crops at 16 kHz; 60 % of the clips train, 20
+% choose the best checkpoint, 20 % test, stratified by label. For a csv with `filename,label` set
+data.source=manifest.
 """
 
 from sacjax import config as config_lib

@@ -1,9 +1,11 @@
-"""The quickstart: 20 classes of synthesized sound, no download; a small wav2vec 2.0 learns from 2000 clips without labels, then from few.
+"""The quickstart: 20 classes of synthesized sound, no download; a small wav2vec 2.0 learns from
+2000 clips without labels, then from few.
 
     python -m sacjax.main --config configs/quickstart.py --workdir runs/quickstart
 
-Three stages, three minutes on two CPU cores: `pretrain` hears the training clips without labels; `scratch` trains the network on ten
-labels a class alone; `finetune` does the same from the pretrained encoder. `shots` is the number of labels a class.
+Three stages, three minutes on two CPU cores: `pretrain` hears the training clips without labels;
+`scratch` trains the network on ten labels a class alone; `finetune` does the same from the
+pretrained encoder. `shots` is the number of labels a class.
 """
 
 from sacjax import config as config_lib

@@ -6,9 +6,20 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import soundfile as sf
+
+# Shapes in signatures are checked at run time in the tests, before anything imports the modules.
+SHAPED = (
+    "sacjax.augment",
+    "sacjax.frontend",
+    "sacjax.layers",
+    "sacjax.models",
+    "sacjax.objectives",
+)
+jaxtyping.install_import_hook(SHAPED, "beartype.beartype")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,11 +1,13 @@
-"""wav2vec 2.0, small, on ESC-10: pretrained without labels on four folds, fine-tuned on few labels of them, tested on the fifth.
+"""wav2vec 2.0, small, on ESC-10: pretrained without labels on four folds, fine-tuned on few labels
+of them, tested on the fifth.
 
     python -m sacjax.main --config configs/esc50/wav2vec2.py:fold=1,shots=4 --workdir runs/esc10/wav2vec2
-    python launch/benchmarks/few_labels.py --only esc10 --runs runs    # the README's table: folds × draws, from scratch beside it
+    # The README's table: folds × draws, from scratch beside it.
+    python launch/benchmarks/few_labels.py --only esc10 --runs runs
 
-The recipe is that of configs/wav2vec2/folder.py with frames of 40 ms, as these sounds change more slowly than speech. Arguments: `fold=k` the
-test fold (of both stages), `shots` labels a class (0: all), `draw` which ones, `scratch` leaves the pretraining out, `pretrain_only` the
-fine-tuning.
+The recipe is that of configs/wav2vec2/folder.py with frames of 40 ms, as these sounds change more
+slowly than speech. Arguments: `fold=k` the test fold (of both stages), `shots` labels a class (0:
+all), `draw` which ones, `scratch` leaves the pretraining out, `pretrain_only` the fine-tuning.
 """
 
 from pathlib import Path

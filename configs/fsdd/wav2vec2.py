@@ -1,16 +1,20 @@
-"""wav2vec 2.0, small, on the Free Spoken Digit Dataset: pretrained without labels, fine-tuned on few, tested on a speaker never heard.
+"""wav2vec 2.0, small, on the Free Spoken Digit Dataset: pretrained without labels, fine-tuned on
+few, tested on a speaker never heard.
 
     python -m sacjax.main --config configs/fsdd/wav2vec2.py:fold=1,shots=10 --workdir runs/fsdd/wav2vec2
-    python launch/benchmarks/few_labels.py --only fsdd --runs runs     # the README's table: folds × shots × draws, from scratch beside it
+    # The README's table: folds × shots × draws, from scratch beside it.
+    python launch/benchmarks/few_labels.py --only fsdd --runs runs
 
-Arguments: `fold=k` the speaker left out (of both stages), `shots` labels per digit (0: all), `draw` which ones, `scratch` leaves the
-pretraining out, `pretrain_only` the fine-tuning. Frames are 10 ms: digits last half a second, and a masked span is 100 ms.
-A small batch, and so no collapse, on one device: a Gumbel temperature that falls within the run, and a small codebook.
+Arguments: `fold=k` the speaker left out (of both stages), `shots` labels per digit (0: all), `draw`
+which ones, `scratch` leaves the pretraining out, `pretrain_only` the fine-tuning. Frames are 10 ms:
+digits last half a second, and a masked span is 100 ms. A small batch, and so no collapse, on one
+device: a Gumbel temperature that falls within the run, and a small codebook.
 """
 
 from sacjax import config as config_lib
 
-# Group norm over time, as base: layer norm of each frame makes a room's silence as loud as speech, and a speaker in another room is lost.
+# Group norm over time, as base: layer norm of each frame makes a room's silence as loud as speech,
+# and a speaker in another room is lost.
 ENCODER = dict(
     size="mini",
     conv_channels=(64,) * 5,
@@ -67,8 +71,9 @@ def get_config(arg=""):
     f = c.finetune
     f.data.labels_per_class = arg.shots
     f.data.split_seed = arg.draw
-    # A digit at another speed, its pitch and formants with it, is nearly another speaker's. The whole network learns from the
-    # start, as from scratch: frozen convolutions keep what they know of the five speakers, and cost 20 points.
+    # A digit at another speed, its pitch and formants with it, is nearly another speaker's. The
+    # whole network learns from the start, as from scratch: frozen convolutions keep what they know
+    # of the five speakers, and cost 20 points.
     f.augment.waveform = (
         dict(name="speed", low_factor=0.8, high_factor=1.25),
         dict(name="shift", max_share=0.1, circular=False),

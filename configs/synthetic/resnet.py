@@ -2,7 +2,8 @@
 
     python -m sacjax.main --config configs/synthetic/resnet.py --workdir runs/synthetic
 
-A minute or two on two CPU cores. A linear model on mean log-mel features gets about 45 % of the test clips right, this more than 95 %.
+A minute or two on two CPU cores. A linear model on mean log-mel features gets about 45 % of the
+test clips right, this more than 95 %.
 """
 
 from sacjax import config as config_lib

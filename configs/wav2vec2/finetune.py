@@ -1,11 +1,13 @@
 """Fine-tunes a wav2vec 2.0, HuBERT or data2vec-audio checkpoint on a folder of labelled sounds.
 
     python -m sacjax.main --config configs/wav2vec2/finetune.py --workdir runs/finetuned \\
-        --config.finetune.data.path=DIR --config.finetune.init_from=hf:CHECKPOINT      # or a workdir of sacjax
+        # Or a workdir of sacjax.
+        --config.finetune.data.path=DIR --config.finetune.init_from=hf:CHECKPOINT
 
-Convolutions stay frozen, the Transformer for the first tenth of the updates. Dropouts, masks, rate and betas are those of fairseq's
-base_10h.yaml, which fine-tunes for 20,000 updates, half of them with a frozen Transformer, and without a rate of its own for the head.
-The encoder's shape comes from the checkpoint.
+Convolutions stay frozen, the Transformer for the first tenth of the updates. Dropouts, masks, rate
+and betas are those of fairseq's base_10h.yaml, which fine-tunes for 20,000 updates, half of them
+with a frozen Transformer, and without a rate of its own for the head. The encoder's shape comes
+from the checkpoint.
 """
 
 from sacjax import config as config_lib

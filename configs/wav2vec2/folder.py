@@ -1,10 +1,13 @@
-"""wav2vec 2.0 for one device on your own recordings: pretrained on many without labels, fine-tuned on the few that have one.
+"""wav2vec 2.0 for one device on your own recordings: pretrained on many without labels, fine-tuned
+on the few that have one.
 
     python -m sacjax.main --config configs/wav2vec2/folder.py --workdir runs/mine \\
-        --config.pretrain.data.path=UNLABELLED --config.finetune.data.path=LABELLED     # may be the same folder
+        # May be the same folder.
+        --config.pretrain.data.path=UNLABELLED --config.finetune.data.path=LABELLED
 
-UNLABELLED is searched whole, whatever its sub-folders; LABELLED has one for each label. Arguments: `rate` in Hz and `seconds` of a crop,
-for both stages; `size` of the encoder (mini: two cores; small, base: a GPU); `pretrain_only` and `scratch` leave one stage out.
+UNLABELLED is searched whole, whatever its sub-folders; LABELLED has one for each label. Arguments:
+`rate` in Hz and `seconds` of a crop, for both stages; `size` of the encoder (mini: two cores;
+small, base: a GPU); `pretrain_only` and `scratch` leave one stage out.
 """
 
 from sacjax import config as config_lib
@@ -30,7 +33,8 @@ def get_config(arg=""):
     p.data.holdout = (0.9, 0.05, 0.05)
     p.augment.waveform = (dict(name="gain"),)
     p.objective.name = "wav2vec2"
-    p.objective.options = dict(  # a temperature that falls within the run, and a small codebook: no collapse with small batches
+    # A temperature that falls within the run, and a small codebook: no collapse with small batches.
+    p.objective.options = dict(
         codebook_entries=64,
         codebook_dim=128,
         projection_dim=128,
@@ -42,8 +46,9 @@ def get_config(arg=""):
     p.optimizer.learning_rate = 1e-3
     p.optimizer.warmup_fraction = 0.1
     p.optimizer.beta2 = 0.98
-    # The convolutions wait until the Transformer can predict: trained from the first step they make the frames of sounds that are
-    # hard to predict all alike (ESC-10 stayed at chance), and then there is nothing left to learn.
+    # The convolutions wait until the Transformer can predict: trained from the first step they make
+    # the frames of sounds that are hard to predict all alike (ESC-10 stayed at chance), and then
+    # there is nothing left to learn.
     p.optimizer.freeze = (("encoder/conv", 200),)
     p.train.steps = 2000
     p.train.evaluate_every = 500

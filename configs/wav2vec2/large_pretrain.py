@@ -2,8 +2,9 @@
 
     python -m sacjax.main --config configs/wav2vec2/large_pretrain.py --workdir DIR --config.pretrain.data.path=DIR
 
-Reads ArrayRecord shards of 16 kHz speech (see `python -m sacjax.prepare`). A batch is 2.8 hours of sound, as on 128 GPUs.
-Peak rate, temperature and the 600,000 updates are the paper's; no dropout and no layer drop are fairseq's wav2vec2_large_librivox.
+Reads ArrayRecord shards of 16 kHz speech (see `python -m sacjax prepare`). A batch is 2.8 hours of
+sound, as on 128 GPUs. Peak rate, temperature and the 600,000 updates are the paper's; no dropout
+and no layer drop are fairseq's wav2vec2_large_librivox.
 """
 
 import os
