@@ -340,7 +340,7 @@ def score_part(
 ) -> tuple[dict[str, float], list[dict]]:
     """Returns ({'part/metric': value}, prediction rows) of the labelled, decodable clips of a part."""
     labels = pipeline.label_array(recordings, stage.data.multi_label)
-    known = np.asarray(labels.any(-1) if stage.data.multi_label else labels >= 0)
+    known = np.asarray((labels >= 0).all(-1) if stage.data.multi_label else labels >= 0)
     counted = indices[(seen & known)[indices]]
     scores = {}
     if len(counted):
@@ -352,7 +352,7 @@ def score_part(
         {
             "file": recordings.names[i],
             "split": part,
-            "label": "|".join(recordings.labels[i]),
+            "label": "|".join(recordings.labels[i] or ()),
             "probabilities": probabilities[i],
             "index": int(i),
         }

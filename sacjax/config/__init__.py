@@ -34,8 +34,14 @@ def stage() -> ConfigDict:
         sample_rate=16000,  # Hz; everything is resampled to it
         seconds=1.0,  # length of a training crop and of an evaluation window
         crop="random",  # random | center | start (training)
-        pad="zero",  # zero | repeat | reflect: what follows a clip shorter than `seconds`; encoders hear the true length alone
+        # zero | repeat | reflect: what follows a clip shorter than `seconds`. Encoders do not hear
+        # zeros (the clip's length is the true one); repeats and reflections are part of the clip.
+        pad="zero",
         multi_label=False,  # several labels a clip: sigmoid, BCE
+        empty_label="unknown",  # unknown | none: what an empty label cell says (manifest, multi_label)
+        # Regular expression: its first group (or the whole match) in a file's name is the clip's
+        # group, such as r'spk(\d+)'. A group stays in one part of a split. '' = what the data says.
+        group_pattern="",
         fold=0,  # k: test on official fold k, train on the others; 0: no folds
         holdout=(
             0.6,
@@ -147,6 +153,7 @@ CHOICES = {
     "data.source": ("folder", "manifest", "tfds", "arrayrecord", "synthetic"),
     "data.crop": ("random", "center", "start"),
     "data.pad": ("zero", "repeat", "reflect"),
+    "data.empty_label": ("unknown", "none"),
     "data.balance": ("none", "over", "under"),
     "frontend.pad_mode": ("reflect", "constant"),
     "frontend.log": ("natural", "log10", "db"),
@@ -196,6 +203,7 @@ def check(config: ConfigDict) -> ConfigDict:
 
 def _check_stage(name: str, c: ConfigDict) -> None:
     from sacjax import augment, models, objectives
+    from sacjax.data import groups
 
     def leaf(key: str) -> Any:
         group, field = key.split(".")
@@ -247,6 +255,7 @@ def _check_stage(name: str, c: ConfigDict) -> None:
             f"config.{name}.data.multi_label=True needs config.{name}.objective.loss=sigmoid"
         )
     try:
+        groups.compile_pattern(c.data.group_pattern)
         models.check(c.model)
         objectives.check(c)
         augment.check(c.augment.waveform, "waveform")
