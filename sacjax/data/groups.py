@@ -24,9 +24,9 @@ def compile_pattern(pattern: str) -> re.Pattern:
 
 
 def from_names(names: Sequence[str], pattern: str) -> list[str]:
-    """Returns the group of each name: what the first group of the first match of `pattern` holds.
+    r"""Returns the group of each name: what the first group of the first match of `pattern` holds.
 
-    An expression without groups gives the whole match; of alternatives, `spk(\\d+)|site(\\d+)`, the
+    An expression without groups gives the whole match; of alternatives, `spk(\d+)|site(\d+)`, the
     group that took part counts. Parts of one file (`name#start`) get the same group.
 
     Raises:

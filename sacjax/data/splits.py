@@ -270,8 +270,8 @@ def kfold(
     if min(len(set(groups)), most) < folds or folds < 2:
         raise UserError(
             f"{len(indices)} clips in {len(set(groups))} groups, {most} of the most frequent "
-            f"label, are too few for a {folds}-way split: set data.holdout, data.validation_fraction or "
-            "data.fold to fit"
+            f"label, are too few for a {folds}-way split: set data.holdout, "
+            "data.validation_fraction or data.fold to fit"
         )
     result = np.zeros(len(indices), int)
     alone = len(set(groups)) == len(groups)
