@@ -1,11 +1,14 @@
-"""Augmentation on the accelerator, listed in a config in order: `dict(name='gain', probability=0.5, low_db=-6.0)`.
+"""Augmentation on the accelerator, listed in a config in order.
 
-Every entry has a `name`, a `probability` (default 1, drawn for each example) and that augmentation's options; see `waveform`,
-`spectrogram` and, for both kinds, `mixing`. What happens to an example follows from its key alone (and, where examples are mixed, from
-the others' keys), so that it does not depend on how many devices share the batch.
+`dict(name='gain', probability=0.5, low_db=-6.0)`: every entry has a `name`, a `probability`
+(default 1, drawn for each example) and that augmentation's options; see `waveform`, `spectrogram`
+and, for both kinds, `mixing`. What happens to an example follows from its key alone (and, where
+examples are mixed, from the others' keys), so that it does not depend on how many devices share the
+batch.
 """
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
@@ -20,10 +23,21 @@ from sacjax.errors import UserError, nearest
 Kind = Literal["waveform", "spectrogram"]
 MIXING: dict[str, Callable] = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}
 CLIP: dict[str, dict[str, Callable]] = {
-    "waveform": {f.__name__: f for f in (
-        waveform.gain, waveform.polarity, waveform.shift, waveform.noise, waveform.reverb, waveform.speed, waveform.pitch)},
-    "spectrogram": {f.__name__: f for f in (spectrogram.frequency_mask, spectrogram.time_mask, spectrogram.time_warp)},
-}  # fmt: skip
+    "waveform": {
+        "gain": waveform.gain,
+        "polarity": waveform.polarity,
+        "shift": waveform.shift,
+        "noise": waveform.noise,
+        "reverb": waveform.reverb,
+        "speed": waveform.speed,
+        "pitch": waveform.pitch,
+    },
+    "spectrogram": {
+        "frequency_mask": spectrogram.frequency_mask,
+        "time_mask": spectrogram.time_mask,
+        "time_warp": spectrogram.time_warp,
+    },
+}
 SHARES = ("max_share", "probability")
 POSITIVE = ("alpha", "low_factor", "low_t60")
 
@@ -58,91 +72,115 @@ def apply(
 
     Args:
       specs: what `check` has passed. Probability 0 leaves an example as it is, to the bit.
-      keys: [B] typed keys, one an example, folded from (seed, step, global row). Entry i of `specs` folds 2 * i into each for its draws, 2 * i + 1 to choose the examples.
-      x: [B, T] audio or [B, frames, bands]; its dtype is kept, the work is in float32. What lies beyond a clip's valid length stays.
+      keys: [B] typed keys, one an example, folded from (seed, step, global row). Entry i of `specs`
+        folds 2 * i into each for its draws, 2 * i + 1 to choose the examples.
+      x: [B, T] audio or [B, frames, bands]; its dtype is kept, the work is in float32. What lies
+        beyond a clip's valid length stays.
       lengths: int [B], valid samples or frames. Only `speed` changes them, and never to more.
       labels: float32 [B, C], one-hot, soft or multi-hot; mixed by mixup and cut-mix.
       mask: [B]; rows of 0 are mixed with nobody.
+      kind: what `x` is.
       sample_rate: Hz, of the audio.
     """
-    dtype, inside = x.dtype, jnp.arange(x.shape[1]) < lengths[:, None]
-    inside = inside.reshape(*inside.shape, *[1] * (x.ndim - 2))
+    dtype, inside = x.dtype, _inside(x, lengths)
     original, x = x, jnp.where(inside, x, 0).astype(jnp.float32)
     for i, spec in enumerate(specs):
         options = dict(spec)
         name, probability = options.pop("name"), options.pop("probability", 1.0)
         if probability <= 0:
             continue
-        own = jax.vmap(lambda key, i=i: jax.random.fold_in(key, 2 * i))(keys)
-        chosen = jnp.ones(len(x), bool)
-        if probability < 1:
-            chosen = (
-                jax.vmap(lambda key, i=i: jax.random.uniform(jax.random.fold_in(key, 2 * i + 1)))(
-                    keys
-                )
-                < probability
-            )
+        own, chosen = _fold(keys, 2 * i), _choose(keys, 2 * i + 1, probability)
         if name in MIXING:
-            active = chosen & (mask > 0)
-            changed, labels = MIXING[name](
-                own, x, lengths, labels, active, mask, sample_rate=sample_rate, **options
-            )  # fmt: skip
-            changed_lengths = lengths
+            x, labels = MIXING[name](
+                own,
+                x,
+                lengths,
+                labels,
+                chosen & (mask > 0),
+                mask,
+                sample_rate=sample_rate,
+                **options,
+            )
         else:
-            function = CLIP[kind][name]
-            changed, changed_lengths = jax.vmap(
-                lambda key, x, n, f=function, o=options: f(key, x, n, sample_rate=sample_rate, **o)
-            )(own, x, lengths)
-            changed = jnp.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), changed, x)
-            changed_lengths = jnp.where(chosen, changed_lengths, lengths)
-        valid = jnp.arange(x.shape[1]) < changed_lengths[:, None]
-        x, lengths = jnp.where(valid.reshape(inside.shape), changed, 0), changed_lengths
+            change = functools.partial(CLIP[kind][name], sample_rate=sample_rate, **options)
+            changed, shorter = jax.vmap(change)(own, x, lengths)
+            x = jnp.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), changed, x)
+            lengths = jnp.where(chosen, shorter, lengths)
+        x = jnp.where(_inside(x, lengths), x, 0)
     return jnp.where(inside, x.astype(dtype), original), lengths, labels
+
+
+def _inside(x: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Returns bool [B, T] or [B, frames, 1]: which of `x` is within the valid lengths [B]."""
+    inside = jnp.arange(x.shape[1]) < lengths[:, None]
+    return inside.reshape(*inside.shape, *[1] * (x.ndim - 2))
+
+
+def _fold(keys: jax.Array, number: int) -> jax.Array:
+    """Returns [B] keys with a number folded into each."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def _choose(keys: jax.Array, number: int, probability: float) -> jax.Array:
+    """Returns bool [B], each true with a probability."""
+    if probability >= 1:
+        return jnp.ones(len(keys), bool)
+    return jax.vmap(jax.random.uniform)(_fold(keys, number)) < probability
 
 
 def check(specs: Any, kind: Kind) -> None:
     """Checks a config's list of augmentations before anything compiles.
 
     Raises:
-      UserError: an unknown name or option (with the nearest known one), a wrong type or value, a folder without sounds.
+      UserError: an unknown name or option (with the nearest known one), a wrong type or value, a
+        folder without sounds.
     """
     if not isinstance(specs, list | tuple):
         raise UserError(
             f"augment.{kind} is {specs!r}: give a tuple of dict(name=…, probability=…, …)"
         )
-    known = CLIP[kind] | MIXING
     for i, spec in enumerate(specs):
-        where = f"augment.{kind}.{i}"
-        try:
-            options = dict(spec)
-            name = options.pop("name")
-        except (TypeError, ValueError, KeyError):
-            raise UserError(f"{where} is {spec!r}: give dict(name=…, probability=…, …)") from None
-        if name not in known:
-            raise UserError(
-                f"{where}.name: there is no augmentation '{name}'{nearest(str(name), known)}"
-            )
-        parameters = {
-            key: p for key, p in inspect.signature(known[name]).parameters.items() if p.default is not inspect.Parameter.empty
-        }  # fmt: skip
-        parameters["probability"] = inspect.Parameter(
-            "probability", inspect.Parameter.KEYWORD_ONLY, default=1.0, annotation=float
+        _check_spec(f"augment.{kind}.{i}", spec, kind)
+
+
+def _check_spec(where: str, spec: Any, kind: Kind) -> None:
+    known = CLIP[kind] | MIXING
+    try:
+        options = dict(spec)
+        name = options.pop("name")
+    except (TypeError, ValueError, KeyError):
+        raise UserError(f"{where} is {spec!r}: give dict(name=…, probability=…, …)") from None
+    if name not in known:
+        raise UserError(
+            f"{where}.name: there is no augmentation '{name}'{nearest(str(name), known)}"
         )
-        for key, value in options.items():
-            if key not in parameters:
-                raise UserError(
-                    f"{where}: '{name}' has no option '{key}'{nearest(key, parameters)}"
-                )
-            _check_value(f"{where}.{key}", key, value, parameters[key])
-        values = {key: options.get(key, p.default) for key, p in parameters.items()}
-        for key in values:
-            high = key.replace("low_", "high_", 1)
-            if high != key and high in values and values[key] > values[high]:
-                raise UserError(f"{where}: {key} {values[key]} is above {high} {values[high]}")
-        if values.get("folder"):
-            sounds.files(values["folder"])
-        if values.get("between_class") and kind != "waveform":
-            raise UserError(f"{where}.between_class is for waveforms")
+    parameters = _parameters(known[name])
+    for key, value in options.items():
+        if key not in parameters:
+            raise UserError(f"{where}: '{name}' has no option '{key}'{nearest(key, parameters)}")
+        _check_value(f"{where}.{key}", key, value, parameters[key])
+    values = {key: options.get(key, p.default) for key, p in parameters.items()}
+    for key in values:
+        high = key.replace("low_", "high_", 1)
+        if high != key and high in values and values[key] > values[high]:
+            raise UserError(f"{where}: {key} {values[key]} is above {high} {values[high]}")
+    if values.get("folder"):
+        sounds.files(values["folder"])
+    if values.get("between_class") and kind != "waveform":
+        raise UserError(f"{where}.between_class is for waveforms")
+
+
+def _parameters(function: Callable) -> dict[str, inspect.Parameter]:
+    """Returns an augmentation's options: its parameters that have defaults, and `probability`."""
+    given = inspect.signature(function).parameters
+    probability = inspect.Parameter(
+        "probability", inspect.Parameter.KEYWORD_ONLY, default=1.0, annotation=float
+    )
+    return {
+        key: parameter
+        for key, parameter in given.items()
+        if parameter.default is not inspect.Parameter.empty
+    } | {"probability": probability}
 
 
 def _check_value(where: str, key: str, value: Any, parameter: inspect.Parameter) -> None:

@@ -1,4 +1,7 @@
-"""Random numbers of an augmentation, all made from one call of the generator, as each call costs compile time."""
+"""Random numbers of an augmentation.
+
+All are made from one call of the generator, as each call costs compile time.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,10 @@ QUANTILES = 4096
 
 
 def example_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
-    """Returns [B] keys, one an example, folded from its row in the global batch, int32 [B]: no layout of devices changes them."""
+    """Returns [B] keys, one an example, folded from its row in the global batch, int32 [B].
+
+    No layout of devices changes them.
+    """
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
 
 
@@ -29,7 +35,10 @@ def integer(u: jax.Array, count: jax.Array | int) -> jax.Array:
 
 
 def beta(u: jax.Array, alpha: float) -> jax.Array:
-    """Returns u in [0, 1) as a draw from Beta(alpha, alpha), by its quantiles (a rejection sampler compiles for seconds)."""
+    """Returns u in [0, 1) as a draw from Beta(alpha, alpha).
+
+    By its quantiles: a rejection sampler compiles for seconds.
+    """
     table = jnp.asarray(
         scipy.special.betaincinv(alpha, alpha, np.linspace(0, 1, QUANTILES + 1)), jnp.float32
     )

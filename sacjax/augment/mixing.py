@@ -1,8 +1,9 @@
-"""Augmentations that mix examples: mixup and cut-mix, of waveforms or spectrograms, with soft labels.
+"""Augmentations that mix examples, waveforms or spectrograms: mixup and cut-mix, with soft labels.
 
-Each is a function of the batch: `(keys [B], x [B, T] or [B, F, M], lengths, labels [B, C], active [B] bool, **options) -> (x, labels)`.
-Who mixes with whom follows from the keys alone. Rows that are not active stay, those of mask 0 are nobody's partner.
-A clip is mixed into within its own valid part and keeps its length.
+Each is a function of the batch: `(keys [B], x [B, T] or [B, F, M], lengths [B], labels [B, C],
+active [B] bool, mask [B], **options) -> (x, labels)`. Who mixes with whom follows from the keys
+alone. Rows that are not active stay, those of mask 0 are nobody's partner. A clip is mixed into
+within its own valid part and keeps its length.
 """
 
 from typing import Any
@@ -16,7 +17,10 @@ Batch = tuple[jax.Array, jax.Array]
 
 
 def partners(u: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns [B]: for each row of mask 1 another such row, in one cycle through all of them ordered by u [B], in [0, 1)."""
+    """Returns [B]: for each row of mask 1 another such row; the others get themselves.
+
+    The rows of mask 1 form one cycle, ordered by u [B], in [0, 1).
+    """
     order = jnp.argsort(jnp.where(mask > 0, u, 2))
     following = order[(jnp.arange(len(order)) + 1) % jnp.maximum((mask > 0).sum(), 1)]
     partner = jnp.zeros_like(order).at[order].set(following)
@@ -49,11 +53,13 @@ def mixup(
     alpha: float = 0.4,
     between_class: bool = False,
 ) -> Batch:
-    """x = share * x + (1 - share) * partner, labels likewise, share from Beta(alpha, alpha) (Zhang et al. 2018).
+    """Mixes clips and labels by shares from Beta(alpha, alpha) (Zhang et al. 2018).
+
+    x = share * x + (1 - share) * partner, labels likewise.
 
     Args:
-      between_class: waveforms are weighed so that `share` holds for their loudness (here: their RMS) and the mixture
-        keeps its power (Tokozume et al. 2018); alpha=1 is theirs.
+      between_class: waveforms are weighed so that `share` holds for their loudness (here: their
+        RMS) and the mixture keeps its power (Tokozume et al. 2018); alpha=1 is theirs.
     """
     u = _draw(keys, 2)
     partner = partners(u[0], mask)
@@ -85,9 +91,10 @@ def cutmix(
     sample_rate: int,
     alpha: float = 1.0,
 ) -> Batch:
-    """Replaces a stretch of time by the partner's at the same place; labels by the shares of time (Yun et al. 2019).
+    """Replaces a stretch of time by the partner's at the same place (Yun et al. 2019).
 
-    The stretch is 1 - Beta(alpha, alpha) of what both clips have in common.
+    Labels are mixed by the shares of time. The stretch is 1 - Beta(alpha, alpha) of what both clips
+    have in common.
     """
     u = _draw(keys, 3)
     partner = partners(u[0], mask)
@@ -96,6 +103,5 @@ def cutmix(
     start = integer(u[2], common - width + 1)
     replaced = _inside(x, start + width) & ~_inside(x, start)
     share = 1 - width / jnp.maximum(lengths, 1)
-    return jnp.where(replaced, x[partner], x), share[:, None] * labels + (1 - share)[
-        :, None
-    ] * labels[partner]
+    labels = share[:, None] * labels + (1 - share)[:, None] * labels[partner]
+    return jnp.where(replaced, x[partner], x), labels

@@ -51,9 +51,10 @@ def _read(path: Path, sample_rate: int, seconds: float) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def pool(folder: str, sample_rate: int, size: int) -> np.ndarray:
-    """Returns all sounds of a folder one after another, each brought to the same level: int16 [n], n >= size.
+    """Returns all sounds of a folder one after another: int16 [n], n >= size.
 
-    Files over `MAX_SECONDS` in all are cut, each to the same length.
+    Each is brought to the same level. Files over `MAX_SECONDS` in all are cut, each to the same
+    length.
     """
     found = _some(files(folder), int(MAX_SECONDS))
     parts = [_read(path, sample_rate, max(MAX_SECONDS / len(found), 1.0)) for path in found]
@@ -64,7 +65,10 @@ def pool(folder: str, sample_rate: int, size: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def responses(folder: str, sample_rate: int, taps: int) -> np.ndarray:
-    """Returns the impulse responses of a folder, each from its highest peak on, energy 1: float32 [N, taps]."""
+    """Returns the impulse responses of a folder, float32 [N, taps].
+
+    Each begins at its highest peak and has energy 1.
+    """
     table = []
     for path in _some(files(folder), MAX_RESPONSES):
         samples = _read(path, sample_rate, 60.0)

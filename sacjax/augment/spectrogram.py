@@ -1,7 +1,8 @@
-"""Augmentations of spectrograms. Each is a function of one clip: `(key, x [F, M] float32, length, **options) -> (x, length)`.
+"""Augmentations of spectrograms: SpecAugment (Park et al. 2019).
 
-SpecAugment (Park et al. 2019). Vmapped, inside jit, a pure function of the key; `length` is the clip's valid frames and `sacjax.augment.apply`
-throws away whatever is written beyond.
+Each is a function of one clip: `(key, x [F, M] float32, length, *, sample_rate, **options) ->
+(x, length)`. They are vmapped, run inside jit, and are a pure function of their key. `length` is
+the clip's valid frames; `sacjax.augment.apply` throws away whatever is written beyond.
 """
 
 from typing import Any, Literal
@@ -24,7 +25,10 @@ def _fill(x: jax.Array, length: Any, fill: Fill) -> Any:
 
 
 def _masks(key: jax.Array, count: int, width: Any, size: Any, places: int) -> jax.Array:
-    """Returns bool [places], true in `count` random spans of 0 to `width` places (both included), each within the first `size`."""
+    """Returns bool [places], true in `count` random spans within the first `size` places.
+
+    A span has 0 to `width` places, both included.
+    """
     u = scalars(key, 2 * count).reshape(2, count, 1)
     span = integer(u[0], width + 1)
     start = integer(u[1], size - span + 1)
@@ -72,23 +76,24 @@ def time_mask(
 def time_warp(
     key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, width: int = 8
 ) -> Clip:
-    """Moves a random frame by up to `width` frames and stretches both sides to fit, by linear interpolation in time.
+    """Moves a random frame by up to `width` frames and stretches both sides to fit.
 
-    The frame lies at least as far from both ends as it may move; in a clip of few frames it moves less.
+    By linear interpolation in time. The frame lies at least as far from both ends as it may move;
+    in a clip of few frames it moves less.
     """
     u = scalars(key, 2)
     most = jnp.clip(jnp.minimum(width, (length - 3) // 4), 0)
     centre = most + 1 + integer(u[0], jnp.maximum(length - 2 * most - 2, 1))
     target = centre + integer(u[1], 2 * most + 1) - most
     last = jnp.maximum(length - 1, 1)
-    frame = jnp.arange(x.shape[0], dtype=jnp.float32)
-    after = centre + (frame - target) * (last - centre) / jnp.maximum(last - target, 1)
-    source = jnp.clip(
-        jnp.where(frame < target, frame * centre / jnp.maximum(target, 1), after),
-        0,
-        jnp.maximum(length - 1, 0),
-    )
-    place = jnp.floor(source).astype(jnp.int32)
-    share = (source - place)[:, None]
-    following = jnp.minimum(place + 1, jnp.maximum(length - 1, 0))
+    frame = jnp.arange(x.shape[0])
+    # How far each frame moves, which is little: float32 is exact enough for that in any clip.
+    before = frame / jnp.maximum(target, 1)
+    after = (last - frame) / jnp.maximum(last - target, 1)
+    move = (centre - target) * jnp.where(frame < target, before, after)
+    whole = jnp.floor(move)
+    share = (move - whole)[:, None]
+    end = jnp.maximum(length - 1, 0)
+    place = jnp.clip(frame + whole.astype(jnp.int32), 0, end)
+    following = jnp.minimum(place + 1, end)
     return (1 - share) * x[place] + share * x[following], length

@@ -1,7 +1,9 @@
-"""Augmentations of audio. Each is a function of one clip: `(key, x [T] float32, length, *, sample_rate, **options) -> (x, length)`.
+"""Augmentations of audio.
 
-They are vmapped, run inside jit, and are a pure function of their key. `x` is zero beyond `length`, its valid samples; whatever they write
-beyond is thrown away by `sacjax.augment.apply`. A returned length is never greater than the one given.
+Each is a function of one clip: `(key, x [T] float32, length, *, sample_rate, **options) ->
+(x, length)`. They are vmapped, run inside jit, and are a pure function of their key. `x` is zero
+beyond `length`, its valid samples; `sacjax.augment.apply` throws away whatever they write beyond. A
+returned length is never greater than the one given.
 """
 
 from typing import Any
@@ -61,12 +63,10 @@ def shift(
     most = jnp.floor(max_share * length).astype(jnp.int32)
     step = integer(scalars(key, 1)[0], 2 * most + 1) - most
     silence = jnp.zeros_like(x)
-    if (
-        not circular
-    ):  # slices of the clip between silences: contiguous copies, where indexing would be a gather
-        return jax.lax.dynamic_slice(
-            jnp.concatenate([silence, x, silence]), (size - step,), (size,)
-        ), length
+    # Slices of the clip between silences: contiguous copies, where indexing would be a gather.
+    if not circular:
+        padded = jnp.concatenate([silence, x, silence])
+        return jax.lax.dynamic_slice(padded, (size - step,), (size,)), length
     step = step % jnp.maximum(length, 1)
     late = jax.lax.dynamic_slice(jnp.concatenate([silence, x]), (size - step,), (size,))
     wrapped = jax.lax.dynamic_slice(jnp.concatenate([x, silence]), (length - step,), (size,))
@@ -85,11 +85,15 @@ def noise(
     high_exponent: float = 0.0,
     folder: str = "",
 ) -> Clip:
-    """Adds noise at a signal-to-noise ratio of low_snr_db to high_snr_db, by mean power over the valid part.
+    """Adds noise at a signal-to-noise ratio of low_snr_db to high_snr_db.
+
+    By mean power over the valid part.
 
     Args:
-      low_exponent, high_exponent: the noise's power falls with frequency as f ** -exponent: 0 white, 1 pink, 2 brown, -1 blue.
-      folder: of sound files to take noise from instead, a random stretch each time; read once (up to `sounds.MAX_SECONDS`).
+      low_exponent, high_exponent: the noise's power falls with frequency as f ** -exponent: 0 is
+        white, 1 pink, 2 brown, -1 blue.
+      folder: of sound files to take noise from instead, a random stretch each time; read once, up
+        to `sounds.MAX_SECONDS`.
     """
     size = x.shape[0]
     key, noise_key = jax.random.split(key)
@@ -125,13 +129,14 @@ def reverb(
 ) -> Clip:
     """Puts the sound in a room; its mean power stays. The tail is cut at the clip's end.
 
-    The impulse response is the direct sound and, after it, white noise that decays exponentially (Polack 1988; Moorer 1979).
+    The impulse response is the direct sound and, after it, white noise that decays exponentially
+    (Polack 1988; Moorer 1979).
 
     Args:
       low_t60, high_t60: seconds in which the tail falls by 60 dB.
       low_drr_db, high_drr_db: energy of the direct sound over that of the tail, decibels.
-      folder: of recorded impulse responses (wav …) to draw from instead; read once, from their highest peak on,
-        `high_t60` seconds of each.
+      folder: of recorded impulse responses (wav …) to draw from instead; read once, from their
+        highest peak on, `high_t60` seconds of each.
     """
     size, taps = x.shape[0], max(round(high_t60 * sample_rate), 2)
     key, noise_key = jax.random.split(key)
@@ -152,32 +157,46 @@ def reverb(
     return y * jnp.sqrt(_power(x, length) / jnp.where(power > 0, power, 1)), length
 
 
-STEPS = (
-    2048  # factors of speed are whole numbers over this, so that positions in long clips are exact
-)
+# Factors of speed are whole numbers over this, so that positions are whole numbers too: float32
+# tells neighbours apart in clips of 5 minutes at 48 kHz at most.
+STEPS = 2048
 OVERSAMPLE = 4  # then a 5 kHz tone at 16 kHz keeps 55 dB from its errors
 
 
 def _factor(factor: jax.Array) -> jax.Array:
-    return jnp.round(factor * STEPS) / STEPS
+    return jnp.maximum(jnp.round(factor * STEPS), 1) / STEPS
+
+
+def _step(factor: jax.Array) -> jax.Array:
+    """Returns int32: how many STEPS of a sample a sound of `factor` moves on in one."""
+    return jnp.round(factor * STEPS).astype(jnp.int32)
+
+
+def _position(time: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns where output sample `time` is read, exactly: (sample [N], share of the next [N]).
+
+    In samples of the oversampled sound: time * step / part. No product of int32 overflows before
+    these positions do, at 3 hours of 48 kHz.
+    """
+    part = STEPS // OVERSAMPLE
+    whole, rest = step // part, step % part
+    blocks, left = time // part, time % part * rest
+    return time * whole + blocks * rest + left // part, left % part / part
 
 
 def _resample(x: jax.Array, factor: jax.Array, size: int) -> jax.Array:
-    """Returns [size] samples of x [T] read at `factor` times the speed: y[t] = x(factor * t), silence after the end.
+    """Returns [size] samples of x [T] read at `factor` times the speed, silence after the end.
 
-    Low-passed below the new Nyquist frequency and oversampled by FFT, then cubic interpolation between those (Catmull-Rom).
+    y[t] = x(factor * t). Low-passed below the new Nyquist frequency and oversampled by FFT, then
+    cubic interpolation between those (Catmull-Rom).
     """
-    fast = (
-        scipy.fft.next_fast_len(x.shape[0] // 2 + 32, real=True) * 2
-    )  # even, some silence before the FFT's wrap-around
+    # Even, and some silence before the FFT's wrap-around.
+    fast = scipy.fft.next_fast_len(x.shape[0] // 2 + 32, real=True) * 2
     spectrum = rfft(x, fast)
     frequency = jnp.arange(spectrum.shape[0]) / (fast / 2)
     spectrum *= jnp.clip((jnp.minimum(1 / factor, 1) - frequency) / 0.02, 0, 1)
     dense = OVERSAMPLE * irfft(spectrum, OVERSAMPLE * fast)
-    part = STEPS // OVERSAMPLE
-    step, time = jnp.round(factor * STEPS).astype(jnp.int32), jnp.arange(size)
-    place = time * (step // part) + time * (step % part) // part
-    u = (time * (step % part) % part) / part
+    place, u = _position(jnp.arange(size), _step(factor))
     a, b, c, d = (jnp.take(dense, place + i, mode="wrap") for i in (-1, 0, 1, 2))
     y = b + 0.5 * u * (c - a + u * (2 * a - 5 * b + 4 * c - d + u * (3 * (b - c) + d - a)))
     return jnp.where(place <= OVERSAMPLE * (x.shape[0] - 1), y, 0)
@@ -197,8 +216,10 @@ def speed(
     A faster clip gets shorter, its valid length with it; a slower one is cut at its old length.
     """
     factor = _factor(between(scalars(key, 1)[0], low_factor, high_factor))
-    shorter = jnp.minimum(jnp.ceil(length / factor).astype(length.dtype), length)
-    return _resample(x, factor, x.shape[0]), jnp.maximum(shorter, jnp.minimum(length, 1))
+    # ceil(length / factor) in whole numbers; a slower sound is as long as it was.
+    step = jnp.maximum(_step(factor), STEPS)
+    shorter = length // step * STEPS + -(-(length % step) * STEPS // step)
+    return _resample(x, factor, x.shape[0]), shorter
 
 
 def pitch(
@@ -210,9 +231,10 @@ def pitch(
     low_semitones: float = -2.0,
     high_semitones: float = 2.0,
 ) -> Clip:
-    """Moves the pitch by low_semitones to high_semitones, the duration kept. By far the dearest augmentation.
+    """Moves the pitch by low_semitones to high_semitones, the duration kept.
 
-    The sound is read faster or slower, then stretched back by a phase vocoder (Flanagan & Golden 1966).
+    The sound is read faster or slower, then stretched back by a phase vocoder (Flanagan & Golden
+    1966). By far the dearest augmentation.
     """
     size = x.shape[0]
     n_fft = 2 ** round(np.log2(0.064 * sample_rate))
@@ -221,10 +243,10 @@ def pitch(
     longest = int(np.ceil(size / min(2 ** (low_semitones / 12), 1.0)))
     spectrum = stft(_resample(x, factor, longest), n_fft=n_fft, hop_length=hop, pad_mode="constant")
     magnitude, phase = jnp.abs(spectrum), jnp.angle(spectrum)
-    # Output frame i is input frame i / factor: magnitudes in between, phases advanced as between its neighbours.
-    position = jnp.arange(1 + size // hop) / factor
-    place = jnp.floor(position).astype(jnp.int32)
-    share = (position - place)[:, None]
+    # Output frame i is input frame i / factor: magnitudes in between, phases advanced as between
+    # its neighbours.
+    ticks, step = jnp.arange(1 + size // hop) * STEPS, _step(factor)
+    place, share = ticks // step, (ticks % step / step)[:, None]
     before = jnp.take(magnitude, place, 0, mode="fill", fill_value=0)
     after = jnp.take(magnitude, place + 1, 0, mode="fill", fill_value=0)
     advance = jnp.take(phase, place + 1, 0, mode="clip") - jnp.take(phase, place, 0, mode="clip")

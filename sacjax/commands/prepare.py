@@ -143,7 +143,12 @@ def write_shard(job: Job, k: int, tick: Any = None) -> None:
         if reason:  # what was written of it stays in the shard, and no row names it
             skipped.append([source.names[i], " ".join(reason.split())])
         else:
-            row = {"name": source.names[i], "labels": list(source.labels[i]), "first": first}
+            labels = source.labels[i]  # null is unknown, [] none
+            row = {
+                "name": source.names[i],
+                "labels": None if labels is None else list(labels),
+                "first": first,
+            }
             row |= {"sample_rate": rate, "samples": samples, "channels": channels}
             for key, column in (
                 ("fold", source.folds),
@@ -324,7 +329,7 @@ def _finish(job: Job) -> dict[str, Any]:
             f"none of the {len(job.recordings)} recordings could be decoded: see {job.folder / 'skipped.csv'}"
         )
     meta: dict[str, Any] = {
-        "version": 1,
+        "version": 2,  # 2: null is an unknown label
         "block": BLOCK,
         "class_names": list(job.recordings.class_names),
         "shards": job.shards,

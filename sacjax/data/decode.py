@@ -94,6 +94,14 @@ def pad(samples: np.ndarray, size: int, how: str) -> np.ndarray:
     return np.pad(samples, (0, size - len(samples)), mode=mode)  # type: ignore[call-overload]
 
 
+def heard(length: int, size: int, how: str) -> int:
+    """Returns how many samples of a clip of `length`, padded to `size`, an encoder is to hear.
+
+    Zeros are no sound and are left out; repeats and reflections are all heard.
+    """
+    return size if length and how != "zero" else length
+
+
 def read_window(
     clip: Clip, sample_rate: int, start: float, seconds: float, how: str, pcm: bool = False
 ) -> tuple[np.ndarray, int]:

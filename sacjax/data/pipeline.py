@@ -12,6 +12,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from sacjax.data import decode, splits
+from sacjax.data.labels import LabelRows
+from sacjax.data.labels import label_array as label_array  # its callers look here
 from sacjax.data.recordings import Clip, Recordings
 from sacjax.errors import UserError
 
@@ -83,17 +85,6 @@ def _opener(recordings: Recordings, data: ConfigDict) -> Callable[[int], Clip]:
     )
 
 
-def label_array(recordings: Recordings, multi_label: bool) -> np.ndarray:
-    """Returns int32 [N] (-1 where unknown), or float32 [N, C] of zeros and ones for multi-label."""
-    if not multi_label:
-        return splits.first_labels(recordings).astype(np.int32)
-    place = {name: k for k, name in enumerate(recordings.class_names)}
-    table = np.zeros([len(recordings), len(recordings.class_names)], np.float32)
-    for i, labels in enumerate(recordings.labels):
-        table[i, [place[label] for label in labels]] = 1
-    return table
-
-
 class _Reader:
     """Makes a batch of places; a clip that cannot be decoded becomes a row of silence with mask 0 and a reason."""
 
@@ -103,10 +94,7 @@ class _Reader:
         self.open, self.windows = _opener(recordings, data), windows
         self.rate, self.seconds, self.pad = data.sample_rate, data.seconds, data.pad
         self.size = round(data.seconds * data.sample_rate)
-        self.label = label_array(recordings, data.multi_label)
-        self.unknown = np.zeros_like(self.label[0]) if data.multi_label else np.int32(-1)
-        if not labels:
-            self.label = np.broadcast_to(self.unknown, self.label.shape)
+        self.label = LabelRows(recordings, data.multi_label, withheld=not labels)
         self.threads = cores() if windows else max(cores() // max(data.workers, 1), 1)
         self.pool: ThreadPoolExecutor | None = None
         self.lock = threading.Lock()
@@ -132,7 +120,7 @@ class _Reader:
         return dict(
             audio=audio,
             length=np.int32(length),
-            label=self.label[index] if good else self.unknown,
+            label=self.label[index] if good else self.label.unknown,
             index=np.int32(index),
             mask=np.float32(good),
             error=error,
@@ -141,8 +129,14 @@ class _Reader:
     def _read(self, index: int, where: float) -> tuple[np.ndarray, int]:
         clip = self.open(index)
         if self.windows:
-            return decode.read_window(clip, self.rate, where, self.seconds, self.pad, pcm=True)
-        return decode.read_crop_at(clip, self.rate, self.seconds, where, self.pad, pcm=True)
+            audio, length = decode.read_window(
+                clip, self.rate, where, self.seconds, self.pad, pcm=True
+            )
+        else:
+            audio, length = decode.read_crop_at(
+                clip, self.rate, self.seconds, where, self.pad, pcm=True
+            )
+        return audio, decode.heard(length, self.size, self.pad)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"lock": None, "pool": None}

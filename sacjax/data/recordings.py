@@ -31,15 +31,17 @@ class Clip(Protocol):
 class Recordings:
     """A random-access set of recordings; all columns have one entry a recording."""
 
-    names: list[
-        str
-    ]  # unique and stable: the file name relative to the source's root, or the record's id
-    labels: list[tuple[str, ...]]  # one name each, several for multi-label, () where unknown
+    # Unique and stable: the file name relative to the source's root, or the record's id.
+    names: list[str]
+    # None where nothing is known, () where it is known to have none (multi-label), else the names:
+    # one, or several for multi-label.
+    labels: Sequence[tuple[str, ...] | None]
     class_names: tuple[str, ...]
     open: Callable[[int], Clip]  # may raise anything for a bad file; picklable
     folds: list[int] | None = None  # official cross-validation folds
     splits: list[str] | None = None  # official 'train' | 'validation' | 'test'
-    groups: list[str] | None = None  # what must not cross a split: source recording, speaker
+    # What must not cross a split: source recording, speaker; '' is no group.
+    groups: list[str] | None = None
     paths: list[str] | None = None  # absolute paths where the clips are files of their own
     memo: dict[Any, Any] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sacjax.data import decode, pipeline
+from sacjax.data.labels import label_array
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 from sacjax.train import sharding
@@ -52,12 +53,13 @@ class Resident:
         self.slot = np.full(len(recordings), -1, np.int32)
         self.slot[indices] = np.arange(len(indices))
         self.lengths = np.asarray([len(samples) for samples, _ in clips], np.int64)
+        self.heard = np.asarray(
+            [decode.heard(min(n, self.size), self.size, data.pad) for n in self.lengths], np.int32
+        )
         self.errors = [error for _, error in clips]
-        self.label = pipeline.label_array(recordings, data.multi_label)
+        self.label = label_array(recordings, data.multi_label, indices)  # of each slot
         if not labels:
-            self.label = (
-                np.zeros_like(self.label) if data.multi_label else np.full_like(self.label, -1)
-            )
+            self.label = np.full_like(self.label, -1)
         self._crop = jax.jit(self._crops, out_shardings=sharding.over_batch(mesh))
 
     def _decode(self, index: int) -> tuple[np.ndarray, str]:
@@ -76,11 +78,11 @@ class Resident:
         lengths = self.lengths[slot]
         errors = [self.errors[k] for k in slot]
         good = np.asarray([not error for error in errors])
-        label = self.label[index].copy()
-        label[~good] = 0 if label.ndim > 1 else -1
+        label = self.label[slot].copy()
+        label[~good] = -1
         return dict(
             slot=slot, start=np.rint(np.maximum(lengths - self.size, 0) * share).astype(np.int32),
-            length=np.minimum(lengths, self.size).astype(np.int32), label=label, index=index,
+            length=self.heard[slot], label=label, index=index,
             mask=good.astype(np.float32), error=errors,
         )  # fmt: skip
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from sacjax.config.options import Options as OptionsBase
-from sacjax.data import pipeline
+from sacjax.data.labels import label_array
 from sacjax.evaluators.base import Evaluator, Judged, Scores, When
 from sacjax.evaluators.scores import scores
 
@@ -39,7 +39,7 @@ def score(
     """Returns the scores of given probabilities [n, C] of a part's n clips; seen [n]."""
     recordings, stage = judged.recordings, judged.stage
     indices = judged.parts[part]
-    labels = pipeline.label_array(recordings, stage.data.multi_label)[indices]
+    labels = label_array(recordings, stage.data.multi_label, indices)
     known = (labels >= 0).all(-1) if labels.ndim == 2 else labels >= 0
     counted = seen & known
     values: dict[str, float] = {}

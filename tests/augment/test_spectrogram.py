@@ -1,6 +1,7 @@
-"""SpecAugment and the mixing of spectrograms: masks within their limits, each example its own, padding left alone.
+"""SpecAugment and the mixing of spectrograms.
 
-Run as a script (`test_spectrogram.py out.npz`) it writes the results for a batch split over all devices.
+Masks within their limits, each example its own, padding left alone. Run as a script
+(`test_spectrogram.py out.npz`) it writes the results for a batch split over all devices.
 """
 
 import functools
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from sacjax import augment
+from sacjax.augment import draws, spectrogram
 from sacjax.errors import UserError
 
 B, F, M = 8, 60, 20
@@ -161,6 +163,22 @@ def test_time_warp_is_monotonic_keeps_the_ends_and_moves_by_its_width_at_most(le
     if length == 60:
         assert np.abs(move).max() > 5 and move.max() > 1 and move.min() < -1
     assert (y[:, length:] == 0).all()
+
+
+def test_time_warp_is_exact_in_ten_minutes():
+    """120,000 frames that are 0 and 1 in turn: each tells how far between two it was read."""
+    frames, key = 120_000, jax.random.key(0)
+    x = jnp.asarray(np.arange(frames) % 2, jnp.float32)[:, None]
+    y, _ = jax.jit(
+        lambda key, x: spectrogram.time_warp(key, x, frames, sample_rate=48000, width=8)
+    )(key, x)
+    u = draws.scalars(key, 2)
+    centre = 9 + int(draws.integer(u[0], frames - 18))
+    target = centre + int(draws.integer(u[1], 17)) - 8
+    assert centre != target
+    source = np.interp(np.arange(frames), [0, target, frames - 1], [0, centre, frames - 1])
+    expected = np.interp(source, np.arange(frames), np.arange(frames) % 2)
+    np.testing.assert_allclose(y[:, 0], expected, atol=1e-5)
 
 
 def test_probability_0_is_identity_and_dtype_is_kept():

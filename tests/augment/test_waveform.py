@@ -1,6 +1,7 @@
-"""Augmentations of audio: what they do is measured; whom they touch, and that keys alone decide, is checked for each.
+"""Augmentations of audio: what they do is measured.
 
-Run as a script (`test_waveform.py out.npz`) it writes the results of all of them for a batch split over all devices.
+Whom they touch, and that keys alone decide, is checked for each. Run as a script (`test_waveform.py
+out.npz`) it writes the results of all of them for a batch split over all devices.
 """
 
 import functools
@@ -258,6 +259,37 @@ def test_speed_moves_tones_and_lengths(factor):
     assert (y[0, lengths[0] :] == 0).all()
 
 
+@pytest.mark.parametrize("step", [1843, 2047, 2049, 2253, 4097])
+def test_positions_are_exact_in_ten_minutes_at_48_khz(step):
+    """As Python's whole numbers have them; the sound is oversampled OVERSAMPLE times."""
+    time = [0, 1, 511, 512, 4_201_513, *range(28_800_000 - 600, 28_800_000)]
+    place, share = waveform._position(jnp.asarray(time, jnp.int32), jnp.int32(step))
+    part = waveform.STEPS // waveform.OVERSAMPLE
+    assert place.tolist() == [t * step // part for t in time]
+    assert share.tolist() == [t * step % part / part for t in time]
+
+
+def test_lengths_are_exact_in_ten_minutes_at_48_khz():
+    factor, lengths = 1.1, [28_799_999, 28_800_000, 16_777_217, 1, 0]
+    key, x = jax.random.key(0), jnp.zeros(16)
+    change = lambda n: waveform.speed(
+        key, x, n, sample_rate=48000, low_factor=factor, high_factor=factor
+    )
+    _, got = jax.jit(jax.vmap(change))(jnp.asarray(lengths, jnp.int32))
+    step = round(factor * waveform.STEPS)
+    assert got.tolist() == [-(-n * waveform.STEPS // step) for n in lengths]
+
+
+def test_speed_keeps_a_tone_to_the_end_of_100_seconds():
+    """Products of int32 overflowed from second 95 on: other parts of the clip were heard."""
+    size, factor = 4_410_000, 2047 / 2048
+    t = np.arange(size)
+    x = np.sin(2 * np.pi * (440 * t / 44100 % 1)).astype(np.float32)
+    y = np.asarray(jax.jit(functools.partial(waveform._resample, size=size))(x, factor))
+    expected = np.sin(2 * np.pi * (440 * factor * t / 44100 % 1))
+    np.testing.assert_allclose(y[-100_000:-1000], expected[-100_000:-1000], atol=1e-3)
+
+
 def test_speed_does_not_alias():
     x = np.sin(2 * np.pi * 3600 * np.arange(T) / RATE).astype(
         np.float32
@@ -432,7 +464,8 @@ if __name__ == "__main__":
         jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data")
     )
     arrays = jax.device_put((batch(), LENGTHS, np.eye(B, 10, dtype=np.float32), MASK), rows)
-    # Keys as the train step makes them: folded inside the jitted function from the row in the global batch.
+    # Keys as the train step makes them: folded inside the jitted function from the row in the
+    # global batch.
     function = jax.jit(lambda *a: everything(keys_of(), *a), in_shardings=rows, out_shardings=rows)
     results = {
         f"{name}{k}": v

@@ -154,8 +154,8 @@ def test_the_position_is_kept_exactly(tmp_path, workers):
 
 def test_labels_multi_hot_unknown_and_withheld():
     recordings = ramps([30] * 4, classes=3)
-    recordings.labels = [("c0", "c2"), (), ("c1",), ("c2",)]
-    table = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    recordings.labels = [("c0", "c2"), None, ("c1",), ()]
+    table = np.array([[1, 0, 1], [-1, -1, -1], [0, 1, 0], [0, 0, 0]], np.float32)
     (batch,), _ = take(
         pipeline.train_batches(recordings, range(4), settings(multi_label=True), 4, 0), 1
     )
@@ -163,7 +163,7 @@ def test_labels_multi_hot_unknown_and_withheld():
         batch["label"], table[batch["index"]]
     )
     (batch,), _ = take(pipeline.train_batches(recordings, range(4), settings(), 4, 0), 1)
-    assert np.array_equal(batch["label"], np.array([0, -1, 1, 2])[batch["index"]])
+    assert np.array_equal(batch["label"], np.array([0, -1, 1, -1])[batch["index"]])
     for multi in (False, True):
         (batch,), _ = take(
             pipeline.train_batches(
@@ -171,12 +171,12 @@ def test_labels_multi_hot_unknown_and_withheld():
             ),
             1,
         )
-        assert (batch["label"] == (0 if multi else -1)).all() and (batch["mask"] == 1).all()
+        assert (batch["label"] == -1).all() and (batch["mask"] == 1).all()
 
 
 def test_no_labels_at_all():
     recordings = ramps([30] * 4)
-    recordings.labels, recordings.class_names = [()] * 4, ()
+    recordings.labels, recordings.class_names = [None] * 4, ()
     (batch,), _ = take(pipeline.train_batches(recordings, range(4), settings(), 4, 0), 1)
     assert (batch["label"] == -1).all()
     (batch,), _ = take(pipeline.eval_batches(recordings, range(4), settings(), 8), 1)
@@ -297,6 +297,24 @@ def test_cached_clips_are_decoded_once_and_sound_the_same(tmp_path, rate, tolera
     assert before <= 12 and set(opened) == set(range(6))  # two threads may begin with the same clip
     evaluated = list(pipeline.eval_batches(recordings, range(6), data, 4))
     assert len(opened) == before + 6 and len(evaluated) > 3  # only their lengths were looked up
+
+
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("pad", ["zero", "repeat", "reflect"])
+def test_repeats_and_reflections_are_heard_and_zeros_are_not(pad, cache):
+    recordings = ramps([5, 20, 33, -1])
+    data = settings(pad=pad, cache=cache)
+    short = {"zero": [0, 1, 2, 3, 4] + [0] * 15, "repeat": [0, 1, 2, 3, 4] * 4}
+    short["reflect"] = [0, 1, 2, 3, 4, 3, 2, 1] * 2 + [0, 1, 2, 3]
+    trained, _ = take(pipeline.train_batches(recordings, range(4), data, 4, 0), 2)
+    for batch in [*trained, *pipeline.eval_batches(recordings, range(4), data, 6)]:
+        for index, length, audio in zip(
+            batch["index"], batch["length"], batch["audio"], strict=True
+        ):
+            if index == 0:
+                assert length == (5 if pad == "zero" else 20) and audio.tolist() == short[pad]
+            else:  # a whole window, or nothing where there is nothing to pad
+                assert length == (0 if index in (3, -1) else 20)
 
 
 def test_the_cache_is_bounded(tmp_path, monkeypatch):

@@ -1,19 +1,22 @@
 import itertools
 import warnings
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
 from sacjax import config as config_lib
 from sacjax.data import splits
+from sacjax.data.labels import strata
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 
 
 def make(labels, **columns):
-    labels = [label if isinstance(label, tuple) else (label,) for label in labels]
-    classes = tuple(sorted({name for label in labels for name in label}))
+    labels = [label if isinstance(label, tuple | None) else (label,) for label in labels]
+    classes = tuple(sorted({name for label in labels for name in label or ()}))
     return Recordings(
         [f"{k}.wav" for k in range(len(labels))], labels, classes, lambda i: None, **columns
     )
@@ -127,7 +130,7 @@ def test_clips_without_a_group_are_groups_of_their_own():
 
 
 def test_unlabelled_and_multi_label():
-    recordings = make([()] * 50)
+    recordings = make([None] * 50)
     check(recordings, splits.split(recordings, settings()))
     recordings = make([("a", "b"), ("b",), ("b", "a")] * 20)
     parts = splits.split(recordings, settings())
@@ -216,12 +219,16 @@ def test_fewer_labels_are_nested_and_stratified():
 
 
 def test_fewer_labels_with_unlabelled_clips():
-    recordings = make(["a", "b", (), ()] * 10)
+    recordings = make(["a", "b", None, None] * 10)
     train = np.arange(40)
     assert len(splits.subset(recordings, train, settings(label_fraction=0.5))) == 20
     kept = splits.subset(recordings, train, settings(labels_per_class=3))
     assert splits.class_counts(recordings, kept).tolist() == [3, 3] and len(kept) == 6
-    assert len(splits.subset(make([()] * 4), np.arange(4), settings(labels_per_class=3))) == 0
+    assert len(splits.subset(make([None] * 4), np.arange(4), settings(labels_per_class=3))) == 0
+    # Clips that are known to have no label are a class of their own.
+    recordings = make(["a", (), (), None] * 10)
+    kept = splits.subset(recordings, train, settings(labels_per_class=3))
+    assert sorted(recordings.labels[i] for i in kept) == [()] * 3 + [("a",)] * 3
 
 
 def test_balance():
@@ -234,9 +241,12 @@ def test_balance():
     under = splits.balance(recordings, train, "under", 0)
     assert splits.class_counts(recordings, under).tolist() == [5] * 3 and len(set(under)) == 15
     assert not np.array_equal(under, splits.balance(recordings, train, "under", 1))
-    none = make([()] * 4)
-    for how in ("over", "under"):
-        assert len(splits.balance(none, np.arange(4), how, 0)) == 4
+    unknown = make([None] * 4)
+    for how, size in (("over", 5), ("under", 2)):
+        assert len(splits.balance(unknown, np.arange(4), how, 0)) == 4
+        recordings = make(["a"] * 2 + [()] * 5 + [None] * 9)
+        kept = [recordings.labels[i] for i in splits.balance(recordings, np.arange(16), how, 0)]
+        assert sorted(kept) == [()] * size + [("a",)] * size
 
 
 def test_no_combination_of_small_sets_stops_it():
@@ -245,3 +255,118 @@ def test_no_combination_of_small_sets_stops_it():
         columns = {"groups": [f"g{k}" for k in rng.integers(groups, size=clips)]} if groups else {}
         recordings = make([f"c{k}" for k in rng.integers(classes, size=clips)], **columns)
         check(recordings, splits.split(recordings, settings()))
+
+
+def rare_word(rare=(0,), speakers=5):
+    """Clips of a word that all speakers say, and one of a word that only some say."""
+    labels = [label for s in range(speakers) for label in ["a"] * 10 + ["rare"] * (s in rare)]
+    groups = [f"s{s}" for s in range(speakers) for _ in range(10 + (s in rare))]
+    return make(labels, groups=groups)
+
+
+def lost(recordings, parts):
+    """Classes that are in the data and not in training."""
+    whole = splits.class_counts(recordings, np.arange(len(recordings)))
+    missing = (splits.class_counts(recordings, parts["train"]) == 0) & (whole > 0)
+    return [recordings.class_names[k] for k in np.flatnonzero(missing)]
+
+
+def test_no_class_is_lost_to_groups_where_another_choice_keeps_it():
+    """One speaker of five has a word for himself: 81 of these 200 splits held him out."""
+    recordings, shares = rare_word(), []
+    for seed in range(200):
+        rest, held = splits.hold_out(recordings, np.arange(len(recordings)), 0.5, seed)
+        assert (splits.class_counts(recordings, rest) > 0).all()
+        shares.append(len(held) / len(recordings))
+    assert 0.35 < np.mean(shares) < 0.5 and min(shares) > 0.3
+    for seed in range(20):
+        two = rare_word((0, 1))
+        assert lost(two, splits.split(two, settings(split_seed=seed))) == []
+
+
+def test_a_class_that_is_lost_whatever_is_held_out_is_told_once(caplog):
+    words = [f"only speaker {k} says it" for k in range(3)]
+    labels = [label for word in words for label in [word] * 3 + ["all say it"] * 9]
+    recordings = make(labels, groups=[f"s{k // 12}" for k in range(36)])
+    for _ in range(2):
+        parts = splits.split(recordings, settings(holdout=(0.7, 0.0, 0.3)))
+        check(recordings, parts)
+        assert len(parts["test"]) == 12
+    (word,) = lost(recordings, parts)
+    (record,) = caplog.records
+    assert word in words and record.getMessage().startswith(
+        f"no training clip has the label {word!r}: all of its clips are in the validation or test"
+    )
+
+
+def test_official_folds_that_lack_a_class_are_told(caplog):
+    recordings = make(list("xxyyyzzz"), folds=[1, 1, 2, 2, 3, 3, 3, 2])
+    splits.split(recordings, settings(fold=1, validation_fraction=0.0))
+    assert "no training clip has the label 'x'" in caplog.text
+    caplog.clear()
+    splits.split(recordings, settings(fold=3, validation_fraction=0.0))
+    assert not caplog.records
+
+
+def test_tags_of_one_clip_stay_in_training_and_the_shares_are_kept():
+    """Of 500 clips 300 have a tag of their own beside their first."""
+    labels = [(f"c{k % 2}", *[f"tag{k}"] * (k % 5 < 3)) for k in range(500)]
+    recordings = make(labels)
+    for seed in range(5):
+        rest, held = splits.hold_out(recordings, np.arange(500), 0.2, seed)
+        assert (splits.class_counts(recordings, rest) > 0).all() and len(held) == 100
+
+
+@st.composite
+def data_sets(draw):
+    """A few clips with no, one or several labels, known or not, some in groups."""
+    names = st.sampled_from("abcd")
+    several = st.lists(names, max_size=2, unique=True).map(tuple)
+    clip = st.tuples(st.one_of(st.none(), several, names), st.sampled_from(["", *"uvwxyz"]))
+    clips = draw(st.lists(clip, min_size=1, max_size=30))
+    groups = [group for _, group in clips] if draw(st.booleans()) else None
+    return make([label for label, _ in clips], groups=groups)
+
+
+quick = hypothesis.settings(max_examples=50, deadline=None, derandomize=True)
+
+
+@quick
+@hypothesis.given(data_sets(), st.integers(0, 2**31), st.floats(0.05, 0.9))
+def test_any_split_is_whole_repeatable_and_keeps_the_classes_that_it_can(recordings, seed, share):
+    data = settings(split_seed=seed, holdout=(1 - share, share / 2, share / 2))
+    parts = splits.split(recordings, data)
+    check(recordings, parts)
+    again = splits.split(recordings, data)
+    assert all(np.array_equal(parts[part], again[part]) for part in splits.PARTS)
+    everything = np.arange(len(recordings))
+    rest, held = splits.hold_out(recordings, everything, share, seed)
+    if lost(recordings, {"train": rest}):
+        # Then each group, and each clip without one, has all clips of some class, or all that
+        # are unlabelled, or all without any label, and nothing else.
+        groups = recordings.groups or [""] * len(recordings)
+        units = np.array([group or str(k) for k, group in enumerate(groups)])
+        kinds = strata(recordings)
+        for unit in set(units):
+            alone = not set(kinds[units == unit]) & set(kinds[units != unit])
+            assert alone or lost(recordings, {"train": everything[units != unit]})
+
+
+@quick
+@hypothesis.given(data_sets(), st.integers(0, 99), st.integers(1, 9))
+def test_any_subset_is_nested_and_any_balance_even(recordings, seed, count):
+    train = np.arange(len(recordings))
+    few, more = (
+        set(splits.subset(recordings, train, settings(split_seed=seed, labels_per_class=n)))
+        for n in (count, count + 1)
+    )
+    labels = recordings.labels
+    assert few <= more <= set(train) and all(labels[i] is not None for i in more)
+    known = {found[:1] for found in labels if found is not None}
+    for how in ("over", "under"):
+        kept = [labels[i] for i in splits.balance(recordings, train, how, seed)]
+        if known:
+            firsts = [found[:1] for found in kept]
+            assert set(firsts) == known and len({firsts.count(first) for first in known}) == 1
+        else:
+            assert kept == list(labels)

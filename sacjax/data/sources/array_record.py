@@ -77,7 +77,7 @@ def load_array_record(data_config: ConfigDict) -> Recordings:
     shards, rows, table, total = [], [], [], 0
     try:
         meta = json.loads((folder / METADATA).read_text())
-        if meta["version"] != 1:
+        if meta["version"] not in (1, 2):
             raise UserError(
                 f"{folder / METADATA}: version {meta['version']} is newer than this sacjax"
             )
@@ -110,10 +110,15 @@ def load_array_record(data_config: ConfigDict) -> Recordings:
 
     return Recordings(
         names=[row["name"] for row in rows],
-        labels=[tuple(row["labels"]) for row in rows],
+        labels=[_labels(row["labels"], meta["version"]) for row in rows],
         class_names=tuple(meta["class_names"]),
         open=OpenBlocks(shards, np.array(table), block),
         folds=column("fold"),
         splits=column("split"),
         groups=column("group"),
     )
+
+
+def _labels(names: list[str] | None, version: int) -> tuple[str, ...] | None:
+    """Returns what a row says; version 1 wrote [] both for clips of no label and for unknown ones."""
+    return None if names is None or (version == 1 and not names) else tuple(names)

@@ -14,6 +14,7 @@ import numpy as np
 import soundfile as sf
 from ml_collections import ConfigDict
 
+from sacjax.data import groups, labels
 from sacjax.data.recordings import Clip, Recordings
 from sacjax.errors import UserError, nearest
 
@@ -28,7 +29,8 @@ def load(data: ConfigDict) -> Recordings:
     """Returns the recordings that `data.source` names.
 
     Raises:
-      UserError: an unknown, missing or empty source, or a malformed manifest.
+      UserError: an unknown, missing or empty source, a malformed manifest, labels that do not fit
+        `data.multi_label` or names that do not fit `data.group_pattern`.
     """
     loaders = {
         "folder": load_folder, "manifest": load_manifest, "tfds": _tfds, "arrayrecord": _array_record,
@@ -41,7 +43,9 @@ def load(data: ConfigDict) -> Recordings:
     recordings = loaders[data.source](data)
     if not len(recordings):
         raise UserError(f"data.source={data.source}: no recordings in '{data.path or data.name}'")
-    return recordings
+    if data.group_pattern:
+        recordings.groups = groups.from_names(recordings.names, data.group_pattern)
+    return labels.checked(recordings, data.multi_label)
 
 
 def _tfds(data: ConfigDict) -> Recordings:
@@ -133,7 +137,7 @@ class OpenFiles:
 
 
 def load_folder(data: ConfigDict) -> Recordings:
-    """Reads `DIR/<label>/**/*`: the first folder below `data.path` is the label; files directly in DIR have none.
+    """Reads `DIR/<label>/**/*`: the first folder below `data.path` is the label; that of files directly in DIR is unknown.
 
     Hidden files and folders, and files that no sound format's name ends in, are left out. Links are followed; one that leads out
     of DIR is refused unless `data.allow_outside_root`.
@@ -162,10 +166,10 @@ def load_folder(data: ConfigDict) -> Recordings:
     parts.sort()
     # A name that is not UTF-8 still has to go into tables.
     names = [os.fsencode("/".join(part)).decode("utf-8", "backslashreplace") for part in parts]
-    labels: list[tuple[str, ...]] = [(name.split("/")[0],) if "/" in name else () for name in names]
-    classes = tuple(sorted({label[0] for label in labels if label}))
+    known = [(name.split("/")[0],) if "/" in name else None for name in names]
+    classes = tuple(sorted({label[0] for label in known if label}))
     paths = [os.path.join(root, *part) for part in parts]
-    return Recordings(names, labels, classes, OpenFiles(paths), paths=paths)
+    return Recordings(names, known, classes, OpenFiles(paths), paths=paths)
 
 
 def _walk(root: str, allow_outside: bool) -> Iterator[list[str]]:
@@ -200,26 +204,24 @@ def load_manifest(data: ConfigDict) -> Recordings:
 
     Several labels are written `a|b` (in JSONL a list will do). File names are relative to the manifest's folder; one that leads out
     of it is refused unless `data.allow_outside_root`. A row with a `start` has `#start` added to its name.
+    Rows of one file are one group where `group` does not say otherwise. An empty label is unknown, or none if
+    `data.empty_label` says so; in JSONL null is unknown and [] none.
     """
     path = Path(data.path)
     if not data.path or not path.is_file():
         raise UserError(f"data.path: there is no manifest '{data.path}'")
     rows = _rows(path)
     root = path.parent.resolve()
-    paths, names, labels = [], [], []
+    paths, names, found = [], [], []
+    files: dict[str, str] = {}  # the first name of each
     for line, row in rows:
         full = _resolve(path, line, root, str(row["filename"]), data.allow_outside_root)
         paths.append(full)
         # Of the path as it is written: links are for their owner to name. './a.wav' is 'a.wav'.
         name = os.path.relpath(os.path.join(root, str(row["filename"])), root).replace(os.sep, "/")
+        files.setdefault(full, name)
         names.append(name if _empty(row, "start") else f"{name}#{row['start']}")
-        cell = "" if _empty(row, "label") else row["label"]
-        found = [str(part) for part in cell] if isinstance(cell, list) else str(cell).split("|")
-        labels.append(tuple(dict.fromkeys(part.strip() for part in found if part.strip())))
-        if len(labels[-1]) > 1 and not data.multi_label:
-            raise UserError(
-                f"{path}, line {line}: several labels '{row['label']}'; set data.multi_label=True and objective.loss=sigmoid for that"
-            )
+        found.append(_labels(row.get("label"), data.empty_label))
     if len(set(names)) < len(names):
         twice = collections.Counter(names).most_common(1)[0][0]
         raise UserError(f"{path}: '{twice}' is listed twice; rows of one file need a 'start' each")
@@ -234,12 +236,21 @@ def load_manifest(data: ConfigDict) -> Recordings:
     ):
         if end is not None and end <= start:
             raise UserError(f"{path}, line {line}: end is {end:g}, not after start {start:g}")
-    groups = [group or "" for group in columns["group"]] if columns["group"] else None
-    classes = tuple(sorted({label for found in labels for label in found}))
+    owners = groups.of_rows([files[full] for full in paths], columns["group"] or [None] * len(rows))
+    classes = tuple(sorted({label for row_labels in found for label in row_labels or ()}))
     open_clip = OpenFiles(paths, starts, columns["end"])
     return Recordings(
-        names, labels, classes, open_clip, columns["fold"], columns["split"], groups, paths
+        names, found, classes, open_clip, columns["fold"], columns["split"], owners, paths
     )
+
+
+def _labels(cell: Any, empty: str) -> tuple[str, ...] | None:
+    """Returns what a cell or a JSON value says: None is unknown, as is '' unless `empty` is 'none'."""
+    if cell is None:
+        return None
+    parts = cell if isinstance(cell, list) else str(cell).split("|")
+    names = tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
+    return names if names or isinstance(cell, list) or empty == "none" else None
 
 
 def _resolve(manifest: Path, line: int, root: Path, name: str, allow_outside: bool) -> str:
@@ -267,7 +278,8 @@ def _rows(path: Path) -> list[tuple[int, dict]]:
             if kind in (".jsonl", ".ndjson", ".json"):
                 rows = [(k, json.loads(line)) for k, line in enumerate(file, 1) if line.strip()]
             else:
-                reader = csv.DictReader(file, delimiter="\t" if kind in (".tsv", ".tab") else ",")
+                delimiter = "\t" if kind in (".tsv", ".tab") else ","
+                reader = csv.DictReader(file, delimiter=delimiter, restval="")
                 rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a readable manifest: {error}") from error

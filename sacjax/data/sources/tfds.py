@@ -21,6 +21,7 @@ from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError, nearest
 
 INDEX = ".sacjax_index.json"  # all but the audio of a prepared data set, so that it is read from its records only once
+INDEX_VERSION = 2  # 2: labels that are not known are null
 NAMES = (
     "name",
     "audio/filename",
@@ -143,7 +144,7 @@ def load_tfds(data_config: ConfigDict) -> Recordings:
         groups = None
     return Recordings(
         names=names,
-        labels=[tuple(label) for label in table["labels"]],
+        labels=[None if label is None else tuple(label) for label in table["labels"]],
         class_names=tuple(table["class_names"]),
         open=opener,
         folds=table["folds"],
@@ -273,7 +274,8 @@ def _index(builder: Any) -> dict:
     info = builder.info
     splits = [name for name, split in info.splits.items() if split.num_examples]
     files = [path for split in splits for path in info.splits[split].filepaths]
-    stamp = [[Path(path).name, os.stat(path).st_size] for path in files]
+    stamp: list = [[Path(path).name, os.stat(path).st_size] for path in files]
+    stamp.append(INDEX_VERSION)
     path = Path(builder.data_dir) / INDEX
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         table = json.loads(path.read_text())
@@ -329,7 +331,9 @@ def _scan(builder: Any, splits: list[str]) -> dict:
     for record in (record for split in splits for record in _raw(builder, split)):
         row = reader.deserialize_example_np(record) if reader else {}
         numbers = np.atleast_1d(row[label]).tolist() if label else []
-        columns["labels"].append([class_names[n] for n in numbers if n >= 0])
+        known = [class_names[n] for n in numbers if n >= 0]
+        # No number at all says that there is none, -1 that nobody knows.
+        columns["labels"].append(None if not label or (numbers and not known) else known)
         for key, column in ((group, "groups"), (name, "names")):
             if key:
                 columns[column].append(text(key, row[key]))

@@ -12,6 +12,7 @@ import soundfile
 import tensorflow_datasets as tfds
 
 from sacjax import config as config_lib
+from sacjax.data.sources import files as sources
 from sacjax.data.sources import tfds as tfds_source
 from sacjax.data.sources.array_record import load_array_record, load_tfds
 from sacjax.data.tfds_builders.published import pcm16
@@ -131,7 +132,7 @@ def test_unlabelled_one_split_and_no_rate(tmp_path):
     data.sample_rate = 22050
     recordings = load_tfds(data)
     assert (
-        recordings.labels == [()] * 10
+        recordings.labels == [None] * 10
         and recordings.class_names == ()
         and recordings.splits is None
     )
@@ -152,6 +153,22 @@ def test_multi_label_and_config(tmp_path):
     for k in range(4):
         n = recordings.open(k).num_samples
         assert recordings.labels[k] == (("a", "c") if n % 2 == 0 else ())
+    data = data_config(tmp_path, "somebodys/big")
+    data.source = "tfds"
+    with pytest.raises(UserError, match=r"several labels 'a\|c'.*data.multi_label=True"):
+        sources.load(data)
+    data.multi_label = True
+    assert sources.load(data).labels == recordings.labels
+
+
+def test_a_label_of_minus_one_is_unknown(tmp_path):
+    features = {"audio": pcm16(8000), "label": tfds.features.ClassLabel(names=["a", "b"])}
+    build(
+        tmp_path, features, lambda i: {"audio": np.full(i + 1, i, np.int16), "label": i - 1}, {"train": 3}
+    )  # fmt: skip
+    recordings = load_tfds(data_config(tmp_path))
+    sizes = [recordings.open(k).num_samples for k in range(3)]
+    assert [recordings.labels[sizes.index(n)] for n in (1, 2, 3)] == [None, ("a",), ("b",)]
 
 
 def test_groups_that_official_splits_share_are_left_out(tmp_path, caplog):

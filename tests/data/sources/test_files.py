@@ -64,7 +64,7 @@ def test_folder(tmp_path):
         "loose.wav",
         "été/ñandú 鳥.wav",
     ]
-    assert recordings.labels == [("cat",), ("dog",), ("dog",), (), ("été",)]
+    assert recordings.labels == [("cat",), ("dog",), ("dog",), None, ("été",)]
     assert recordings.class_names == ("cat", "dog", "été")
     assert recordings.folds is None and recordings.splits is None and recordings.groups is None
     for i in range(len(recordings)):
@@ -156,7 +156,7 @@ def test_manifest_with_all_columns(tmp_path):
             ("dog",),
             ("cat",),
             ("cat",),
-            (),
+            None,
         ] and recordings.class_names == ("cat", "dog")
         assert recordings.folds == [1, 2, 2, 3] and recordings.splits == [
             "train",
@@ -164,7 +164,7 @@ def test_manifest_with_all_columns(tmp_path):
             "test",
             "validation",
         ]
-        assert recordings.groups == ["g1", "", "g2", "g3"]
+        assert recordings.groups == ["g1", "g2", "g2", "g3"]  # b.wav is one file
         assert [recordings.open(i).num_samples for i in range(4)] == [24000, 8000, 8000, 2000]
     part = loaded[0].open(1)
     np.testing.assert_allclose(part.read(100, 50), tone(3.0)[4100:4150], atol=1e-4)
@@ -174,7 +174,7 @@ def test_manifest_with_all_columns(tmp_path):
 def test_manifest_of_file_names_alone(tmp_path):
     write(tmp_path / "a.wav")
     recordings = manifest(tmp_path, "filename\na.wav\n")
-    assert recordings.labels == [()] and recordings.class_names == () and recordings.folds is None
+    assert recordings.labels == [None] and recordings.class_names == () and recordings.folds is None
 
 
 def test_several_labels(tmp_path):
@@ -188,7 +188,7 @@ def test_several_labels(tmp_path):
     lines = '{"filename": "a.wav", "label": ["dog", "cat"]}\n{"filename": "b.wav", "label": 0}\n'
     recordings = manifest(tmp_path, lines, "list.jsonl", multi_label=True)
     assert recordings.labels == [("dog", "cat"), ("0",)]
-    with pytest.raises(UserError, match="line 2: several labels .*data.multi_label=True"):
+    with pytest.raises(UserError, match="'a.wav' has several labels .*data.multi_label=True"):
         manifest(tmp_path, text)
 
 
