@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sacjax.config.schema import OPEN, check
+from sacjax.config.schema import OPEN, check, default, stage
 from sacjax.errors import UserError, nearest
 
 
@@ -190,11 +190,25 @@ def _is_stage(value: Any) -> bool:
 
 
 def from_json(text: str) -> ConfigDict:
-    """Reads what `to_json` wrote (JSON's lists become tuples again)."""
+    """Reads what `to_json` wrote; keys that came into being later have their defaults."""
+    saved = _as_tuples(json.loads(text))
+    config = ConfigDict(saved)
+    for key, value in default().items():
+        if key not in config and key != "supervised":
+            config[key] = value
+    fresh = stage()
+    for name in config.stages:
+        for group, keys in fresh.items():
+            if group not in config[name]:
+                config[name][group] = keys
+            elif isinstance(keys, ConfigDict):
+                missing = {key: keys[key] for key in keys if key not in config[name][group]}
+                config[name][group].update(missing)
+    return config.lock()
 
-    def tuples(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: tuples(item) for key, item in value.items()}
-        return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
-    return ConfigDict(tuples(json.loads(text))).lock()
+def _as_tuples(value: Any) -> Any:
+    """Returns a value of JSON with tuples for lists."""
+    if isinstance(value, dict):
+        return {key: _as_tuples(item) for key, item in value.items()}
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -28,7 +28,7 @@ def checked(recordings: Recordings, multi_label: bool) -> Recordings:
         more = f" (and so have {len(several) - 1} more clips)" if len(several) > 1 else ""
         raise UserError(
             f"'{name}' has several labels '{'|'.join(labels)}'{more}; "
-            "set data.multi_label=True and objective.loss=sigmoid for that"
+            "set data.multi_label=True and objective.options.loss=sigmoid for that"
         )
     return dataclasses.replace(recordings, labels=[labels or None for labels in recordings.labels])
 
