@@ -1,17 +1,27 @@
-"""Orbax checkpoints: model, training state, data position and label names, by one manager a stage.
+"""Orbax checkpoints: model, training state, data position and label names, one folder a stage.
 
-<workdir>/checkpoints/<stage>/labels.json          label names and what the stage needs to build its model
+<workdir>/checkpoints/<stage>/labels.json          label names
 <workdir>/checkpoints/<stage>/<step>/model         parameters, batch statistics, EMA
 <workdir>/checkpoints/<stage>/<step>/training      optimizer, step, metric sums
 <workdir>/checkpoints/<stage>/<step>/meta          JSON: data position, best metric so far
+<workdir>/checkpoints/<stage>/<step>/metrics       JSON: the metric that names the best, if any
+<workdir>/checkpoints/<stage>/<step>/files.json    the files of these folders and their sizes
+<workdir>/checkpoints/<stage>/<step>.damaged       a checkpoint that lost files, out of the way
+
+A checkpoint is left out only where `files.json` tells that a file is missing or short, and none is
+deleted because it cannot be read: a file system has bad moments.
 """
 
 import contextlib
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Iterator
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +31,15 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
-from sacjax import objectives
+from sacjax import distributed, io, objectives
 from sacjax.errors import UserError, first_line
 from sacjax.train import sharding
 from sacjax.train.optimizer import name_of
 from sacjax.views import make_preprocess
 
 MODEL = ("params", "extra", "ema")  # fields of a train state that inference needs
+FILES = "files.json"
+T = TypeVar("T")
 
 
 def _flat(tree: Any) -> dict[str, Any]:
@@ -48,136 +60,353 @@ def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return {k: fields[k] for k in MODEL}, {k: v for k, v in fields.items() if k not in MODEL}
 
 
+def is_better(value: float | None, best: float | None, mode: str) -> bool:
+    """Returns whether a metric is better than the best before it: of equals, the first is the best.
+
+    A value that is not finite is better than none.
+
+    Args:
+      value: of this step; None: it has none.
+      best: of an earlier step; None: no step has had one.
+      mode: `max` or `min`, which is better.
+    """
+    if value is None or not math.isfinite(value):
+        return False
+    return best is None or (value > best if mode == "max" else value < best)
+
+
+def best_of(metrics: Mapping[int, float | None], mode: str) -> int | None:
+    """Returns the step with the best of {step: metric}, as `is_better` says, or None."""
+    best: int | None = None
+    for step in sorted(metrics):
+        if is_better(metrics[step], None if best is None else metrics[best], mode):
+            best = step
+    return best
+
+
+@dataclasses.dataclass
+class LatestAndBest:
+    """Orbax's policy of what to keep: the last checkpoints, and the best by `best_of`."""
+
+    keep: int
+    """How many of the last."""
+
+    mode: str
+    """`max` or `min`."""
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Returns for each checkpoint, in the order of their steps, whether it is kept."""
+        metrics = {info.step: _metric_of(info.metrics) for info in checkpoints}
+        latest = sorted(metrics, reverse=True)[: self.keep]
+        kept = {*latest, best_of(metrics, self.mode)}
+        return [info.step in kept for info in checkpoints]
+
+
+def _metric_of(metrics: Mapping[str, float] | None) -> float | None:
+    return metrics["best"] if metrics else None
+
+
 class Checkpoints:
-    """Saves and restores the train states of one stage; keeps the last few and the best."""
+    """Saves and restores the train states of one stage; keeps the last few and the best.
+
+    On several hosts, each of them makes it and calls `save`, `restore`, `back_before`, `wait` and
+    `close` in the same order; the first one's view of the files is that of all.
+    """
 
     def __init__(
         self, workdir: Path, stage: str, keep: int = 2, mode: str = "max", asynchronous: bool = True
     ):
+        """Looks at what is there; writes nothing before the first `save`.
+
+        Args:
+          workdir: of the run; not there yet, or of any state.
+          stage: the stage's name.
+          keep: how many of the last checkpoints stay.
+          mode: `max` or `min`: whether the highest or the lowest metric is the best; it stays too.
+          asynchronous: whether `save` returns while the files are being written.
+
+        Raises:
+          UserError: on another host the folder cannot be read.
+          OSError: here it cannot.
+        """
         self.folder = Path(workdir).absolute() / "checkpoints" / stage
-        policies = ocp.checkpoint_managers
-        self.manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [
-                        policies.LatestN(keep),
-                        policies.BestN(
-                            get_metric_fn=lambda metrics: metrics["best"],
-                            reverse=mode == "min",
-                            n=1,
-                            keep_checkpoints_without_metrics=False,
-                        ),
-                    ]
-                ),
-                best_fn=lambda metrics: metrics["best"],
-                best_mode=mode,
-                enable_async_checkpointing=asynchronous,
-            ),
-        )
+        self.keep, self.mode, self.asynchronous = keep, mode, asynchronous
+        self._metrics: dict[int, float | None] = {}  # of the checkpoints that are whole
+        self._damaged: dict[int, str] = {}  # step → what is missing
+        self._saving = 0
+        self._manager: ocp.CheckpointManager | None = None
+        self._look()
 
     def latest(self) -> int | None:
-        """Returns the step of the last complete checkpoint, or None."""
-        return self.manager.latest_step()
+        """Returns the step of the last whole checkpoint, or None where there is no checkpoint.
+
+        Raises:
+          UserError: there are some, but none is whole.
+        """
+        if self._damaged and not self._metrics:
+            raise UserError(
+                f"{self.folder}: none of its checkpoints is whole; nothing is removed: to begin "
+                "anew, give the folder another name"
+            )
+        return max(self._metrics, default=None)
 
     def best(self) -> int | None:
-        """Returns the step of the checkpoint with the best metric, or None where none has one."""
-        return self.manager.best_step()
+        """Returns the step of the checkpoint with the best metric, or None where none has one.
+
+        Of those that are whole; of equals, the first, as the train loop notes it (`is_better`).
+        """
+        return best_of(self._metrics, self.mode)
 
     def save(self, step: int, state: Any, meta: dict[str, Any], metric: float | None) -> None:
-        """Begins to save; returns when the state is copied. A step that is already saved is left alone."""
-        if step in self.manager.all_steps():
+        """Begins to save; returns when the state is copied.
+
+        A step that is already saved is left alone. A damaged checkpoint makes way: it gets another
+        name.
+
+        Args:
+          step: updates done.
+          state: a NamedTuple of trees of arrays.
+          meta: what JSON can hold.
+          metric: what names the best checkpoint; None or not finite: this is not the best.
+
+        Raises:
+          UserError: this checkpoint, or the one before it, cannot be written.
+        """
+        if step in self._metrics:
             return
         model, training = _split(state)
+        metric = float(metric) if metric is not None and math.isfinite(metric) else None
+        items = ocp.args.Composite(
+            model=ocp.args.StandardSave(_flat(model)),
+            training=ocp.args.StandardSave(_flat(training)),
+            meta=ocp.args.JsonSave(meta),
+        )
+        self._write(step, items, metric)
+
+    def _write(self, step: int, items: ocp.args.Composite, metric: float | None) -> None:
+        metrics = None if metric is None else {"best": metric}
         with self._told():
-            self.manager.save(
-                step,
-                args=ocp.args.Composite(
-                    model=ocp.args.StandardSave(_flat(model)),
-                    training=ocp.args.StandardSave(_flat(training)),
-                    meta=ocp.args.JsonSave(meta),
-                ),
-                metrics=None if metric is None else {"best": float(metric)},
-            )
+            manager = self._writer()
+            manager.wait_until_finished()
+            self._saving = step
+            # `force`: else Orbax leaves out, without a word, a step below one that is there.
+            manager.save(step, args=items, metrics=metrics, force=True)
+            if not self.asynchronous:
+                manager.wait_until_finished()
+        known = self._metrics | {step: metric}
+        self._metrics = {s: known[s] for s in manager.all_steps() if s in known}
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """Tells in one line what keeps a checkpoint from being written, now or in the background."""
+        """Tells in one line why a checkpoint cannot be written, now or in the background."""
         try:
             yield
         except Exception as error:  # Orbax, TensorStore and the file system each raise their own
-            good = complete(self.folder)
-            last = f"the last good one is of step {max(good)}" if good else "there is none yet"
+            good = sorted(set(complete(self.folder)) - set(self._damaged))
+            last = f"the last good one is of step {good[-1]}" if good else "there is none yet"
             raise UserError(
                 f"{self.folder}: a checkpoint cannot be written ({first_line(error)}); {last}"
             ) from error
 
-    def restore(self, state: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """Returns (state, meta) of a step (default: the last that can be read), placed as `state` is.
+    def _writer(self) -> ocp.CheckpointManager:
+        """Returns Orbax's manager, when what is damaged is out of its way.
+
+        Orbax would count a damaged checkpoint among those that it keeps, refuse to save a step
+        below it, and overwrite it.
+        """
+        if self._damaged:
+            distributed.on_all_hosts(self._set_aside, f"{self.folder}")
+            self._damaged.clear()
+            if self._manager is not None:
+                self._manager.reload()
+        if self._manager is None:
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=LatestAndBest(self.keep, self.mode),
+                    best_fn=lambda metrics: metrics["best"],
+                    best_mode=self.mode,
+                    async_options=ocp.options.AsyncOptions(
+                        post_finalization_callback=self._write_sizes
+                    ),
+                ),
+            )
+        return self._manager
+
+    def _set_aside(self) -> None:
+        """Gives damaged checkpoints another name, on the first host."""
+        if jax.process_index():
+            return
+        for step in self._damaged:
+            old = self.folder / str(step)
+            names = (f"{step}.damaged{k or ''}" for k in range(sys.maxsize))
+            new = next(p for p in map(self.folder.joinpath, names) if not p.exists())
+            if old.exists():
+                os.rename(old, new)
+                print(f"{old}: is now {new.name}, to make way for new checkpoints", file=sys.stderr)
+
+    def _write_sizes(self) -> None:
+        """Lists a checkpoint's files, when all are written and just before it gets its name."""
+        folder = self.folder / f"{self._saving}.orbax-checkpoint-tmp"
+        if folder.is_dir():  # not in an object store: there, nothing is ever cut short
+            items = (path for path in folder.rglob("*") if path.parent != folder)
+            sizes = {
+                path.relative_to(folder).as_posix(): path.stat().st_size
+                for path in sorted(items)
+                if path.is_file()
+            }
+            io.write_json(folder / FILES, sizes, indent=0)
+
+    def _look(self) -> None:
+        """Finds the checkpoints, as the first host sees them; says once which are damaged."""
+        found = distributed.from_first_host(
+            functools.partial(_survey, self.folder), f"{self.folder}"
+        )
+        for step, damage, _ in found:
+            if damage and step not in self._damaged and jax.process_index() == 0:
+                path = self.folder / str(step)
+                print(f"{path}: left out: {damage}; nothing is removed", file=sys.stderr)
+        self._damaged = {step: damage for step, damage, _ in found if damage}
+        self._metrics = {step: metric for step, damage, metric in found if not damage}
+
+    def restore(self, abstract_state: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """Returns (state, meta) of a step (default: the last whole one), placed as asked.
+
+        An error that may pass is tried again; any other is raised, and nothing is deleted.
+
+        Args:
+          abstract_state: a NamedTuple of trees of `jax.ShapeDtypeStruct` with shardings, or of
+            arrays, of which only shapes, types and shardings are looked at.
+          step: of `latest()` or `best()`.
 
         Raises:
-          UserError: the checkpoint holds another model, or none can be read.
+          UserError: the checkpoint holds another model, or is damaged; none is whole; or another
+            host cannot read it.
+          Exception: whatever the file system or a library raised here.
         """
-        if step is not None:
-            return self._restore(state, step)
-        for step in sorted(self.manager.all_steps(), reverse=True):
-            try:
-                return self._restore(state, step)
-            except UserError:
-                raise
-            except (
-                Exception
-            ) as error:  # cut short, or lost in part: whatever the formats raise for that
-                print(
-                    f"{self.folder / str(step)}: cannot be read, and is removed ({first_line(error)})"
-                )
-                self.manager.delete(step)
-        raise UserError(
-            f"{self.folder}: none of its checkpoints can be read; remove it to begin anew"
-        )
+        self.wait()
+        self._look()
+        step = self._whole(step)
+        parts = _split(abstract_state)
+
+        def read() -> tuple[dict[str, Any], ...]:
+            model = self._read(step, "model", parts[0])
+            training = self._read(step, "training", parts[1])
+            meta = ocp.JsonCheckpointHandler().restore(self.folder / str(step) / "meta")
+            return model, training, dict(meta)
+
+        model, training, meta = self._read_alike(step, read)
+        return type(abstract_state)(**model, **training), meta
+
+    def restore_fields(self, abstract: dict[str, Any], step: int) -> dict[str, Any]:
+        """Returns the model part of a step alone, for inference.
+
+        Args:
+          abstract: {field: tree} of all fields of `MODEL`, each as of `restore`.
+          step: of `latest()` or `best()`.
+
+        Raises:
+          UserError, Exception: as `restore` does.
+        """
+        step = self._whole(step)
+        return self._read_alike(step, lambda: self._read(step, "model", abstract))
+
+    def _whole(self, step: int | None) -> int:
+        """Returns the step, or the last one. Raises UserError where it has no whole checkpoint."""
+        step = self.latest() if step is None else step
+        if step not in self._metrics:
+            damage = self._damaged.get(step, "") if step is not None else ""
+            raise UserError(f"{self.folder}: no checkpoint of step {step}{damage and ': '}{damage}")
+        return step
+
+    def _read(self, step: int, item: str, fields: dict[str, Any]) -> dict[str, Any]:
+        """Returns `fields` with their values, read from a step's `model` or `training`."""
+        folder = self.folder / str(step) / item
+        wanted = {name: _abstract(leaf) for name, leaf in _flat(fields).items()}
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+            if item == "model":
+                _check_same(wanted, _stored(handler, folder), self.folder)
+            return _unflat(fields, handler.restore(folder, args=ocp.args.StandardRestore(wanted)))
+
+    def _read_alike(self, step: int, read: Callable[[], T]) -> T:
+        """Returns what `read` gives, on all hosts or on none."""
+        path = self.folder / str(step)
+        try:
+            return distributed.on_all_hosts(read, f"{path}")
+        except UserError:
+            raise
+        except Exception as error:
+            error.add_note(f"{path} cannot be read; nothing of it is removed")
+            raise
 
     def back_before(self, step: int) -> bool:
-        """Removes the checkpoints past `step` and returns True; returns False where none would be left."""
+        """Removes the checkpoints past `step`; returns False where none would be left."""
         self.wait()
-        steps = self.manager.all_steps()
-        if min(steps, default=step + 1) > step:
+        if min(self._metrics, default=step + 1) > step:
             return False
-        for late in steps:
-            if late > step:
-                self.manager.delete(late)
+        with self._told():
+            for late in [s for s in self._metrics if s > step]:
+                self._writer().delete(late)
+                del self._metrics[late]
         return True
 
-    def _restore(self, state: Any, step: int) -> tuple[Any, dict[str, Any]]:
-        parts = _split(state)
-        flat = [_flat(part) for part in parts]
-        abstract = [jax.tree.map(ocp.utils.to_shape_dtype_struct, part) for part in flat]
-        _check_same(abstract[0], self._stored(step), self.folder)
-        restored = self.manager.restore(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardRestore(abstract[0]),
-                training=ocp.args.StandardRestore(abstract[1]),
-                meta=ocp.args.JsonRestore(),
-            ),
-        )
-        fields = _unflat(parts[0], restored["model"]) | _unflat(parts[1], restored["training"])
-        return type(state)(**fields), restored["meta"]
-
-    def _stored(self, step: int | None) -> dict[str, Any]:
-        handler = ocp.StandardCheckpointHandler()
-        metadata = handler.metadata(self.folder / str(step) / "model")
-        tree = getattr(metadata, "item_metadata", metadata)
-        return dict(getattr(tree, "tree", tree))
-
     def wait(self) -> None:
-        """Waits for saves under way. Raises UserError where one has failed."""
-        with self._told():
-            self.manager.wait_until_finished()
+        """Waits for a save under way. Raises UserError where it has failed."""
+        if self._manager is not None:
+            with self._told():
+                self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for saves under way, and ends."""
+        """Waits for a save under way, and ends."""
         self.wait()
-        self.manager.close()
+        if self._manager is not None:
+            self._manager.close()
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+
+
+def _stored(handler: ocp.StandardCheckpointHandler, folder: Path) -> dict[str, Any]:
+    """Returns {name: what has its shape} of what a folder holds."""
+    metadata = handler.metadata(folder)
+    tree = getattr(metadata, "item_metadata", metadata)
+    return dict(getattr(tree, "tree", tree))
+
+
+def _survey(folder: Path) -> list[tuple[int, str, float | None]]:
+    """Returns (step, what is damaged or '', metric) of each checkpoint."""
+    return [(step, *_look_at(folder / str(step))) for step in sorted(complete(folder))]
+
+
+def _look_at(folder: Path) -> tuple[str, float | None]:
+    if damage := _damage(folder):
+        return damage, None
+    try:
+        metrics = ocp.JsonCheckpointHandler(filename="metrics").restore(folder / "metrics")
+    except FileNotFoundError:
+        return "", None
+    except ValueError:  # not JSON
+        return "metrics is cut short", None
+    return "", _metric_of(metrics)
+
+
+def _damage(folder: Path) -> str:
+    """Returns which file of a checkpoint is missing or short; '' where none is known to be."""
+    try:
+        sizes = json.loads((folder / FILES).read_text())
+    except FileNotFoundError:  # written by an earlier version
+        return ""
+    except ValueError:  # not JSON
+        return f"{FILES} is cut short"
+    for name, size in sizes.items():
+        try:
+            found = (folder / name).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return f"{name} is missing"
+        if found < size:
+            return f"{name} has {found} of its {size} bytes"
+    return ""
 
 
 def _check_same(wanted: dict[str, Any], stored: dict[str, Any], folder: Path) -> None:
@@ -190,8 +419,8 @@ def _check_same(wanted: dict[str, Any], stored: dict[str, Any], folder: Path) ->
     for name, leaf in wanted.items():
         if tuple(stored[name].shape) != tuple(leaf.shape):
             raise UserError(
-                f"{folder}: the checkpoint is of another model: '{name}' has shape {tuple(stored[name].shape)}, "
-                f"the config's model {tuple(leaf.shape)}"
+                f"{folder}: the checkpoint is of another model: '{name}' has shape "
+                f"{tuple(stored[name].shape)}, the config's model {tuple(leaf.shape)}"
             )
 
 
@@ -211,15 +440,52 @@ def take_encoder(fresh: Any, trained: Any, where: str) -> Any:
     return _unflat(fresh, flat | {name: source[name] for name in encoder})
 
 
+def restore_model(
+    workdir: str | Path,
+    stage: str,
+    module: nnx.Module,
+    config: ConfigDict,
+    which: str,
+    placement: jax.sharding.Sharding,
+) -> tuple[nnx.Module, int]:
+    """Returns (the module with a checkpoint's values, the checkpoint's step).
+
+    The values are those of the moving average where the stage keeps one.
+
+    Args:
+      workdir: of a run.
+      stage: the stage's name.
+      module: of shapes (`nnx.eval_shape`).
+      config: of the stage.
+      which: `best`, or `last`, which is also taken where no checkpoint has a metric.
+      placement: where all its arrays go.
+
+    Raises:
+      UserError: there is no checkpoint, or one of another model.
+      Exception: whatever the file system or a library raised.
+    """
+    checkpoints = Checkpoints(Path(workdir), stage, mode=config.eval.best_mode)
+    step = checkpoints.best() if which == "best" else None
+    step = checkpoints.latest() if step is None else step
+    if step is None:
+        raise UserError(f"{workdir}: there is no complete checkpoint of stage {stage} in it")
+    graphdef, params, extra = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
+    fields = {"params": nnx.as_pure(params), "extra": nnx.as_pure(extra)}
+    fields["ema"] = fields["params"] if config.optimizer.ema_decay else None
+    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement)  # noqa: E731
+    fields = checkpoints.restore_fields(jax.tree.map(place, fields), step)
+    return nnx.merge(graphdef, fields["ema"] or fields["params"], fields["extra"]), step
+
+
 def write_labels(workdir: Path, stage: str, class_names: tuple[str, ...]) -> None:
     """Writes the label names beside a stage's checkpoints."""
     folder = Path(workdir) / "checkpoints" / stage
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "labels.json").write_text(json.dumps({"class_names": list(class_names)}) + "\n")
+    io.write_json(folder / "labels.json", {"class_names": list(class_names)})
 
 
 def complete(folder: Path) -> list[int]:
-    """Returns the steps whose checkpoints are whole; a save under way has a name that is not a number."""
+    """Returns the steps of the checkpoints; one that is being written has another name."""
     return (
         [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
         if folder.is_dir()
@@ -228,7 +494,7 @@ def complete(folder: Path) -> list[int]:
 
 
 def has_checkpoint(workdir: str | Path, stage: str) -> bool:
-    """Returns whether a stage has a complete checkpoint."""
+    """Returns whether a stage has a checkpoint."""
     folder = Path(workdir) / "checkpoints" / stage
     return (folder / "labels.json").is_file() and bool(complete(folder))
 
@@ -240,17 +506,17 @@ def write_trained(
     class_names: tuple[str, ...],
     model: nnx.Module,
 ) -> None:
-    """Writes a workdir that holds a model that was trained elsewhere, for `load_trained`; it counts as finished."""
+    """Writes a workdir with a model that was trained elsewhere; it counts as finished."""
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     write_labels(workdir, stage, class_names)
     _, params, extra = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     flat = _flat({"params": nnx.as_pure(params), "extra": nnx.as_pure(extra), "ema": None})
     checkpoints = Checkpoints(workdir, stage, asynchronous=False)
-    checkpoints.manager.save(0, args=ocp.args.Composite(model=ocp.args.StandardSave(flat)))
+    checkpoints._write(0, ocp.args.Composite(model=ocp.args.StandardSave(flat)), None)
     checkpoints.close()
-    (workdir / "config.json").write_text(config_lib.to_json(config))
-    (workdir / "results.json").write_text(json.dumps({stage: {}}) + "\n")
+    io.write_text(workdir / "config.json", config_lib.to_json(config))
+    io.write_json(workdir / "results.json", {stage: {}})
 
 
 @dataclasses.dataclass
@@ -319,31 +585,15 @@ def load_trained(
         "class_names"
     ]
     objective = objectives.build(config[stage], tuple(labels), np.ones(len(labels)))
-    checkpoints = Checkpoints(workdir, stage, mode=config[stage].eval.best_mode, asynchronous=False)
-    step = checkpoints.best() if (which or config[stage].eval.checkpoint) == "best" else None
-    step = checkpoints.latest() if step is None else step
-    if step is None:
-        raise UserError(f"{workdir}: there is no complete checkpoint of stage {stage} in it")
     model = nnx.eval_shape(
         lambda: objective.build(nnx.Rngs(0))
     )  # its shapes; the values come from the checkpoint
     model.eval()
-    graphdef, params, extra = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-    template = {"params": nnx.as_pure(params), "extra": nnx.as_pure(extra)}
-    template["ema"] = template["params"] if config[stage].optimizer.ema_decay else None
     here: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if everywhere:
         here = sharding.replicated(sharding.make_mesh(config.mesh))
-    wanted = {
-        k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=here) for k, v in _flat(template).items()
-    }
-    _check_same(wanted, checkpoints._stored(step), checkpoints.folder)
-    restored = checkpoints.manager.restore(
-        step, args=ocp.args.Composite(model=ocp.args.StandardRestore(wanted))
-    )
-    checkpoints.close()
-    fields = _unflat(template, restored["model"])
-    model = nnx.merge(graphdef, fields["ema"] or fields["params"], fields["extra"])
+    which = which or config[stage].eval.checkpoint
+    model, step = restore_model(workdir, stage, model, config[stage], which, here)
     preprocess = make_preprocess(config[stage], len(labels))
 
     # The parameters are arguments, not constants, so that compiling stays quick.

@@ -23,7 +23,7 @@ from sacjax.data.resident import Resident
 from sacjax.errors import Terminated, UserError, nearest
 from sacjax.plan import flops
 from sacjax.train import metrics
-from sacjax.train.checkpoint import Checkpoints, take_encoder
+from sacjax.train.checkpoint import Checkpoints, is_better, take_encoder
 from sacjax.train.faults import Skipped, Termination
 from sacjax.train.optimizer import frozen, make_optimizer, make_schedule, update_ema
 from sacjax.train.sharding import of_state, over_batch, put_batch, replicated, without_fsdp
@@ -168,7 +168,7 @@ def make_program(
         place = schedule_place(state.step, state.progress, schedule_frames)
         grads, _, sums, extra = gradients(state.params, state.extra, batch, dropout_key, place)
         sums = sums | {"gradient_norm": (optax.tree.norm(grads), jnp.ones([]))}
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, place=place)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, progress=place)
         params = optax.apply_updates(state.params, updates)
         decay = stage.optimizer.ema_decay
         ema = update_ema(state.ema, params, decay, state.step) if decay else None
@@ -494,12 +494,9 @@ def _best(
         raise UserError(
             f"eval.best: there is no metric '{evaluation.best}'{nearest(evaluation.best, values)}"
         )
-    if value is None or not np.isfinite(value):
+    if value is None:
         return None
-    better = meta["best"] is None or (
-        value > meta["best"] if evaluation.best_mode == "max" else value < meta["best"]
-    )
-    if better:
+    if is_better(value, meta["best"], evaluation.best_mode):
         meta.update(best=value, best_step=step, since_best=0)
     else:
         meta["since_best"] += 1
