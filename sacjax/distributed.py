@@ -1,4 +1,4 @@
-"""Joins the hosts of a pod, a Slurm job or a cluster into one run; on one host there is nothing to join."""
+"""Joins the hosts of a pod, a Slurm job or a cluster into one run, in which they decide alike."""
 
 import argparse
 import json
@@ -36,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def expected() -> bool:
-    """Returns whether the environment is that of one task of several: Slurm's step, Open MPI's, or a TPU slice on GKE."""
+    """Returns whether this is one task of several: of Slurm, Open MPI, or a TPU slice on GKE."""
     sizes = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
     several = any(
         os.environ.get(name, "1").isdecimal() and int(os.environ.get(name, "1")) > 1
@@ -49,7 +49,8 @@ def start(args: argparse.Namespace) -> None:
     """Joins the other hosts, if there are any; before JAX is used.
 
     Raises:
-      UserError: flags that do not go together, or hosts that do not find each other within five minutes.
+      UserError: flags that do not go together, or hosts that do not find each other within
+        five minutes.
     """
     explicit = (args.coordinator, args.process_count, args.process_id)
     given = [value is not None for value in explicit]
@@ -70,7 +71,8 @@ def start(args: argparse.Namespace) -> None:
         jax.distributed.initialize(*explicit, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"the hosts cannot be joined: {first_line(error)}; see --coordinator, --process_count and --process_id"
+            f"the hosts cannot be joined: {first_line(error)}; see --coordinator, --process_count "
+            "and --process_id"
         ) from error
 
 

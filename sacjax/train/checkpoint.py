@@ -129,6 +129,7 @@ class Checkpoints:
         self.keep, self.mode, self.asynchronous = keep, mode, asynchronous
         self._metrics: dict[int, float | None] = {}  # of the checkpoints that are whole
         self._damaged: dict[int, str] = {}  # step → what is missing
+        self._saving = 0
         self._manager: ocp.CheckpointManager | None = None
         self._look()
 
@@ -140,15 +141,15 @@ class Checkpoints:
         """
         if self._damaged and not self._metrics:
             raise UserError(
-                f"{self.folder}: none of its checkpoints is whole; nothing is removed: to begin anew, "
-                "give the folder another name"
+                f"{self.folder}: none of its checkpoints is whole; nothing is removed: to begin "
+                "anew, give the folder another name"
             )
         return max(self._metrics, default=None)
 
     def best(self) -> int | None:
-        """Returns the step of the whole checkpoint with the best metric, or None where none has one.
+        """Returns the step of the checkpoint with the best metric, or None where none has one.
 
-        Of equals it is the first, as in the record of the train loop (`is_better`).
+        Of those that are whole; of equals, the first, as the train loop notes it (`is_better`).
         """
         return best_of(self._metrics, self.mode)
 
@@ -193,7 +194,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """Tells in one line what keeps a checkpoint from being written, now or in the background."""
+        """Tells in one line why a checkpoint cannot be written, now or in the background."""
         try:
             yield
         except Exception as error:  # Orbax, TensorStore and the file system each raise their own
@@ -285,10 +286,8 @@ class Checkpoints:
         parts = _split(abstract_state)
 
         def read() -> tuple[dict[str, Any], ...]:
-            model, training = (
-                self._read(step, "model", parts[0]),
-                self._read(step, "training", parts[1]),
-            )
+            model = self._read(step, "model", parts[0])
+            training = self._read(step, "training", parts[1])
             meta = ocp.JsonCheckpointHandler().restore(self.folder / str(step) / "meta")
             return model, training, dict(meta)
 
@@ -309,7 +308,7 @@ class Checkpoints:
         return self._read_alike(step, lambda: self._read(step, "model", abstract))
 
     def _whole(self, step: int | None) -> int:
-        """Returns the step, or the last one. Raises UserError where there is no whole checkpoint."""
+        """Returns the step, or the last one. Raises UserError where it has no whole checkpoint."""
         step = self.latest() if step is None else step
         if step not in self._metrics:
             damage = self._damaged.get(step, "") if step is not None else ""
@@ -466,8 +465,8 @@ def restore_model(
     step = checkpoints.latest() if step is None else step
     if step is None:
         raise UserError(f"{workdir}: there is no complete checkpoint of stage {stage} in it")
-    graphdef, params, extra = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
-    fields = {"params": nnx.as_pure(params), "buffers": nnx.as_pure(extra)}
+    graphdef, params, buffers = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
+    fields = {"params": nnx.as_pure(params), "buffers": nnx.as_pure(buffers)}
     fields["ema"] = fields["params"] if config.optimizer.ema_decay else None
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement)  # noqa: E731
     fields = checkpoints.restore_fields(jax.tree.map(place, fields), step)
@@ -507,8 +506,8 @@ def write_trained(
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     write_labels(workdir, stage, class_names)
-    _, params, extra = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-    flat = _flat({"params": nnx.as_pure(params), "buffers": nnx.as_pure(extra), "ema": None})
+    _, params, buffers = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    flat = _flat({"params": nnx.as_pure(params), "buffers": nnx.as_pure(buffers), "ema": None})
     checkpoints = Checkpoints(workdir, stage, asynchronous=False)
     checkpoints._write(0, ocp.args.Composite(model=ocp.args.StandardSave(flat)), None)
     checkpoints.close()

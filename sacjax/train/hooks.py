@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from sacjax.errors import Terminated, UserError, nearest
+from sacjax.train.checkpoint import is_better
 from sacjax.train.faults import Termination
 from sacjax.train.loop import GoBack, Hook, Record, Run
 from sacjax.train.state import TrainState
@@ -186,8 +186,7 @@ class SaveHook(Hook):
         is_best = evaluated and run.record.best_step == run.step
         due = run.step % every == 0 if every else evaluated
         if due or is_best or run.is_last:
-            metric = run.values.get(run.stage.eval.best)
-            run.save(metric if metric is not None and np.isfinite(metric) else None)
+            run.save(run.values.get(run.stage.eval.best))
         if evaluated:
             run.progress.reset()
 
@@ -230,8 +229,7 @@ def note_best(
                 f"eval.best: there is no metric '{evaluation.best}'{nearest(evaluation.best, values)}"
             )
         return
-    sign = 1 if evaluation.best_mode == "max" else -1
-    if np.isfinite(value) and (record.best is None or sign * value > sign * record.best):
+    if is_better(value, record.best, evaluation.best_mode):
         record.best, record.best_step, record.since_best = float(value), step, 0
     else:
         record.since_best += 1

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from sacjax import io
 from sacjax.plan import flops
 
 TIMES = "time/"  # metrics under this prefix differ from run to run; all others are reproducible
@@ -41,9 +42,7 @@ class Log:
             lines = [
                 line for line in path.read_text().splitlines() if _keep(line, stage, resume_step)
             ]
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in lines))
-            os.replace(partial, path)
+            io.write_text(path, "".join(line + "\n" for line in lines))
         self.file = open(path, "a")
         self.events = (
             _Events(Path(workdir) / "tensorboard" / stage, resume_step) if tensorboard else None

@@ -17,7 +17,7 @@ from sacjax.context import Context
 from sacjax.objectives.base import Objective
 from sacjax.plan import flops
 from sacjax.train import metrics
-from sacjax.train.optimizer import frozen, make_optimizer, update_ema
+from sacjax.train.optimizer import frozen, frozen_statistics, make_optimizer, update_ema
 from sacjax.train.sharding import of_state, over_batch, replicated, without_fsdp
 from sacjax.train.state import Pretrained, TrainState, fresh_variables, new_state, split_model
 from sacjax.views import Views, make_views
@@ -85,7 +85,12 @@ def apply_gradients(
     return state._replace(
         progress=advance(state.progress, found.count, options.schedule_count),
         params=params,
-        buffers=follow_parameters(setup, params, found.buffers, progress),
+        buffers=follow_parameters(
+            setup,
+            params,
+            frozen_statistics(options, state.buffers, found.buffers, state.step),
+            progress,
+        ),
         opt_state=opt_state,
         ema=update_ema(state.ema, params, options.ema_decay, state.step)
         if options.ema_decay

@@ -1,4 +1,4 @@
-"""The optimizer chain against hand-worked values, PyTorch and SciPy-free arithmetic."""
+"""The optimizer chain against hand-worked values, PyTorch and optax."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,15 @@ import numpy as np
 import optax
 import pytest
 
-from sacjax import config as config_lib
 from sacjax.errors import UserError
-from sacjax.train.optimizer import make_optimizer, make_schedule, names, update_ema
+from sacjax.train.optimizer import (
+    Options,
+    frozen_statistics,
+    make_optimizer,
+    make_schedule,
+    names,
+    update_ema,
+)
 
 PARAMS = {
     "encoder": {
@@ -20,18 +26,14 @@ PARAMS = {
 
 
 def options(**changes):
-    c = config_lib.stage().optimizer
-    c.update(
-        dict(
-            clip_norm=0.0,
-            weight_decay=0.0,
-            schedule="constant",
-            warmup_fraction=0.0,
-            learning_rate=0.1,
-        )
-        | changes
+    plain = dict(
+        clip_norm=0.0,
+        weight_decay=0.0,
+        schedule="constant",
+        warmup_fraction=0.0,
+        learning_rate=0.1,
     )
-    return c
+    return Options(**plain | changes)
 
 
 def run(c, params, grads, steps):
@@ -160,6 +162,80 @@ def test_frozen_parameters_move_only_after_they_thaw_and_count_in_no_norm():
     )  # the head's 8 entries alone fill the norm
 
 
+ENCODER = jnp.asarray([[1.0, -2.0], [3.0, 0.5]])
+
+
+def course(c, frozen_for, steps):
+    """The encoder's parameters after each of `steps` updates by gradients that change, of which the
+    first is update `frozen_for`; and the head's, which are never frozen, by the same gradients."""
+    params = {"encoder": {"kernel": ENCODER}, "head": {"kernel": ENCODER}}
+    optimizer = make_optimizer(c, 100, params)
+    state, seen, update = optimizer.init(params), [], jax.jit(optimizer.update)
+    for step in range(frozen_for + steps):
+        scale = jnp.sin(1.0 + step - frozen_for)  # as seen from the thaw
+        grads = jax.tree.map(lambda p: scale * jnp.cos(ENCODER), params)  # noqa: B023
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        seen.append(params)
+    return seen[frozen_for:], seen[:frozen_for]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lion", "adafactor"])
+def test_what_thaws_late_begins_as_if_training_began_then(name):
+    late, before = course(options(name=name, weight_decay=0.3, freeze=(("^enc", 9),)), 9, 5)
+    fresh, _ = course(options(name=name, weight_decay=0.3), 0, 5)
+    for a, b in zip(late, fresh, strict=True):
+        np.testing.assert_allclose(a["encoder"]["kernel"], b["encoder"]["kernel"], rtol=1e-5)
+    np.testing.assert_array_equal(before[-1]["encoder"]["kernel"], ENCODER)
+    never_frozen, _ = course(options(name=name, weight_decay=0.3), 9, 5)
+    np.testing.assert_allclose(
+        late[-1]["head"]["kernel"], never_frozen[-1]["head"]["kernel"], rtol=1e-5
+    )
+
+
+def test_what_thaws_late_takes_the_steps_of_a_fresh_adamw():
+    c = options(learning_rate=0.01, weight_decay=0.1, freeze=(("^enc", 1000), ("bias", 0)))
+    params = {"enc": {"kernel": ENCODER}, "head": {"kernel": ENCODER, "bias": jnp.ones([2])}}
+    optimizer, grads = make_optimizer(c, 2000, params), jax.tree.map(jnp.cos, params)
+    update = jax.jit(optimizer.update)
+    _, state = jax.lax.scan(
+        lambda state, _: (optimizer.update(grads, state, params)[1], None),
+        optimizer.init(params), length=1000,
+    )[::-1]  # fmt: skip
+    fresh = optax.adamw(0.01, weight_decay=0.1)
+    moved, fresh_state = params["enc"], fresh.init(params["enc"])
+    for _ in range(5):
+        updates, state = update(grads, state, params)
+        wanted, fresh_state = fresh.update(grads["enc"], fresh_state, moved)
+        np.testing.assert_allclose(updates["enc"]["kernel"], wanted["kernel"], rtol=1e-5)
+        moved = optax.apply_updates(moved, wanted)
+        params = optax.apply_updates(params, updates)
+
+
+def test_what_never_trains_has_no_moments():
+    state = make_optimizer(options(freeze=(("^encoder", 0),)), 10, PARAMS).init(PARAMS)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(state)]
+    assert shapes.count((3, 2)) == 2 and shapes.count((2, 3)) == 0
+
+
+def test_statistics_are_held_as_long_as_their_parameters():
+    c = options(freeze=(("^encoder/bn1", 0), ("^encoder", 3), ("^head/bias$", 0)))
+    old = {
+        "encoder": {"bn1": {"mean": jnp.zeros(2)}, "bn2": {"mean": jnp.zeros(2)}},
+        "head": {"bn": {"var": jnp.zeros(2)}},
+        "count": jnp.zeros([], jnp.int32),
+        "encoder_key": jax.random.key(0),
+    }
+    new = jax.tree.map(lambda x: x + 1, {k: old[k] for k in ("encoder", "head", "count")})
+    new["encoder_key"] = jax.random.key(1)
+    for step, thawed in ((0, 0.0), (2, 0.0), (3, 1.0)):
+        got = jax.jit(lambda step: frozen_statistics(c, old, new, step))(jnp.asarray(step))
+        np.testing.assert_array_equal(got["encoder"]["bn1"]["mean"], 0.0)
+        np.testing.assert_array_equal(got["encoder"]["bn2"]["mean"], thawed)
+        np.testing.assert_array_equal(got["head"]["bn"]["var"], 1.0)
+        assert got["count"] == 1 and got["encoder_key"] == new["encoder_key"]
+
+
 def test_a_pattern_without_a_match_is_an_error():
     with pytest.raises(UserError, match="optimizer.freeze: no parameter's name matches 'hat'"):
         make_optimizer(options(freeze=(("hat", 0),)), 1, PARAMS)
@@ -176,47 +252,80 @@ def test_ema_averages_early_steps_and_then_decays():
     )
 
 
+def rates_of(c, params):
+    """The learning rate of each parameter, by the update of gradients of 1."""
+    optimizer = make_optimizer(c, 10, params)
+    ones = jax.tree.map(jnp.ones_like, params)
+    updates, _ = optimizer.update(ones, optimizer.init(params), params)
+    return jax.tree.map(lambda u: -u, updates)
+
+
 def test_layer_decay_is_that_of_the_papers_formula():
-    """BEiT: layer i of L learns at decay^(L - i), what is below at decay^(L + 1), the head at 1."""
+    """BEiT: layer i of L learns at decay^(L - i), what is below at decay^(L + 1), above at 1."""
+    stack = {"attention": {"kernel": jnp.ones([3, 2])}}
     params = {
-        "encoder": {"layers": {"kernel": jnp.ones([3, 2])}, "conv": {"kernel": jnp.ones([2])}},
+        "encoder": {
+            "transformer": {
+                "layers": stack,
+                "final_norm": {"scale": jnp.ones([2])},
+                "input_norm": {"scale": jnp.ones([2])},
+            },
+            "conv": {"kernel": jnp.ones([2])},
+        },
         "head": {"kernel": jnp.ones([2])},
     }
-    c = options(
-        name="sgd",
-        momentum=0.0,
-        learning_rate=1.0,
-        schedule="constant",
-        warmup_fraction=0.0,
-        weight_decay=0.0,
-    )
-    c.clip_norm, c.layer_decay = 0.0, 0.5
-    optimizer = make_optimizer(c, 10, params)
-    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    c = options(name="sgd", momentum=0.0, learning_rate=1.0, layer_decay=0.5)
+    rates = rates_of(c, params)
+    transformer = rates["encoder"]["transformer"]
+    wanted = np.asarray([0.125, 0.25, 0.5])
     np.testing.assert_allclose(
-        -updates["encoder"]["layers"]["kernel"], [[0.125] * 2, [0.25] * 2, [0.5] * 2]
+        transformer["layers"]["attention"]["kernel"], np.repeat(wanted, 2).reshape(3, 2)
     )
-    np.testing.assert_allclose(-updates["encoder"]["conv"]["kernel"], 0.0625)
-    np.testing.assert_allclose(-updates["head"]["kernel"], 1.0)
-    with pytest.raises(UserError, match="layer_decay is 0.5.*no stack of layers"):
+    np.testing.assert_allclose(transformer["final_norm"]["scale"], 1.0)
+    np.testing.assert_allclose(transformer["input_norm"]["scale"], 0.0625)
+    np.testing.assert_allclose(rates["encoder"]["conv"]["kernel"], 0.0625)
+    np.testing.assert_allclose(rates["head"]["kernel"], 1.0)
+    params["encoder"]["transformer"]["layers"] = [{"kernel": jnp.ones([2])} for _ in range(12)]
+    layers = rates_of(c, params)["encoder"]["transformer"]["layers"]
+    np.testing.assert_allclose([x["kernel"][0] for x in layers], 0.5 ** np.arange(12, 0, -1))
+    with pytest.raises(UserError, match="layer_decay is 0.5.*no layers of a Transformer"):
         make_optimizer(c, 10, {"head": params["head"]})
 
 
-def test_the_learning_rate_follows_the_place_that_is_given():
+def test_the_learning_rate_follows_the_progress_that_is_given():
     c = options(
         name="sgd",
         momentum=0.0,
         learning_rate=1.0,
         schedule="linear",
         warmup_steps=4,
-        weight_decay=0.0,
+        final_fraction=0.0,
+        schedule_steps=8,
     )
-    c.clip_norm, c.final_fraction, c.schedule_steps = 0.0, 0.0, 8
     params = {"w": jnp.ones([1])}
     optimizer = make_optimizer(c, 1000, params)
     state = optimizer.init(params)
     rates = [
-        -float(optimizer.update(params, state, params, place=p)[0]["w"][0])
+        -float(optimizer.update(params, state, params, progress=p)[0]["w"][0])
         for p in (0.0, 0.5, 3.0, 4.0, 6.0, 8.0, 9.0)
     ]
     np.testing.assert_allclose(rates, [0.25, 0.375, 1.0, 1.0, 0.5, 0.0, 0.0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(name="adam"), "optimizer.name is 'adam': choose one of adamw, sgd, adafactor, lion"),
+        (dict(schedule="step"), "optimizer.schedule is 'step': choose one of cosine, linear"),
+        (dict(learning_rate=float("inf")), "optimizer.learning_rate is inf: it must be a finite"),
+        (dict(weight_decay=-0.1), "optimizer.weight_decay is -0.1: .* not negative"),
+        (dict(ema_decay=1.5), "optimizer.ema_decay is 1.5: it must lie between 0 and 1"),
+        (dict(accumulation=0), "optimizer.accumulation is 0: it must be greater than 0"),
+        (dict(freeze=(("(", 0),)), r"optimizer.freeze has \('\(', 0\): give pairs of a pattern"),
+        (dict(freeze=("encoder",)), "optimizer.freeze has 'encoder': .* a step"),
+        (dict(multipliers=(("x", -1.0),)), "optimizer.multipliers has .* a factor"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        Options(**changes)
