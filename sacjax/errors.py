@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # of a disk that takes no more
+BROKEN = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}  # of a file system that does not answer
+
+
 class UserError(Exception):
     """A mistake that its user can mend; the message is one line that names the key or file and what to do."""
 
@@ -47,19 +51,10 @@ def run(main: Callable[[], int | None]) -> None:
         print(f"{error}", file=sys.stderr)
         _leave(os.EX_TEMPFAIL)
     except OSError as error:
-        if error.errno not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EROFS,
-            errno.EFBIG,
-            errno.EIO,
-            errno.ESTALE,
-        ):
+        if error.errno not in FULL | BROKEN:
             raise
-        print(
-            f"error: {error.filename or 'a file'}: cannot be written: {error.strerror}",
-            file=sys.stderr,
-        )
+        what = "cannot be written" if error.errno in FULL else "the file system failed"
+        print(f"error: {error.filename or 'a file'}: {what}: {error.strerror}", file=sys.stderr)
         _leave(2)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
