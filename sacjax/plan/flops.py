@@ -1,50 +1,74 @@
-"""What a step computes, and what the devices could: for the log's model FLOP/s and share of the peak (MFU)."""
+"""What a step computes, and what the devices could: model FLOP/s and their share of the peak (MFU).
 
+Model FLOPs are those that the loss and its gradient need (Chowdhery et al. 2022, appendix B):
+matrix products and convolutions, two a multiply-add. What is computed again to save memory
+(`jax.checkpoint`) counts once, and the gradient of frozen parameters counts nothing.
+"""
+
+import math
+import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
+from jax.interpreters import partial_eval
 
-PEAKS = {  # start of the device kind: FLOP/s of dense bfloat16 matrix products, from the vendors' data sheets
+PEAKS = {  # device: FLOP/s of dense bfloat16 matrix products, from the vendors' data sheets
     "NVIDIA H100": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
     "NVIDIA H200": 989e12,
+    "NVIDIA H200 NVL": 835e12,
     "NVIDIA A100": 312e12,
     "NVIDIA L4": 121e12,
+    "NVIDIA L40S": 362e12,
     "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
+    "TPU v5 lite": 197e12,  # v5e
     "TPU v5": 459e12,  # v5p
-    "TPU v6 lite": 918e12,
+    "TPU v6 lite": 918e12,  # v6e
 }
+# What may follow a name of PEAKS in JAX's device kind, such as 'NVIDIA H100 80GB HBM3' and
+# 'NVIDIA A100-SXM4-40GB': memory and socket. Anything else is another device, or a part of one.
+VARIANT = re.compile(r"([ -](\d+GB|HBM\w+|SXM\d*|PCIE))*", re.IGNORECASE)
 
 
-def of_jaxpr(jaxpr: Any) -> float:
-    """Returns the floating-point operations of the matrix products and convolutions of a jaxpr; loops count each time round.
+def of_jaxpr(jaxpr: Jaxpr) -> float:
+    """Returns the FLOPs of the matrix products and convolutions of a jaxpr.
 
-    A `while` whose trip count nobody knows counts once, a `cond` by its dearest branch.
+    A loop counts each time round; a `while` whose trip count nobody knows counts once, a `cond` by
+    its dearest branch.
     """
-    total = 0.0
-    for eqn in jaxpr.eqns:
-        out = np.prod(eqn.outvars[0].aval.shape, dtype=float) if eqn.outvars else 0.0
-        if eqn.primitive.name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            total += (
-                2 * out * np.prod([eqn.invars[0].aval.shape[k] for k in contracted], dtype=float)
-            )
-        elif eqn.primitive.name == "conv_general_dilated":
-            kernel = eqn.invars[1].aval.shape
-            features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
-            total += 2 * out * np.prod(kernel, dtype=float) / features
-        else:
-            inner = [of_jaxpr(sub) for value in eqn.params.values() for sub in _jaxprs(value)]
-            if inner:
-                times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
-                total += times * (max(inner) if eqn.primitive.name == "cond" else sum(inner))
-    return total
+    return sum(_of_equation(eqn) for eqn in jaxpr.eqns)
 
 
-def _jaxprs(value: Any) -> list[Any]:
+def _of_equation(eqn: JaxprEqn) -> float:
+    """Returns the FLOPs of one equation, with those of the jaxprs inside it."""
+    name, params = eqn.primitive.name, eqn.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        shape = _shape(eqn.invars[0])
+        return 2.0 * math.prod(_shape(eqn.outvars[0])) * math.prod(shape[k] for k in contracted)
+    if name == "conv_general_dilated":
+        kernel = _shape(eqn.invars[1])
+        each = math.prod(kernel) / kernel[params["dimension_numbers"].rhs_spec[0]]
+        # The gradient of a strided convolution's input has zeros between its positions.
+        each /= math.prod(params["lhs_dilation"])
+        return 2.0 * math.prod(_shape(eqn.outvars[0])) * each
+    inner = [of_jaxpr(sub) for value in params.values() for sub in _jaxprs(value)]
+    if name == "cond":
+        return max(inner)
+    return sum(inner) * (params["length"] if name == "scan" else 1)
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    """Returns the shape of a variable or constant of a jaxpr."""
+    return variable.aval.shape
+
+
+def _jaxprs(value: Any) -> list[Jaxpr]:
     """Returns the jaxprs in a parameter of an equation."""
     if isinstance(value, tuple | list):
         return [sub for item in value for sub in _jaxprs(item)]
@@ -52,11 +76,68 @@ def _jaxprs(value: Any) -> list[Any]:
     return [value] if hasattr(value, "eqns") else []
 
 
+def of_gradient(loss: ClosedJaxpr, trained: Sequence[bool]) -> float:
+    """Returns the FLOPs of a loss and its gradient, as `jax.value_and_grad` computes them.
+
+    They are counted in the jaxpr of the gradient after everything that neither needs is removed.
+
+    Args:
+      loss: a jaxpr whose first output is the loss, float []; its other outputs do not count.
+      trained: for each of its inputs whether the gradient by it is needed; those beyond the end
+        of `trained` are not.
+    """
+    chosen = [k for k, needed in enumerate(trained) if needed]
+    function = jaxpr_as_fun(_without_remat(loss))
+
+    def value(*inputs: Any) -> jax.Array:
+        return function(*inputs)[0]
+
+    step = jax.value_and_grad(value, argnums=chosen) if chosen else value
+    jaxpr = jax.make_jaxpr(step)(*loss.in_avals).jaxpr
+    needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return of_jaxpr(needed)
+
+
+def _without_remat(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """Returns a jaxpr whose backward pass computes nothing of the forward pass again."""
+    return closed.replace(jaxpr=_saving_all(closed.jaxpr))
+
+
+def _saving_all(jaxpr: Jaxpr) -> Jaxpr:
+    return jaxpr.replace(eqns=[_keep_all(eqn) for eqn in jaxpr.eqns])
+
+
+def _keep_all(eqn: JaxprEqn) -> JaxprEqn:
+    """Returns an equation whose `jax.checkpoint`, and those inside it, save everything."""
+    params = {key: _inside(value) for key, value in eqn.params.items()}
+    if "policy" in params:
+        params["policy"] = jax.checkpoint_policies.everything_saveable
+    return eqn.replace(params=params)
+
+
+def _inside(value: Any) -> Any:
+    if isinstance(value, tuple) and all(isinstance(item, ClosedJaxpr) for item in value):
+        return tuple(map(_without_remat, value))  # the branches of a `cond`
+    if isinstance(value, ClosedJaxpr):
+        return _without_remat(value)
+    return _saving_all(value) if isinstance(value, Jaxpr) else value
+
+
 def peak() -> float:
-    """Returns the FLOP/s that all devices together are capable of: by their kind, else as a float32 matrix product measures."""
-    kind = jax.devices()[0].device_kind
-    known = [rate for start, rate in PEAKS.items() if kind.startswith(start)]
-    return known[0] * jax.device_count() if known else _measured() * jax.process_count()
+    """Returns the FLOP/s that all devices together are capable of.
+
+    By the data sheet of their kind; where it is not known, as a float32 matrix product measures.
+    """
+    known = peak_of(jax.devices()[0].device_kind)
+    return known * jax.device_count() if known else _measured() * jax.process_count()
+
+
+def peak_of(kind: str) -> float | None:
+    """Returns the FLOP/s of a device of a kind, as JAX spells it; None: it is not in `PEAKS`."""
+    for name in sorted(PEAKS, key=len, reverse=True):  # 'NVIDIA H100 PCIe' before 'NVIDIA H100'
+        if kind.startswith(name) and VARIANT.fullmatch(kind, len(name)):
+            return PEAKS[name]
+    return None
 
 
 def _measured(size: int = 1024) -> float:
