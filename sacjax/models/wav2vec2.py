@@ -316,6 +316,7 @@ class Wav2Vec2(nnx.Module):
         mask_span: int = 10,
         mask_feature_probability: float = 0.0,
         mask_feature_span: int = 64,
+        normed_last_state: bool = False,
         remat: str = "none",
         num_features: int = 1,
         dtype: Any = jnp.float32,
@@ -342,6 +343,8 @@ class Wav2Vec2(nnx.Module):
             share that they would cover if none overlapped, as fairseq's and transformers' mask_prob: a span starts at a frame with
             mask_probability / mask_span (while `objective.options.mask_probability` is a start's own, as in the paper).
           mask_feature_probability, mask_feature_span: the same along the Transformer's channels.
+          normed_last_state: whether the last of `hidden_states` is the output, after the final norm of the pre-norm order (as in
+            transformers up to 5.15), or what goes into that norm (from 5.16 on).
           remat: none, full or dots: what is computed again in a layer's backward pass to save memory.
 
         Raises:
@@ -456,6 +459,7 @@ class Wav2Vec2(nnx.Module):
         self.layers = nnx.vmap(lambda keys: make(rngs=nnx.Rngs(params=keys)))(
             jax.random.split(rngs.params(), o["depth"])
         )
+        self.normed_last_state = normed_last_state
         self.pre_norm, self.normalize_input, self.norm_padding = (
             o["pre_norm"],
             o["normalize_input"],
@@ -559,7 +563,7 @@ class Wav2Vec2(nnx.Module):
             apply = jax.checkpoint(apply, policy=REMAT[self.remat])
         layer_keys = None if keys[2] is None else jax.random.split(keys[2], self.depth)
         x, before = jax.lax.scan(apply, x, (stacked, layer_keys))
-        # The last state is before the final norm of the pre-norm order, as transformers 5 counts.
+        # The last state is before the final norm of the pre-norm order.
         states = (
             None
             if before is None
@@ -568,6 +572,8 @@ class Wav2Vec2(nnx.Module):
         if self.pre_norm:
             x = self.norm(x)
         x = jnp.where(inside, x, 0)
+        if states is not None and self.normed_last_state:
+            states = states.at[-1].set(x)
         return EncoderOutput(x, lengths, states), normed
 
     def _augment(self, x: jax.Array, lengths: jax.Array, rngs: nnx.Rngs) -> jax.Array:
