@@ -1,7 +1,7 @@
-"""`python -m sacjax.convert`: weights between sacjax's workdirs and folders of transformers' checkpoints.
+"""Weights between sacjax's workdirs and folders of transformers' checkpoints.
 
-    python -m sacjax.convert --from_huggingface PATH --workdir DIR           # predict, embed and probe can then read DIR
-    python -m sacjax.convert --checkpoint WORKDIR --to_huggingface PATH      # from_pretrained can then read PATH
+    sacjax convert --from_huggingface PATH --workdir DIR        # predict, embed, probe read DIR
+    sacjax convert --checkpoint WORKDIR --to_huggingface PATH   # from_pretrained reads PATH
 
 To fine-tune a checkpoint nothing needs converting: --config.finetune.init_from=hf:PATH reads it.
 """
@@ -11,66 +11,39 @@ import sys
 from pathlib import Path
 
 from sacjax import compilation, errors
-from sacjax import config as config_lib
-from sacjax.convert import huggingface
+from sacjax.convert.workdir import to_huggingface, to_workdir
 from sacjax.errors import UserError
-from sacjax.train.checkpoint import load_trained, write_trained
 
 
-def to_workdir(path: str, workdir: str) -> str:
-    """Writes a workdir with the checkpoint of a folder; returns the stage's name. Raises UserError."""
-    loaded = huggingface.load_huggingface(path)
-    if loaded.kind == "bare":
-        raise UserError(
-            f"{path}: a bare encoder has no head to put into a workdir; use it as init_from=hf:{path}, or as --checkpoint hf:{path} of "
-            "sacjax.embed and sacjax.probe"
-        )
-    name = "finetune" if loaded.kind == "classification" else "pretrain"
-    config = config_lib.default(**{name: huggingface.as_stage(loaded)})
-    write_trained(workdir, config_lib.check(config), name, loaded.class_names, loaded.model)
-    return name
-
-
-def to_huggingface(workdir: str, path: str, which: str) -> None:
-    """Writes the model of a workdir's last stage as a folder that transformers reads. Raises UserError."""
-    trained = load_trained(workdir, which)
-    rate = trained.stage_config.data.sample_rate
-    huggingface.save_huggingface(
-        trained.model,
-        path,
-        class_names=trained.class_names,
-        sample_rate=rate,
-        multi_label=trained.multi_label,
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's flags."""
+    parser = argparse.ArgumentParser(
+        prog="sacjax convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
+    add = parser.add_argument
+    add("--from_huggingface", metavar="PATH", help="folder that save_pretrained wrote")
+    add("--workdir", help="of the result; it must not exist yet")
+    add("--checkpoint", metavar="WORKDIR", help="trained workdir to write for transformers")
+    add("--which", choices=("best", "last"), default="best")
+    add("--to_huggingface", metavar="PATH", help="folder of the result; it must not exist yet")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses flags and converts."""
+    """Parses flags and converts; returns 0."""
     compilation.start()
-    parser = argparse.ArgumentParser(
-        prog="python -m sacjax.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument(
-        "--from_huggingface", metavar="PATH", help="folder that save_pretrained wrote"
-    )
-    parser.add_argument("--workdir", help="of the result; it must not exist yet")
-    parser.add_argument(
-        "--checkpoint", metavar="WORKDIR", help="trained workdir to write for transformers"
-    )
-    parser.add_argument("--which", choices=("best", "last"), default="best")
-    parser.add_argument(
-        "--to_huggingface", metavar="PATH", help="folder of the result; it must not exist yet"
-    )
-    args = parser.parse_args(argv)
+    args = make_parser().parse_args(argv)
     into = bool(args.from_huggingface and args.workdir)
     out = bool(args.checkpoint and args.to_huggingface)
     if into == out:
         raise UserError(
             "give --from_huggingface with --workdir, or --checkpoint with --to_huggingface"
         )
-    target = args.workdir if into else args.to_huggingface
-    if Path(target).exists() and any(Path(target).iterdir()):
+    target = Path(args.workdir if into else args.to_huggingface)
+    if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} is not empty: choose another folder")
     if into:
         stage = to_workdir(args.from_huggingface, args.workdir)

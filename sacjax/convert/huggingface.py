@@ -1,9 +1,11 @@
-"""wav2vec 2.0, HuBERT and data2vec-audio checkpoints as transformers' `save_pretrained` writes them: config.json + safetensors.
+"""wav2vec 2.0, HuBERT and data2vec-audio checkpoints as transformers' `save_pretrained` writes.
 
-Read: bare, ForPreTraining (wav2vec 2.0) and ForSequenceClassification models. Nothing is ever unpickled.
+A folder with config.json and safetensors. Read: bare, ForPreTraining (wav2vec 2.0) and
+ForSequenceClassification models. Nothing is ever unpickled.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sacjax import config as config_lib
+from sacjax import objectives
 from sacjax.errors import UserError
 from sacjax.models.classifier import Classifier
 from sacjax.models.wav2vec2 import Wav2Vec2
-from sacjax.objectives.wav2vec2 import Options, Pretraining
+from sacjax.objectives.wav2vec2 import HUGGINGFACE_OPTIONS, Options, Pretraining
 
 PREFIX = {"wav2vec2": "wav2vec2.", "hubert": "hubert.", "data2vec-audio": "data2vec_audio."}
 CLASS = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "data2vec-audio": "Data2VecAudio"}
@@ -29,21 +32,38 @@ HEADS = {
     "ForPreTraining": "pretraining",
     "ForSequenceClassification": "classification",
 }
-OPTIONS = {  # ours: theirs
-    "conv_channels": "conv_dim", "conv_kernels": "conv_kernel", "conv_strides": "conv_stride", "conv_bias": "conv_bias",
-    "width": "hidden_size", "depth": "num_hidden_layers", "heads": "num_attention_heads", "mlp_width": "intermediate_size",
-    "positional_groups": "num_conv_pos_embedding_groups", "dropout": "hidden_dropout",
-    "attention_dropout": "attention_dropout", "activation_dropout": "activation_dropout",
-    "projection_dropout": "feat_proj_dropout", "layer_drop": "layerdrop", "mask_span": "mask_time_length",
-    "mask_feature_probability": "mask_feature_prob", "mask_feature_span": "mask_feature_length",
-}  # fmt: skip
-DEFAULTS = dict(  # of transformers' configs, for keys that a config.json does not have
-    activation_dropout=0.1, feat_proj_dropout=0.0, layerdrop=0.1, mask_time_prob=0.05, mask_feature_length=10,
-    classifier_proj_size=256, num_codevector_groups=2, num_codevectors_per_group=320, codevector_dim=256,
-    proj_codevector_dim=256, num_negatives=100, contrastive_logits_temperature=0.1, diversity_loss_weight=0.1,
-)  # fmt: skip
+OPTIONS = {  # of the encoder, ours: theirs
+    "conv_channels": "conv_dim",
+    "conv_kernels": "conv_kernel",
+    "conv_strides": "conv_stride",
+    "conv_bias": "conv_bias",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size",
+    "positional_groups": "num_conv_pos_embedding_groups",
+    "dropout": "hidden_dropout",
+    "attention_dropout": "attention_dropout",
+    "activation_dropout": "activation_dropout",
+    "projection_dropout": "feat_proj_dropout",
+    "layer_drop": "layerdrop",
+    "mask_span": "mask_time_length",
+    "mask_feature_probability": "mask_feature_prob",
+    "mask_feature_span": "mask_feature_length",
+}
+DEFAULTS = {  # of transformers' configs, for keys that a config.json does not have
+    "activation_dropout": 0.1,
+    "feat_proj_dropout": 0.0,
+    "layerdrop": 0.1,
+    "mask_time_prob": 0.05,
+    "mask_feature_length": 10,
+    "classifier_proj_size": 256,
+}
 STACK = dict(num_conv_pos_embeddings=5, conv_pos_kernel_size=19)  # those of data2vec-audio
 SEVERAL = "multi_label_classification"
+# The last hidden state of the pre-norm order is the one after the final norm up to transformers
+# 5.15, and the one before it from 5.16 on; both are what weights over layers were trained on.
+NORMED_BELOW = (5, 16)
 Change = Callable[[np.ndarray], np.ndarray]
 
 
@@ -59,7 +79,7 @@ class Loaded(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A tensor: its name there, its path here, the layer of a stack, and how it is brought from there to here and back."""
+    """A tensor: its name there, its path and layer here, and how it is brought here and back."""
 
     theirs: str
     ours: tuple
@@ -69,7 +89,7 @@ class Entry(NamedTuple):
 
 
 def folder_of(where: str) -> str | None:
-    """Returns PATH of `hf:PATH`, as `init_from` and `--checkpoint` name these checkpoints; None for anything else."""
+    """Returns PATH of `hf:PATH`, as `init_from` and `--checkpoint` name it; else None."""
     return where.removeprefix("hf:") if where.startswith("hf:") else None
 
 
@@ -79,7 +99,7 @@ def same(x: np.ndarray) -> np.ndarray:
 
 
 def turn(x: np.ndarray) -> np.ndarray:
-    """Returns it with its axes in reverse: a linear map's, or a convolution's [out, in, k] ↔ [k, in, out]."""
+    """Returns it with its axes in reverse: a linear map's, or [out, in, k] ↔ [k, in, out]."""
     return np.ascontiguousarray(x.T)
 
 
@@ -89,7 +109,9 @@ def entries(
     """Yields every tensor of a model.
 
     Args:
-      weight_norm: how the weight norm's two tensors are spelled: `parametrizations` (torch 2) or `weight_g`.
+      model: a `Wav2Vec2`, or a `Pretraining` or `Classifier` of one.
+      weight_norm: how the weight norm's two tensors are spelled: `parametrizations` (torch 2) or
+        `weight_g`.
       prefix: of the encoder's names inside a model with a head.
     """
     if isinstance(model, Wav2Vec2):
@@ -161,12 +183,10 @@ def _encoder_entries(
             )
             yield Entry(f"{name}.{v}", (*own, "kernel"), None, turn, turn)
         yield Entry(f"{name}.bias", (*own, "bias"), None, same, same)
-    stack = (*path, "transformer")
-    norm = "final_norm" if encoder.transformer.input_norm is None else "input_norm"
-    yield from _norm(f"{prefix}encoder.layer_norm", (*stack, norm))
+    yield from _norm(f"{prefix}encoder.layer_norm", (*path, "norm"))
     parts = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
     for i in range(encoder.depth):
-        name, own = f"{prefix}encoder.layers.{i}", (*stack, "layers")
+        name, own = f"{prefix}encoder.layers.{i}", (*path, "layers")
         for theirs, ours in parts.items():
             yield from _linear(f"{name}.attention.{theirs}", (*own, "attention", ours), i)
         yield from _norm(f"{name}.layer_norm", (*own, "attention_norm"), i)
@@ -176,7 +196,11 @@ def _encoder_entries(
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """Returns config.json of a folder. Raises UserError where there is none or it is of another architecture."""
+    """Returns config.json of a folder, with transformers' defaults where keys are absent.
+
+    Raises:
+      UserError: there is none, or it is of an architecture that is not supported.
+    """
     file = Path(path) / "config.json"
     try:
         config = json.loads(file.read_text())
@@ -190,9 +214,12 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if kind not in PREFIX:
         raise UserError(f"{file}: model_type is '{kind}'; known are {', '.join(PREFIX)}")
     wanted = {
-        "feat_extract_activation": "gelu", "hidden_act": "gelu", "layer_norm_eps": 1e-5, "add_adapter": False,
+        "feat_extract_activation": "gelu",
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "add_adapter": False,
         "conv_pos_batch_norm": False,
-    }  # fmt: skip
+    }
     for key, value in wanted.items():
         if config.get(key, value) != value:
             raise UserError(f"{file}: {key} is {config[key]!r}; only {value!r} is supported")
@@ -209,7 +236,16 @@ def read_preprocessor(path: str | Path) -> dict[str, Any]:
 
 
 def encoder_options(path: str | Path) -> dict[str, Any]:
-    """Returns the options of `Wav2Vec2` that fit a folder's checkpoint; `normalize_input` is its preprocessor's do_normalize."""
+    """Returns the options of `Wav2Vec2` that fit a folder's checkpoint.
+
+    `normalize_input` is its preprocessor's do_normalize. `normed_last_state` is set where the
+    checkpoint has weights over layers, was written by a transformers whose last hidden state is
+    normed (5.15 and before), and the order of norms makes that a difference. A config.json without
+    `transformers_version` counts as an old one: those that do not tell it are.
+
+    Raises:
+      UserError: as `read_config` says.
+    """
     config, preprocessor = read_config(path), read_preprocessor(path)
     options: dict[str, Any] = {
         ours: config[theirs] for ours, theirs in OPTIONS.items() if theirs in config
@@ -220,6 +256,9 @@ def encoder_options(path: str | Path) -> dict[str, Any]:
         if key in options
     }
     options["pre_norm"] = bool(config.get("do_stable_layer_norm", False))
+    summed = bool(config.get("use_weighted_layer_sum", False))
+    if summed and options["pre_norm"] and _version(config) < NORMED_BELOW:
+        options["normed_last_state"] = True
     stack = config["model_type"] == "data2vec-audio"
     options["conv_norm"] = "layer" if stack else config.get("feat_extract_norm", "group")
     options["positional_kernel"] = (
@@ -231,7 +270,8 @@ def encoder_options(path: str | Path) -> dict[str, Any]:
     options["mask_probability"] = config["mask_time_prob"] if augment else 0.0
     if not augment:
         options["mask_feature_probability"] = 0.0
-    # Without a preprocessor's word: normalized waveforms go with layer norm, raw ones with group norm (fairseq 2839).
+    # Where no preprocessor tells: normalized waveforms go with layer norm, raw ones with group norm
+    # (fairseq 2839).
     options["normalize_input"] = bool(
         preprocessor.get("do_normalize", options["conv_norm"] == "layer")
     )
@@ -239,15 +279,23 @@ def encoder_options(path: str | Path) -> dict[str, Any]:
     return options
 
 
+def _version(config: dict[str, Any]) -> tuple[int, int]:
+    """Returns (major, minor) of the transformers that wrote a config.json; (0, 0) if not told."""
+    found = re.match(r"(\d+)\.(\d+)", str(config.get("transformers_version", "")))
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
 def load_huggingface(path: str | Path, **changes: Any) -> Loaded:
     """Reads a checkpoint's folder.
 
     Args:
-      changes: encoder options to set otherwise than the checkpoint says, such as `dtype`, `remat` or `norm_padding`.
+      path: the folder.
+      **changes: encoder options to set otherwise than the checkpoint says, such as `dtype`,
+        `remat` or `norm_padding`.
 
     Raises:
-      UserError: a folder without config.json or safetensors, another architecture, a truncated file, or tensors that are missing,
-        unknown or of another shape; it lists them.
+      UserError: a folder without config.json or safetensors, another architecture, a truncated
+        file, or tensors that are missing, unknown or of another shape; it lists them.
     """
     path, config = Path(path), read_config(path)
     architecture = (config.get("architectures") or [CLASS[config["model_type"]] + "Model"])[0]
@@ -255,11 +303,8 @@ def load_huggingface(path: str | Path, **changes: Any) -> Loaded:
     if kind is None or (kind == "pretraining" and config["model_type"] != "wav2vec2"):
         known = ", ".join(CLASS[config["model_type"]] + head for head in HEADS)
         raise UserError(f"{path}: its architecture is {architecture}; known are {known}")
-    options = encoder_options(path)
-    names = tuple(
-        config.get("id2label", {}).get(str(k), f"LABEL_{k}")
-        for k in range(len(config.get("id2label", {})))
-    )
+    options, tensors = encoder_options(path), read_tensors(path)
+    names = _class_names(config, tensors) if kind == "classification" else ()
 
     def build() -> Any:
         rngs = nnx.Rngs(0)
@@ -267,30 +312,45 @@ def load_huggingface(path: str | Path, **changes: Any) -> Loaded:
         if kind == "bare":
             return encoder
         if kind == "pretraining":
-            return Pretraining(encoder, _objective_options(config), rngs)
+            return Pretraining(encoder, objective_options(config), rngs)
         weighted = "weighted" if config.get("use_weighted_layer_sum") else "last"
         return Classifier(
-            encoder, pooling="mean", layers=weighted, projection=config["classifier_proj_size"],
-            num_classes=len(names) or 2, rngs=rngs,
-        )  # fmt: skip
+            encoder,
+            pooling="mean",
+            layers=weighted,
+            projection=config["classifier_proj_size"],
+            num_classes=len(names),
+            rngs=rngs,
+        )
 
     model = nnx.eval_shape(build)
-    _fill(model, read_tensors(path), PREFIX[config["model_type"]], path)
+    model.eval()
+    _fill(model, tensors, PREFIX[config["model_type"]], path)
     rate = int(read_preprocessor(path).get("sampling_rate", 16000))
-    return Loaded(kind, model, options, rate, names if kind == "classification" else (), config)
+    return Loaded(kind, model, options, rate, names, config)
 
 
-def _objective_options(config: dict[str, Any]) -> Options:
-    return Options(
-        codebook_groups=config["num_codevector_groups"], codebook_entries=config["num_codevectors_per_group"],
-        codebook_dim=config["codevector_dim"], projection_dim=config["proj_codevector_dim"],
-        negatives=config["num_negatives"], logit_temperature=config["contrastive_logits_temperature"],
-        diversity_weight=config["diversity_loss_weight"], feature_dropout=config.get("feat_quantizer_dropout", 0.0),
-    )  # fmt: skip
+def _class_names(config: dict[str, Any], tensors: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """Returns a classifier's labels: LABEL_0, … where config.json does not name them, as theirs.
+
+    Without `id2label` their number is `num_labels` or, where that is absent too, the classifier's.
+    """
+    labels = config.get("id2label") or {}
+    count = len(labels) or config.get("num_labels") or len(tensors.get("classifier.bias", ()))
+    return tuple(labels.get(str(k), f"LABEL_{k}") for k in range(count))
+
+
+def objective_options(config: dict[str, Any]) -> Options:
+    """Returns the options of the objective that a config.json tells, ours for what it does not."""
+    theirs = HUGGINGFACE_OPTIONS.items()
+    return Options(**{ours: config[key] for ours, key in theirs if key in config})
 
 
 def as_stage(loaded: Loaded) -> ConfigDict:
-    """Returns the config of a stage that would build a checkpoint's model; a bare encoder's has fresh heads."""
+    """Returns the config of a stage that would build a checkpoint's model.
+
+    That of a bare encoder is a pretraining, whose heads would be fresh.
+    """
     stage = config_lib.stage()
     stage.data.sample_rate, stage.data.seconds = loaded.sample_rate, 10.0
     stage.model.name, stage.model.encoder = "wav2vec2", ConfigDict(loaded.encoder_options)
@@ -298,9 +358,11 @@ def as_stage(loaded: Loaded) -> ConfigDict:
         stage.model.layers = "last" if loaded.model.layer_weights is None else "weighted"
         stage.model.projection = loaded.model.project.out_features
         if loaded.config.get("problem_type") == SEVERAL:
-            stage.data.multi_label, stage.objective.loss = True, "sigmoid"
+            stage.data.multi_label, stage.objective.options = True, dict(loss="sigmoid")
     else:
-        stage.objective.name = "contrastive"
+        stage.objective.name = next(
+            name for name, kind in objectives.OBJECTIVES.items() if kind.Options is Options
+        )
     if loaded.kind == "pretraining":
         stage.objective.options = ConfigDict(changed(loaded.model.options))
     return stage
@@ -313,7 +375,11 @@ def changed(options: Options) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Returns {name: float32 array} of model.safetensors, or of the shards that its index names. Raises UserError."""
+    """Returns {name: float32 array} of model.safetensors, or of the shards that its index names.
+
+    Raises:
+      UserError: there is neither, or a file is not whole.
+    """
     whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
     if whole.is_file():
         files = [whole]
@@ -345,37 +411,21 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _fill(model: Any, tensors: dict[str, np.ndarray], prefix: str, path: Path) -> None:
-    """Puts tensors into an abstract model. Raises UserError that lists what is missing, unknown or of another shape."""
+    """Puts tensors into an abstract model.
+
+    Raises:
+      UserError: tensors are missing, unknown or of another shape; it lists them.
+    """
     old = any(name.endswith("pos_conv_embed.conv.weight_g") for name in tensors)
     table = list(entries(model, "weight_g" if old else "parametrizations", prefix))
-    optional = {
-        e.theirs for e in table if e.theirs.endswith("masked_spec_embed")
-    }  # absent where their config masks nothing
-    missing = [e.theirs for e in table if e.theirs not in tensors and e.theirs not in optional]
-    unknown = sorted(set(tensors) - {e.theirs for e in table})
-    if missing or unknown:
-        parts = [
-            f"{len(some)} {what}: {_some(some)}"
-            for what, some in (("missing", missing), ("unknown", unknown))
-            if some
-        ]
-        raise UserError(f"{path}: its tensors are not those of its config.json; {'; '.join(parts)}")
-    state = nnx.state(model)
-    flat = dict(nnx.to_flat_state(state))
+    _check_names(table, tensors, path)
+    flat = dict(nnx.to_flat_state(nnx.state(model)))
     stacks: dict[tuple, dict[int, np.ndarray]] = {}
     wrong = []
     for e in table:
-        shape = flat[e.ours].shape
-        if (
-            e.theirs not in tensors
-        ):  # the masked frame's embedding, uniform at the start as theirs is
-            value = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
-        else:
-            try:
-                value = e.load(tensors[e.theirs])
-            except ValueError:  # it cannot be brought into shape
-                value = np.zeros([])
-        if value.shape != (shape if e.layer is None else shape[1:]):
+        shape = flat[e.ours].shape if e.layer is None else flat[e.ours].shape[1:]
+        value = _value(e, tensors, shape)
+        if value.shape != shape:
             wrong.append(f"{e.theirs} {tensors[e.theirs].shape}")
         stacks.setdefault(e.ours, {})[0 if e.layer is None else e.layer] = value
     if wrong:
@@ -384,17 +434,41 @@ def _fill(model: Any, tensors: dict[str, np.ndarray], prefix: str, path: Path) -
         )
     stacked = {e.ours for e in table if e.layer is not None}
     for ours, values in stacks.items():
-        flat[ours] = flat[ours].replace(
-            jnp.asarray(
-                np.stack([values[k] for k in sorted(values)]) if ours in stacked else values[0]
-            )
-        )
-    for ours, variable in flat.items():
-        if isinstance(
-            variable.get_value(), jax.ShapeDtypeStruct
-        ):  # what a checkpoint does not have, such as random keys
+        layers = [values[k] for k in sorted(values)]
+        whole = np.stack(layers) if ours in stacked else layers[0]
+        flat[ours] = flat[ours].replace(jnp.asarray(whole))
+    for ours, variable in flat.items():  # what a checkpoint does not have, such as random keys
+        if isinstance(variable.get_value(), jax.ShapeDtypeStruct):
             raise AssertionError(f"{ours} was not filled")
     nnx.update(model, nnx.from_flat_state(list(flat.items())))
+
+
+def _optional(entry: Entry) -> bool:
+    """Whether transformers leaves a tensor out where its config masks nothing."""
+    return entry.theirs.endswith("masked_spec_embed")
+
+
+def _check_names(table: list[Entry], tensors: dict[str, np.ndarray], path: Path) -> None:
+    """Raises UserError that lists the tensors that are missing or unknown."""
+    missing = [e.theirs for e in table if e.theirs not in tensors and not _optional(e)]
+    unknown = sorted(set(tensors) - {e.theirs for e in table})
+    parts = [
+        f"{len(some)} {what}: {_some(some)}"
+        for what, some in (("missing", missing), ("unknown", unknown))
+        if some
+    ]
+    if parts:
+        raise UserError(f"{path}: its tensors are not those of its config.json; {'; '.join(parts)}")
+
+
+def _value(entry: Entry, tensors: dict[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Returns a tensor as we have it; [] where it cannot be brought into that form."""
+    if entry.theirs not in tensors:  # the mask embedding, uniform at the start as theirs is
+        return np.random.default_rng(0).uniform(size=shape).astype(np.float32)
+    try:
+        return entry.load(tensors[entry.theirs])
+    except ValueError:
+        return np.zeros([])
 
 
 def _some(names: list[str]) -> str:
@@ -404,11 +478,16 @@ def _some(names: list[str]) -> str:
 def huggingface_config(
     model: Any, class_names: tuple[str, ...] = (), model_type: str = "", multi_label: bool = False
 ) -> dict[str, Any]:
-    """Returns the config.json of a model. Raises UserError for one that transformers has no counterpart of."""
+    """Returns the config.json of a model.
+
+    Raises:
+      UserError: transformers has no counterpart of it.
+    """
     encoder = model if isinstance(model, Wav2Vec2) else model.encoder
     if not isinstance(encoder, Wav2Vec2):
         raise UserError(
-            f"{type(encoder).__name__} has no counterpart in transformers: only wav2vec2 encoders are written"
+            f"{type(encoder).__name__} has no counterpart in transformers: "
+            "only wav2vec2 encoders are written"
         )
     o = encoder.options
     stack = o["positional_layers"] > 1
@@ -417,44 +496,61 @@ def huggingface_config(
     )
     config: dict[str, Any] = {theirs: o[ours] for ours, theirs in OPTIONS.items()}
     config |= {key: list(value) for key, value in config.items() if isinstance(value, tuple)}
+    # transformers has the mask embedding only where it may be used, and its pretraining ignores the
+    # masks that it is given where `apply_spec_augment` is off.
+    masks = isinstance(model, Pretraining) or o["mask_probability"] or o["mask_feature_probability"]
     config |= dict(
-        model_type=model_type, feat_extract_norm=o["conv_norm"], do_stable_layer_norm=o["pre_norm"],
-        num_feat_extract_layers=len(o["conv_channels"]), feat_extract_activation="gelu", hidden_act="gelu",
-        layer_norm_eps=1e-5, feat_proj_layer_norm=o["projection_norm"], final_dropout=0.0, torch_dtype="float32",
+        model_type=model_type,
+        feat_extract_norm=o["conv_norm"],
+        do_stable_layer_norm=o["pre_norm"],
+        num_feat_extract_layers=len(o["conv_channels"]),
+        feat_extract_activation="gelu",
+        hidden_act="gelu",
+        layer_norm_eps=1e-5,
+        feat_proj_layer_norm=o["projection_norm"],
+        final_dropout=0.0,
+        torch_dtype="float32",
         num_conv_pos_embeddings=o["positional_layers"] if stack else o["positional_kernel"],
-        # transformers has the mask embedding only where it may be used
-        # Where it is off, transformers' pretraining ignores the masks that it is given.
-        apply_spec_augment=isinstance(model, Pretraining) or o["mask_probability"] > 0 or o["mask_feature_probability"] > 0,
+        apply_spec_augment=bool(masks),
         mask_time_prob=o["mask_probability"] or 0.05,
-    )  # fmt: skip
+    )
     if stack:
         config["conv_pos_kernel_size"] = o["positional_kernel"]
     head = "Model"
     if isinstance(model, Pretraining):
-        q = model.quantizer
         head = "ForPreTraining"
-        config |= dict(
-            num_codevector_groups=q.groups, num_codevectors_per_group=q.entries, codevector_dim=q.dim,
-            proj_codevector_dim=model.project_hidden.out_features, num_negatives=model.options.negatives,
-            contrastive_logits_temperature=model.options.logit_temperature,
-            diversity_loss_weight=model.options.diversity_weight, feat_quantizer_dropout=model.options.feature_dropout,
-        )  # fmt: skip
+        ours = vars(model.options)
+        config |= {theirs: ours[name] for name, theirs in HUGGINGFACE_OPTIONS.items()}
     elif isinstance(model, Classifier):
         head = "ForSequenceClassification"
-        if model.pooling.kind != "mean":
-            raise UserError(
-                f"model.pooling={model.pooling.kind} has no counterpart in transformers: only mean is written"
-            )
-        names = class_names or tuple(f"LABEL_{k}" for k in range(model.head.out_features))
-        config |= dict(
-            use_weighted_layer_sum=model.layer_weights is not None,
-            classifier_proj_size=encoder.features if model.project is None else model.project.out_features,
-            id2label={str(k): name for k, name in enumerate(names)}, label2id={name: k for k, name in enumerate(names)},
-            problem_type=SEVERAL if multi_label else "single_label_classification",
-        )  # fmt: skip
+        config |= _classifier_config(model, class_names, multi_label)
     if head == "ForPreTraining" and model_type != "wav2vec2":
         raise UserError(f"transformers has no {CLASS[model_type]}ForPreTraining")
     return config | {"architectures": [CLASS[model_type] + head]}
+
+
+def _classifier_config(
+    model: Classifier, class_names: tuple[str, ...], multi_label: bool
+) -> dict[str, Any]:
+    """Returns what config.json tells of a classifier's head. Raises UserError."""
+    if model.pooling.kind != "mean":
+        raise UserError(
+            f"model.pooling={model.pooling.kind} has no counterpart in transformers: "
+            "only mean is written"
+        )
+    encoder, weighted = model.encoder, model.layer_weights is not None
+    names = class_names or tuple(f"LABEL_{k}" for k in range(model.head.out_features))
+    width = encoder.features if model.project is None else model.project.out_features
+    config = dict(
+        use_weighted_layer_sum=weighted,
+        classifier_proj_size=width,
+        id2label={str(k): name for k, name in enumerate(names)},
+        label2id={name: k for k, name in enumerate(names)},
+        problem_type=SEVERAL if multi_label else "single_label_classification",
+    )
+    if weighted:  # the version whose last hidden state is that of the model
+        config["transformers_version"] = "5.15.0" if encoder.normed_last_state else "5.16.0"
+    return config
 
 
 def save_huggingface(
@@ -466,10 +562,16 @@ def save_huggingface(
     model_type: str = "",
     multi_label: bool = False,
 ) -> None:
-    """Writes a folder that transformers' `from_pretrained` loads: config.json, preprocessor_config.json, model.safetensors.
+    """Writes a folder that transformers' `from_pretrained` loads.
+
+    It holds config.json, preprocessor_config.json and model.safetensors. transformers gives the
+    predictions of weights over layers of a pre-norm encoder only in a version whose last hidden
+    state is the one that they were trained on; `transformers_version` tells such a version.
 
     Args:
-      model: a `Wav2Vec2`, `Pretraining` or mean-pooled `Classifier` of one; a classifier without projection gets an identity as one.
+      model: a `Wav2Vec2`, `Pretraining` or mean-pooled `Classifier` of one; a classifier without
+        projection gets an identity as one.
+      path: the folder.
       class_names: label names of a classifier.
       sample_rate: Hz, of what the model was trained on.
       model_type: wav2vec2, hubert or data2vec-audio; default: what the options say.
@@ -491,11 +593,15 @@ def save_huggingface(
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     preprocessor = dict(
-        feature_extractor_type="Wav2Vec2FeatureExtractor", do_normalize=encoder.normalize_input, feature_size=1,
-        padding_side="right", padding_value=0.0, sampling_rate=sample_rate,
-        # their group norm models were trained without a mask, ours never see padding
+        feature_extractor_type="Wav2Vec2FeatureExtractor",
+        do_normalize=encoder.normalize_input,
+        feature_size=1,
+        padding_side="right",
+        padding_value=0.0,
+        sampling_rate=sample_rate,
+        # Their group norm models were trained without a mask, ours never see padding.
         return_attention_mask=True,
-    )  # fmt: skip
+    )
     # Not by `save_file`, whose file nobody else could read.
     (path / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
     (path / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=1) + "\n")

@@ -1,15 +1,20 @@
-"""From audio to normalized features, on the accelerator: `make_frontend` by config, or the functions one by one."""
+"""From audio to normalized features, on the accelerator.
+
+`make_frontend` makes the whole from a config; its functions can be used one by one.
+"""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-import jax
+from jaxtyping import Array, Float, Float32, Int, Int32
+from ml_collections import ConfigDict
 
 from sacjax.config import options as options_lib
 from sacjax.errors import UserError
 from sacjax.frontend.normalize import normalize, statistics
 from sacjax.frontend.spectral import (
+    Numbers,
     cepstrum,
     frame_lengths,
     istft,
@@ -23,9 +28,20 @@ from sacjax.frontend.spectral import (
 )
 
 __all__ = [
-    "cepstrum", "frame_lengths", "istft", "log_mel_spectrogram", "log_scale", "make_frontend", "mel_filterbank",
-    "mel_spectrogram", "mfcc", "normalize", "preemphasis", "statistics", "stft",
-]  # fmt: skip
+    "cepstrum",
+    "frame_lengths",
+    "istft",
+    "log_mel_spectrogram",
+    "log_scale",
+    "make_frontend",
+    "mel_filterbank",
+    "mel_spectrogram",
+    "mfcc",
+    "normalize",
+    "preemphasis",
+    "statistics",
+    "stft",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +81,22 @@ class Options(options_lib.Options):
 
 
 def make_frontend(
-    config: Any, sample_rate: int
-) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    config: ConfigDict, sample_rate: int
+) -> Callable[
+    [Float[Numbers, "batch samples"], Int[Numbers, " batch"]],
+    tuple[Float32[Array, "batch frames features"], Int32[Array, " batch"]],
+]:
     """Returns the front end that a stage's `frontend` config describes, pure and jit-able.
 
-    `frontend(audio, lengths)` takes float audio [B, T] and valid samples [B] and gives (features float32 [B, frames, n_mels or n_mfcc],
-    valid frames int32 [B]). A clip's valid frames are those that it gives alone, whatever it is batched with: it is reflected
-    at its own end, and reference, `top_db` and normalization look at its valid frames only. Frames beyond are 0.
-    Without `center` a clip shorter than n_fft gives one frame, filled up with zeros.
+    `frontend(audio, lengths)` takes float audio [B, T] and valid samples [B] and gives (features
+    float32 [B, frames, n_mels or n_mfcc], valid frames int32 [B]). A clip's valid frames are those
+    that it gives alone, whatever it is batched with: it is reflected at its own end, and reference,
+    `top_db` and normalization look at its valid frames only. Frames beyond are 0. Without `center`
+    a clip shorter than n_fft gives one frame, filled up with zeros.
+
+    Args:
+      config: a stage's `frontend`.
+      sample_rate: Hz, of the audio.
 
     Raises:
       UserError: (when traced) a window of audio shorter than n_fft, without `center`.
@@ -80,24 +104,41 @@ def make_frontend(
     c = config
     hop_length = c.hop_length or (c.win_length or c.n_fft) // 4
 
-    def frontend(audio: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def frontend(
+        audio: Float[Numbers, "batch samples"], lengths: Int[Numbers, " batch"]
+    ) -> tuple[Float32[Array, "batch frames features"], Int32[Array, " batch"]]:
         if not c.center and audio.shape[1] < c.n_fft:
             raise UserError(
-                f"frontend.n_fft {c.n_fft} is longer than the audio, {audio.shape[1]} samples: lower it or set frontend.center"
+                f"frontend.n_fft {c.n_fft} is longer than the audio, {audio.shape[1]} samples: "
+                "lower it or set frontend.center"
             )
         if c.preemphasis:
             audio = preemphasis(audio, coef=c.preemphasis)
         features = log_mel_spectrogram(
-            audio, sample_rate=sample_rate, n_fft=c.n_fft, win_length=c.win_length, hop_length=hop_length, window=c.window,
-            center=c.center, pad_mode=c.pad_mode, n_mels=c.n_mels, fmin=c.fmin, fmax=c.fmax, htk=c.htk,
-            norm=None if c.mel_norm == "none" else c.mel_norm, power=c.power, log=c.log, floor=c.floor, ref=c.ref,
-            top_db=c.top_db, lengths=lengths,
-        )  # fmt: skip
+            audio,
+            sample_rate=sample_rate,
+            n_fft=c.n_fft,
+            win_length=c.win_length,
+            hop_length=hop_length,
+            window=c.window,
+            center=c.center,
+            pad_mode=c.pad_mode,
+            n_mels=c.n_mels,
+            fmin=c.fmin,
+            fmax=c.fmax,
+            htk=c.htk,
+            norm=None if c.mel_norm == "none" else c.mel_norm,
+            power=c.power,
+            log=c.log,
+            floor=c.floor,
+            ref=c.ref,
+            top_db=c.top_db,
+            lengths=lengths,
+        )
         if c.n_mfcc:
             features = cepstrum(features, n_mfcc=c.n_mfcc)
-        frames = frame_lengths(
-            lengths, n_fft=c.n_fft, hop_length=hop_length, center=c.center
-        ).astype("int32")
+        frames = frame_lengths(lengths, n_fft=c.n_fft, hop_length=hop_length, center=c.center)
+        frames = frames.astype("int32")
         return normalize(features, kind=c.normalize, lengths=frames, mean=c.mean, std=c.std), frames
 
     return frontend

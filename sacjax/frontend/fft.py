@@ -1,7 +1,8 @@
 """Real FFTs over the last axis that leave a batch split over devices where it is.
 
-XLA's partitioner (openxla/xla#24, in JAX 0.10) gathers the whole batch on every device before any FFT, and each device then transforms all of it.
-Here each device transforms its own rows. To be vmapped and reverse-differentiated like `jnp.fft`.
+XLA's partitioner (openxla/xla#24, in JAX 0.10) gathers the whole batch on every device before any
+FFT, and each device then transforms all of it. Here each device transforms its own rows. To be
+vmapped and reverse-differentiated like `jnp.fft`.
 """
 
 import functools
@@ -13,19 +14,32 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Complex, Float
 
 Function = Callable[[jax.Array], jax.Array]
 
 
-def rfft(x: jax.Array, n: int | None = None) -> jax.Array:
-    """Returns the FFT of real x [..., T], cut or zero-padded to n samples: [..., n // 2 + 1]."""
+def rfft(
+    x: Float[Array, "*rows samples"], n: int | None = None
+) -> Complex[Array, "*rows frequencies"]:
+    """Returns the FFT of real x [..., T], cut or zero-padded to n samples: [..., n // 2 + 1].
+
+    Args:
+      x: real signals.
+      n: samples that are transformed; None: T.
+    """
     if jax.device_count() == 1:
         return jnp.fft.rfft(x, n)
     return _differentiable(jnp.fft.rfft, n or x.shape[-1], x.shape[-1])(x)
 
 
-def irfft(x: jax.Array, n: int) -> jax.Array:
-    """Returns the real [..., n] of which [..., n // 2 + 1] is the FFT."""
+def irfft(x: Complex[Array, "*rows frequencies"], n: int) -> Float[Array, "*rows samples"]:
+    """Returns the real [..., n] of which [..., n // 2 + 1] is the FFT.
+
+    Args:
+      x: the FFT of real signals.
+      n: their samples.
+    """
     if jax.device_count() == 1:
         return jnp.fft.irfft(x, n)
     return _differentiable(jnp.fft.irfft, n, x.shape[-1])(x)

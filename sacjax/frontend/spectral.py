@@ -1,8 +1,9 @@
-"""Spectral features: audio → STFT → mel → log → MFCC, with librosa's definitions and parameter names.
+"""Spectral features: audio → STFT → mel → log → MFCC, as librosa defines them and names options.
 
-Pure functions of arrays, to be jitted, vmapped, sharded and differentiated; float32 inside whatever comes in. Where clips of different
-lengths share a zero-padded batch, `lengths` (valid samples, [B]) makes every valid frame the one that the clip would give alone: reflected
-at its own end. Frames beyond `frame_lengths` are then meaningless.
+Pure functions of arrays, to be jitted, vmapped, sharded and differentiated; float32 inside whatever
+comes in. Where clips of different lengths share a zero-padded batch, `lengths` (valid samples, [B])
+makes every valid frame the one that the clip would give alone: reflected at its own end. Frames
+beyond `frame_lengths` are then meaningless.
 """
 
 import functools
@@ -14,22 +15,41 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.fft
 import scipy.signal
+from jaxtyping import Array, Complex, Complex64, Float, Float32, Int
 
 from sacjax.frontend.fft import irfft, rfft
+from sacjax.frontend.normalize import Numbers
 
-Log = Literal["natural", "log10", "db"]
+Window = str | float | tuple[str | float, ...]  # what `scipy.signal.get_window` takes
 
 
-def frame_lengths(lengths: Any, *, n_fft: int, hop_length: int, center: bool = True) -> Any:
-    """Returns how many frames clips of so many samples have (at least 1; for even n_fft, centred: 1 + length // hop_length)."""
+def frame_lengths(
+    lengths: int | Int[Numbers, "*batch"], *, n_fft: int, hop_length: int, center: bool = True
+) -> Int[Array, "*batch"]:
+    """Returns how many frames clips of so many samples have.
+
+    At least 1; for even n_fft, centred: 1 + length // hop_length.
+
+    Args:
+      lengths: samples.
+      n_fft: samples of a frame.
+      hop_length: samples between frames.
+      center: as of `stft`.
+    """
     spare = (2 * (n_fft // 2) if center else 0) - n_fft
     return jnp.maximum(1 + (lengths + spare) // hop_length, 1)
 
 
-def preemphasis(audio: jax.Array, *, coef: float = 0.97) -> jax.Array:
-    """Returns y[t] = x[t] - coef * x[t-1], float32 [..., T]; before the first sample the line through the first two goes on.
+def preemphasis(
+    audio: Float[Numbers, "*batch samples"], *, coef: float = 0.97
+) -> Float32[Array, "*batch samples"]:
+    """Returns y[t] = x[t] - coef * x[t-1].
 
-    That start, y[0] = 3 x[0] - x[1], is librosa's.
+    The first is y[0] = 3 x[0] - x[1], as librosa's.
+
+    Args:
+      audio: [..., T].
+      coef: of the sample before; 0: none.
     """
     x = jnp.asarray(audio, jnp.float32)
     first = 2 * x[..., :1] - x[..., 1:2] if x.shape[-1] > 1 else jnp.zeros_like(x)
@@ -37,8 +57,8 @@ def preemphasis(audio: jax.Array, *, coef: float = 0.97) -> jax.Array:
 
 
 @functools.cache
-def _window(window: Any, win_length: int, n_fft: int) -> np.ndarray:
-    """A periodic SciPy window, padded on both sides to n_fft, as librosa does."""
+def _window(window: Window, win_length: int, n_fft: int) -> np.ndarray:
+    """Returns a periodic SciPy window, padded on both sides to n_fft, as librosa does."""
     values = np.zeros(n_fft)
     start = (n_fft - win_length) // 2
     values[start : start + win_length] = scipy.signal.get_window(window, win_length, fftbins=True)
@@ -46,9 +66,10 @@ def _window(window: Any, win_length: int, n_fft: int) -> np.ndarray:
 
 
 def _beyond_the_ends(audio: jax.Array, lengths: jax.Array, pad: int, mode: str) -> jax.Array:
-    """Returns [B, pad + T + pad]: each clip of [B, T] padded by `pad` samples at its own two ends, zeros after that.
+    """Returns [B, pad + T + pad]: each clip of [B, T] padded by `pad` samples at its own two ends.
 
-    Only 2 * pad samples a clip are gathered, as the frames inside a clip do not see its ends.
+    What follows is zero. Only 2 * pad samples a clip are gathered, as the frames inside a clip do
+    not see its ends.
     """
     size = audio.shape[1]
     audio = jnp.where(jnp.arange(size) < lengths[:, None], audio, 0)
@@ -72,7 +93,10 @@ def _beyond_the_ends(audio: jax.Array, lengths: jax.Array, pad: int, mode: str) 
 
 
 def _frames(x: jax.Array, n_fft: int, hop_length: int) -> jax.Array:
-    """Returns the overlapping frames [..., F, n_fft] of [..., T]: hop-sized blocks side by side, which XLA copies fast."""
+    """Returns the overlapping frames [..., F, n_fft] of [..., T].
+
+    They are hop-sized blocks side by side, which XLA copies fast.
+    """
     count, blocks = 1 + (x.shape[-1] - n_fft) // hop_length, -(-n_fft // hop_length)
     if blocks > 16:
         return x[..., np.arange(count)[:, None] * hop_length + np.arange(n_fft)]
@@ -84,25 +108,27 @@ def _frames(x: jax.Array, n_fft: int, hop_length: int) -> jax.Array:
 
 
 def stft(
-    audio: jax.Array,
+    audio: Float[Numbers, "*batch samples"],
     *,
     n_fft: int = 2048,
     win_length: int | None = None,
     hop_length: int | None = None,
-    window: Any = "hann",
+    window: Window = "hann",
     center: bool = True,
     pad_mode: str = "reflect",
-    lengths: jax.Array | None = None,
-) -> jax.Array:
-    """Short-time Fourier transform, complex64 [..., frames, n_fft // 2 + 1] of audio [..., T].
+    lengths: Int[Numbers, "*batch"] | None = None,
+) -> Complex64[Array, "*batch frames bins"]:
+    """Returns the short-time Fourier transform [..., frames, n_fft // 2 + 1] of audio [..., T].
 
     Args:
+      audio: [..., T].
       n_fft: samples of a frame and its FFT.
       win_length: samples of the window, in the middle of a frame; None or 0: n_fft.
       hop_length: samples between frames; None or 0: win_length // 4.
       window: whatever `scipy.signal.get_window` takes.
       center: frame k is centred on sample k * hop_length, the ends padded; else it starts there.
-      pad_mode: how `center` pads: 'reflect', 'constant' (zeros) and, without lengths, any mode of `jnp.pad`.
+      pad_mode: how `center` pads: 'reflect', 'constant' (zeros) and, without lengths, any mode of
+        `jnp.pad`.
       lengths: valid samples [B] of audio [B, T]; see the module's docstring.
 
     Raises:
@@ -115,18 +141,32 @@ def stft(
     x = jnp.asarray(audio, jnp.float32)
     pad = n_fft // 2 if center else 0
     if lengths is not None:
-        x = _beyond_the_ends(x, lengths, pad, pad_mode)
+        x = _beyond_the_ends(x, jnp.asarray(lengths), pad, pad_mode)
     elif pad:
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(pad, pad)], mode=pad_mode)
     if x.shape[-1] < n_fft:
         raise ValueError(
-            f"audio of {x.shape[-1]} samples is shorter than a frame of n_fft {n_fft}: set center=True"
+            f"audio of {x.shape[-1]} samples is shorter than a frame of n_fft {n_fft}: "
+            "set center=True"
         )
     return rfft(_frames(x, n_fft, hop_length) * _window(window, win_length, n_fft))
 
 
-def istft(spectrum: jax.Array, *, hop_length: int, window: Any = "hann", length: int) -> jax.Array:
-    """Inverse of the centred `stft` by windowed overlap-add: float32 [..., length] of [..., frames, n_fft // 2 + 1]."""
+def istft(
+    spectrum: Complex[Array, "*batch frames bins"],
+    *,
+    hop_length: int,
+    window: Window = "hann",
+    length: int,
+) -> Float32[Array, "*batch samples"]:
+    """Returns the audio [..., length] of a centred `stft`, by windowed overlap-add.
+
+    Args:
+      spectrum: [..., frames, n_fft // 2 + 1], n_fft even and the window as long.
+      hop_length: samples between frames.
+      window: as of `stft`.
+      length: samples of the result.
+    """
     n_fft = 2 * (spectrum.shape[-1] - 1)
     values = _window(window, n_fft, n_fft)
 
@@ -148,7 +188,7 @@ def istft(spectrum: jax.Array, *, hop_length: int, window: Any = "hann", length:
 
 @functools.cache
 def mel_filterbank(
-    sample_rate: float,
+    sample_rate: int | float,
     *,
     n_fft: int = 2048,
     n_mels: int = 128,
@@ -156,13 +196,21 @@ def mel_filterbank(
     fmax: float | None = None,
     htk: bool = False,
     norm: str | None = "slaney",
-) -> np.ndarray:
-    """Triangular mel filters, float32 [n_fft // 2 + 1, n_mels].
+) -> Float32[np.ndarray, "bins bands"]:
+    """Returns triangular mel filters [n_fft // 2 + 1, n_mels], not to be written to.
 
     Args:
-      fmin, fmax: Hz; fmax None or 0: half the sample rate.
-      htk: HTK's mel scale, 2595 log10(1 + f / 700); else Slaney's, linear below 1 kHz and logarithmic above.
+      sample_rate: Hz.
+      n_fft: samples of the FFT.
+      n_mels: filters.
+      fmin: Hz, where the lowest begins.
+      fmax: Hz, where the highest ends; None or 0: half the sample rate.
+      htk: HTK's mel scale, 2595 log10(1 + f / 700); else Slaney's, linear below 1 kHz and
+        logarithmic above.
       norm: 'slaney' gives each filter unit area, None unit height.
+
+    Raises:
+      ValueError: another norm.
     """
     if norm not in ("slaney", None):
         raise ValueError(f"norm is '{norm}': choose 'slaney' or None")
@@ -204,13 +252,13 @@ def mel_filterbank(
 
 
 def mel_spectrogram(
-    audio: jax.Array,
+    audio: Float[Numbers, "*batch samples"],
     *,
-    sample_rate: float,
+    sample_rate: int | float,
     n_fft: int = 2048,
     win_length: int | None = None,
     hop_length: int | None = None,
-    window: Any = "hann",
+    window: Window = "hann",
     center: bool = True,
     pad_mode: str = "reflect",
     power: float = 2.0,
@@ -219,17 +267,37 @@ def mel_spectrogram(
     fmax: float | None = None,
     htk: bool = False,
     norm: str | None = "slaney",
-    lengths: jax.Array | None = None,
-) -> jax.Array:
-    """Mel spectrogram, float32 [..., frames, n_mels] of audio [..., T]; see `stft` and `mel_filterbank`.
+    lengths: Int[Numbers, "*batch"] | None = None,
+) -> Float32[Array, "*batch frames bands"]:
+    """Returns the mel spectrogram [..., frames, n_mels] of audio [..., T].
 
     Args:
+      audio: [..., T].
+      sample_rate: Hz.
+      n_fft: of the `stft`, as are the next five.
+      win_length: see `stft`.
+      hop_length: see `stft`.
+      window: see `stft`.
+      center: see `stft`.
+      pad_mode: see `stft`.
       power: of the magnitudes before the filters: 2 energy, 1 magnitude.
+      n_mels: of the `mel_filterbank`, as are the next four.
+      fmin: see `mel_filterbank`.
+      fmax: see `mel_filterbank`.
+      htk: see `mel_filterbank`.
+      norm: see `mel_filterbank`.
+      lengths: valid samples [B] of audio [B, T]; see the module's docstring.
     """
     spectrum = stft(
-        audio, n_fft=n_fft, win_length=win_length, hop_length=hop_length, window=window,
-        center=center, pad_mode=pad_mode, lengths=lengths,
-    )  # fmt: skip
+        audio,
+        n_fft=n_fft,
+        win_length=win_length,
+        hop_length=hop_length,
+        window=window,
+        center=center,
+        pad_mode=pad_mode,
+        lengths=lengths,
+    )
     values = spectrum.real**2 + spectrum.imag**2
     if power != 2:
         some = values > 0  # a root's gradient at 0 is infinite
@@ -237,29 +305,34 @@ def mel_spectrogram(
     filters = mel_filterbank(
         sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax, htk=htk, norm=norm
     )
-    return jnp.matmul(
-        values, filters, precision="highest"
-    )  # TF32 and bfloat16 would cost three digits
+    # TF32 and bfloat16 would cost three digits.
+    return jnp.matmul(values, filters, precision="highest")
 
 
 def log_scale(
-    spectrogram: jax.Array,
+    spectrogram: Float[Numbers, "*batch frames bins"],
     *,
-    log: Log = "natural",
+    log: str = "natural",
     floor: float = 1e-10,
-    ref: float | Literal["max"] = 1.0,
-    top_db: float | None = 80.0,
+    ref: int | float | Literal["max"] = 1.0,
+    top_db: int | float | None = 80.0,
     power: float = 2.0,
-    lengths: jax.Array | None = None,
-) -> jax.Array:
-    """Logarithm of a spectrogram [..., frames, bins], floored at `floor`, relative to `ref`.
+    lengths: Int[Numbers, "*batch"] | None = None,
+) -> Float32[Array, "*batch frames bins"]:
+    """Returns the logarithm of a spectrogram, floored at `floor` and relative to `ref`.
 
     Args:
-      log: 'natural', 'log10', or 'db': decibels, 20 / power * log10, librosa's power_to_db and (power 1) amplitude_to_db.
+      spectrogram: [..., frames, bins], not negative.
+      log: 'natural', 'log10', or 'db': decibels, 20 / power * log10, librosa's power_to_db and
+        (power 1) amplitude_to_db.
+      floor: what smaller values are raised to.
       ref: the value that becomes 0, or 'max': the clip's largest.
       top_db: for 'db' alone: values further below the clip's largest are raised to that; None: not.
       power: what the spectrogram holds: 2 energy, 1 magnitude.
-      lengths: valid frames [B], others have no say in the clip's largest.
+      lengths: valid frames [B]; others have no say in the clip's largest.
+
+    Raises:
+      ValueError: an unknown log.
     """
     if log not in ("natural", "log10", "db"):
         raise ValueError(f"log is '{log}': choose 'natural', 'log10' or 'db'")
@@ -267,7 +340,7 @@ def log_scale(
     values = scale * jnp.log(jnp.maximum(jnp.asarray(spectrogram, jnp.float32), floor))
     valid = values
     if lengths is not None:
-        inside = jnp.arange(values.shape[-2]) < lengths[..., None]
+        inside = jnp.arange(values.shape[-2]) < jnp.asarray(lengths)[..., None]
         valid = jnp.where(inside[..., None], values, scale * np.log(floor))
     if ref == "max":
         values = values - valid.max((-2, -1), keepdims=True)
@@ -281,17 +354,28 @@ def log_scale(
 
 
 def log_mel_spectrogram(
-    audio: jax.Array,
+    audio: Float[Numbers, "*batch samples"],
     *,
-    sample_rate: float,
-    log: Log = "natural",
+    sample_rate: int | float,
+    log: str = "natural",
     floor: float = 1e-10,
-    ref: float | Literal["max"] = 1.0,
-    top_db: float | None = 80.0,
+    ref: int | float | Literal["max"] = 1.0,
+    top_db: int | float | None = 80.0,
     power: float = 2.0,
     **mel: Any,
-) -> jax.Array:
-    """Log-mel spectrogram, float32 [..., frames, n_mels] of audio [..., T]; see `log_scale`, the rest as `mel_spectrogram`."""
+) -> Float32[Array, "*batch frames bands"]:
+    """Returns the log-mel spectrogram [..., frames, n_mels] of audio [..., T].
+
+    Args:
+      audio: [..., T].
+      sample_rate: Hz.
+      log: of `log_scale`, as are the next three.
+      floor: see `log_scale`.
+      ref: see `log_scale`.
+      top_db: see `log_scale`.
+      power: of both `mel_spectrogram` and `log_scale`.
+      **mel: the rest of `mel_spectrogram`.
+    """
     values = mel_spectrogram(audio, sample_rate=sample_rate, power=power, **mel)
     frames = _frames_of(mel) if mel.get("lengths") is not None else None
     return log_scale(
@@ -299,7 +383,8 @@ def log_mel_spectrogram(
     )
 
 
-def _frames_of(mel: dict[str, Any]) -> jax.Array:
+def _frames_of(mel: dict[str, Any]) -> Int[Array, "*batch"]:
+    """Returns the valid frames of the arguments of `mel_spectrogram`."""
     n_fft = mel.get("n_fft", 2048)
     hop_length = mel.get("hop_length") or (mel.get("win_length") or n_fft) // 4
     return frame_lengths(
@@ -308,20 +393,28 @@ def _frames_of(mel: dict[str, Any]) -> jax.Array:
 
 
 def mfcc(
-    audio: jax.Array,
+    audio: Float[Numbers, "*batch samples"],
     *,
-    sample_rate: float,
+    sample_rate: int | float,
     n_mfcc: int = 20,
-    lifter: float = 0,
-    log: Log = "db",
+    lifter: int | float = 0,
+    log: str = "db",
     **mel: Any,
-) -> jax.Array:
-    """Mel-frequency cepstral coefficients, float32 [..., frames, n_mfcc] of audio [..., T] (Davis & Mermelstein 1980).
+) -> Float32[Array, "*batch frames coefficients"]:
+    """Returns mel-frequency cepstral coefficients [..., frames, n_mfcc] of audio [..., T].
+
+    Davis & Mermelstein 1980.
 
     Args:
+      audio: [..., T].
+      sample_rate: Hz.
       n_mfcc: how many, at most n_mels.
       lifter: > 0 weighs coefficient k by 1 + lifter / 2 * sin(pi * (k + 1) / lifter).
-      log, mel: as in `log_mel_spectrogram`; librosa's is 'db'.
+      log: as of `log_scale`; librosa's is 'db'.
+      **mel: the rest of `log_mel_spectrogram`.
+
+    Raises:
+      ValueError: n_mfcc is above n_mels.
     """
     return cepstrum(
         log_mel_spectrogram(audio, sample_rate=sample_rate, log=log, **mel),
@@ -330,8 +423,19 @@ def mfcc(
     )
 
 
-def cepstrum(log_mel: jax.Array, *, n_mfcc: int = 20, lifter: float = 0) -> jax.Array:
-    """Returns the first n_mfcc of the orthonormal DCT-II over the bands of [..., frames, n_mels]; see `mfcc`."""
+def cepstrum(
+    log_mel: Float[Array, "*batch frames bands"], *, n_mfcc: int = 20, lifter: int | float = 0
+) -> Float[Array, "*batch frames coefficients"]:
+    """Returns the first n_mfcc of the orthonormal DCT-II over the bands.
+
+    Args:
+      log_mel: [..., frames, n_mels].
+      n_mfcc: see `mfcc`.
+      lifter: see `mfcc`.
+
+    Raises:
+      ValueError: n_mfcc is above n_mels.
+    """
     n_mels = log_mel.shape[-1]
     if n_mfcc > n_mels:
         raise ValueError(f"n_mfcc {n_mfcc} must not exceed n_mels {n_mels}")

@@ -97,6 +97,18 @@ class Wav2Vec2Options(Options):
         )
 
 
+HUGGINGFACE_OPTIONS = {  # ours: the key in config.json of transformers' Wav2Vec2ForPreTraining
+    "codebook_groups": "num_codevector_groups",
+    "codebook_entries": "num_codevectors_per_group",
+    "codebook_dim": "codevector_dim",
+    "projection_dim": "proj_codevector_dim",
+    "negatives": "num_negatives",
+    "logit_temperature": "contrastive_logits_temperature",
+    "diversity_weight": "diversity_loss_weight",
+    "feature_dropout": "feat_quantizer_dropout",
+}
+
+
 class Pretraining(nnx.Module):
     """Encoder, quantizer and the two projections that are compared."""
 

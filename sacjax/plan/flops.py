@@ -5,6 +5,7 @@ matrix products and convolutions, two a multiply-add. What is computed again to 
 (`jax.checkpoint`) counts once, and the gradient of frozen parameters counts nothing.
 """
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -12,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
@@ -49,18 +49,23 @@ def _of_equation(eqn: JaxprEqn) -> float:
     name, params = eqn.primitive.name, eqn.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
-        each = np.prod([eqn.invars[0].aval.shape[k] for k in contracted], dtype=float)
-        return float(2 * np.prod(eqn.outvars[0].aval.shape, dtype=float) * each)
+        shape = _shape(eqn.invars[0])
+        return 2.0 * math.prod(_shape(eqn.outvars[0])) * math.prod(shape[k] for k in contracted)
     if name == "conv_general_dilated":
-        kernel = eqn.invars[1].aval.shape
-        each = np.prod(kernel, dtype=float) / kernel[params["dimension_numbers"].rhs_spec[0]]
+        kernel = _shape(eqn.invars[1])
+        each = math.prod(kernel) / kernel[params["dimension_numbers"].rhs_spec[0]]
         # The gradient of a strided convolution's input has zeros between its positions.
-        each /= np.prod(params["lhs_dilation"], dtype=float)
-        return float(2 * np.prod(eqn.outvars[0].aval.shape, dtype=float) * each)
+        each /= math.prod(params["lhs_dilation"])
+        return 2.0 * math.prod(_shape(eqn.outvars[0])) * each
     inner = [of_jaxpr(sub) for value in params.values() for sub in _jaxprs(value)]
     if name == "cond":
         return max(inner)
     return sum(inner) * (params["length"] if name == "scan" else 1)
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    """Returns the shape of a variable or constant of a jaxpr."""
+    return variable.aval.shape
 
 
 def _jaxprs(value: Any) -> list[Jaxpr]:

@@ -10,11 +10,11 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
-from sacjax import errors
 from sacjax import stages as experiment
-from sacjax.commands import convert, embed
+from sacjax.commands import embed
 from sacjax.convert import huggingface
 from sacjax.errors import UserError
+from sacjax.objectives.wav2vec2 import HUGGINGFACE_OPTIONS
 from sacjax.train import checkpoint
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else a local folder is looked up in the hub as well
@@ -22,9 +22,13 @@ torch = pytest.importorskip("torch", reason="needs the extra `parity`")
 transformers = pytest.importorskip("transformers", reason="needs the extra `parity`")
 
 SMALL = dict(
-    hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, conv_dim=(16,) * 7,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=48,
+    conv_dim=(16,) * 7,
     num_conv_pos_embedding_groups=4,
-)  # fmt: skip
+)
 LARGE = dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
 HEADS = dict(
     num_codevectors_per_group=20, codevector_dim=16, proj_codevector_dim=12, num_negatives=7
@@ -73,9 +77,9 @@ CASES = {  # name: (class, config class, options)
 BIG = ("base", "large")
 
 
-def make(name):
+def make(name, cases=CASES):
     """Returns a random model of transformers whose norms and biases are not trivial."""
-    kind, config, options = CASES[name]
+    kind, config, options = cases[name]
     torch.manual_seed(0)
     model = getattr(transformers, kind)(getattr(transformers, config)(**options)).eval()
     with torch.no_grad():
@@ -177,10 +181,11 @@ def test_the_older_spelling_of_weight_norm_gives_the_same_model(saved, tmp_path)
     from safetensors.numpy import load_file, save_file
 
     tensors = load_file(saved / "model.safetensors")
+    new_prefix = "parametrizations.weight.original"
     old = {
-        key.replace("parametrizations.weight.original0", "weight_g").replace("parametrizations.weight.original1", "weight_v"): value
+        key.replace(f"{new_prefix}0", "weight_g").replace(f"{new_prefix}1", "weight_v"): value
         for key, value in tensors.items()
-    }  # fmt: skip
+    }
     assert set(old) != set(tensors)
     copy(saved, tmp_path)
     save_file(old, tmp_path / "model.safetensors")
@@ -224,6 +229,100 @@ def test_a_codebook_of_another_size_is_one_line(tmp_path):
         )
 
 
+def weighted(tmp_path, pre_norm):
+    """Returns a random classifier with weights over layers, and the folder that it was saved to."""
+    name = "weighted"
+    shape = SMALL | (LARGE if pre_norm else {}) | dict(num_conv_pos_embeddings=15)
+    options = shape | dict(classifier_proj_size=24, num_labels=3, use_weighted_layer_sum=True)
+    model = make(name, {name: ("Wav2Vec2ForSequenceClassification", "Wav2Vec2Config", options)})
+    with torch.no_grad():  # the last state and its norm count
+        model.layer_weights[-1] += 3
+        model.wav2vec2.encoder.layer_norm.weight.mul_(3)
+    model.save_pretrained(make_folder(tmp_path / "source"))
+    return model, tmp_path / "source"
+
+
+def with_version(source, folder, version):
+    """Copies a folder as another version of transformers would have written it."""
+    copied = copy(source, make_folder(folder), transformers_version=version)
+    if version is None:
+        config = json.loads((copied / "config.json").read_text())
+        del config["transformers_version"]
+        (copied / "config.json").write_text(json.dumps(config))
+    return copied
+
+
+def weighted_logits(model, states):
+    """Returns theirs of hidden states, as ForSequenceClassification has always weighted them."""
+    with torch.no_grad():
+        weights = torch.softmax(model.layer_weights, 0).view(-1, 1, 1, 1)
+        frames = model.projector((torch.stack(states) * weights).sum(0))
+        return model.classifier(frames.mean(1)).numpy()
+
+
+def test_weights_over_layers_mean_what_their_version_of_transformers_meant(tmp_path):
+    """Up to 5.15 the last hidden state of a pre-norm encoder was after its final norm.
+
+    So say the sources of 4.57.6, 5.0.0, 5.10.1, 5.13.1, 5.14.1, 5.15.0, 5.15.1; 5.16.0 is new.
+    """
+    model, source = weighted(tmp_path, pre_norm=True)
+    x = audio((6000,))
+    found = theirs(model, x, (6000,))
+    new = weighted_logits(model, found.hidden_states)
+    np.testing.assert_allclose(new, found.logits.numpy(), atol=1e-6)
+    with torch.no_grad():
+        normed = model.wav2vec2.encoder.layer_norm(found.hidden_states[-1])
+    old = weighted_logits(model, (*found.hidden_states[:-1], normed))
+    assert np.abs(new - old).max() > 0.01
+    versions = {"4.57.6": old, "5.15.1": old, "5.16.0": new, "5.23.0": new, None: old}
+    kinds = {}
+    for k, (version, wanted) in enumerate(versions.items()):
+        folder = with_version(source, tmp_path / str(k), version)
+        loaded = huggingface.load_huggingface(folder, normalize_input=False)
+        normed = loaded.model.encoder.normed_last_state
+        assert normed == (wanted is old) and loaded.class_names == ("LABEL_0", "LABEL_1", "LABEL_2")
+        again = tmp_path / f"again{k}"
+        huggingface.save_huggingface(loaded.model, again)
+        assert huggingface.encoder_options(again).get("normed_last_state", False) == normed
+        if normed not in kinds:  # one compilation of each
+            kinds[normed] = loaded.model(jnp.asarray(x), jnp.asarray([6000]))
+        np.testing.assert_allclose(kinds[normed], wanted, atol=1e-5)
+
+
+def test_the_version_matters_to_weights_over_layers_of_the_pre_norm_order_alone(tmp_path, saved):
+    _, post_norm = weighted(tmp_path, pre_norm=False)
+    bare = copy(saved, make_folder(tmp_path / "bare"), do_stable_layer_norm=True)
+    for k, source in enumerate((post_norm, bare)):
+        folder = with_version(source, tmp_path / f"old{k}", "4.30.0.dev0")
+        assert "normed_last_state" not in huggingface.encoder_options(folder)
+
+
+@pytest.mark.parametrize(
+    ("labels", "changes", "names"),
+    [
+        (2, {}, ("LABEL_0", "LABEL_1")),
+        (2, {"num_labels": 2}, ("LABEL_0", "LABEL_1")),
+        (3, {}, ("LABEL_0", "LABEL_1", "LABEL_2")),
+        (3, {"id2label": None, "num_labels": 3}, ("LABEL_0", "LABEL_1", "LABEL_2")),
+        (2, {"id2label": {"0": "no", "1": "yes"}}, ("no", "yes")),
+    ],
+)
+def test_labels_without_names_are_called_as_transformers_does(tmp_path, labels, changes, names):
+    kind, config, options = CASES["hubert classifier"]
+    case = {"": (kind, config, options | dict(num_labels=labels, num_hidden_layers=1))}
+    make("", case).save_pretrained(make_folder(tmp_path / "source"))
+    folder = copy(tmp_path / "source", make_folder(tmp_path / "copy"))
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("id2label", "label2id", "num_labels"):
+        config.pop(key, None)
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    loaded = huggingface.load_huggingface(folder)
+    assert loaded.class_names == names and loaded.model.head.out_features == labels
+    if "id2label" not in changes:
+        config = transformers.AutoConfig.from_pretrained(folder, num_labels=labels)
+        assert loaded.class_names == tuple(config.id2label.values())
+
+
 @pytest.mark.parametrize("kind", ["Wav2Vec2", "Hubert", "Data2VecAudio"])
 def test_keys_that_a_config_does_not_have_are_those_of_transformers(kind, tmp_path):
     config, path = getattr(transformers, f"{kind}Config")(), tmp_path / "config.json"
@@ -232,27 +331,12 @@ def test_keys_that_a_config_does_not_have_are_those_of_transformers(kind, tmp_pa
     config.save_pretrained(tmp_path)
     whole, options = huggingface.read_config(tmp_path), huggingface.encoder_options(tmp_path)
     known = bare.keys() & config.to_dict().keys()
-    assert len(known) > 3 and {key: bare[key] for key in known} == {
-        key: whole[key] for key in known
-    }
+    assert len(known) > 3
+    assert {key: bare[key] for key in known} == {key: whole[key] for key in known}
     assert bare_options == {key: options[key] for key in bare_options}
-
-
-def test_several_labels_a_clip_stay_several(tmp_path):
-    source, workdir, back = tmp_path / "hf", tmp_path / "workdir", tmp_path / "back"
-    model = make("classifier")
-    model.config.problem_type = "multi_label_classification"
-    model.save_pretrained(source)
-    convert.main(["--from_huggingface", str(source), "--workdir", str(workdir)])
-    trained = checkpoint.load_trained(workdir)
-    assert trained.multi_label
-    np.testing.assert_allclose(
-        trained.probabilities(np.array([[0.0, 2.0]])), [[0.5, 1 / (1 + np.exp(-2.0))]]
-    )
-    convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)])
-    assert (
-        transformers.AutoConfig.from_pretrained(back).problem_type == "multi_label_classification"
-    )
+    assert huggingface.objective_options(bare) == huggingface.objective_options(whole)
+    if kind == "Wav2Vec2":
+        assert set(HUGGINGFACE_OPTIONS.values()) <= whole.keys()
 
 
 def test_truncated_missing_and_pickled_weights_are_refused(saved, tmp_path):
@@ -271,42 +355,6 @@ def test_truncated_missing_and_pickled_weights_are_refused(saved, tmp_path):
         huggingface.load_huggingface(tmp_path)
     with pytest.raises(UserError, match="no config.json"):
         huggingface.load_huggingface(tmp_path / "nowhere")
-
-
-def test_convert_from_the_shell_and_back_keeps_every_prediction(tmp_path, capsys):
-    model = make("classifier")
-    source, workdir, back = tmp_path / "hf", tmp_path / "workdir", tmp_path / "back"
-    model.save_pretrained(source)
-    (source / "preprocessor_config.json").write_text(
-        json.dumps(dict(do_normalize=True, sampling_rate=8000))
-    )
-    assert convert.main(["--from_huggingface", str(source), "--workdir", str(workdir)]) == 0
-    trained = checkpoint.load_trained(workdir)
-    assert trained.class_names == ("a", "b", "c") and trained.stage_config.data.sample_rate == 8000
-    x = audio((6000,))
-    extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(source)
-    inputs = extractor(x[0], sampling_rate=8000, return_tensors="np")["input_values"]
-    logits = trained.apply(jnp.asarray(x), jnp.asarray([6000]))
-    np.testing.assert_allclose(logits, theirs(model, inputs, (6000,)).logits.numpy(), atol=1e-4)
-    assert convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)]) == 0
-    again = transformers.AutoModelForAudioClassification.from_pretrained(back)
-    assert all(
-        torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items()
-    )
-    with pytest.raises(UserError, match="not empty"):
-        convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)])
-    with pytest.raises(UserError, match="give --from_huggingface"):
-        convert.main(["--checkpoint", str(workdir)])
-
-
-def test_errors_end_without_a_traceback(tmp_path):
-    with pytest.raises(SystemExit) as stopped:
-        errors.run(
-            lambda: convert.main(
-                ["--from_huggingface", str(tmp_path), "--workdir", str(tmp_path / "w")]
-            )
-        )
-    assert stopped.value.code != 0
 
 
 def finetuning(saved, **encoder):

@@ -1,4 +1,4 @@
-"""The front end against librosa and SciPy, and the promises that a padded, sharded batch relies on."""
+"""The front end against librosa and SciPy, and what a padded, sharded batch relies on."""
 
 import re
 
@@ -37,7 +37,7 @@ def sound(size=4000, clips=2, seed=0):
 
 
 def assert_close(ours, reference):
-    """Each value to 1e-4 of itself; those below a millionth of the largest to 1e-6 of the largest (float32 rounding)."""
+    """Each value to 1e-4 of itself, or to 1e-6 of the largest (float32 rounding)."""
     ours, reference = np.asarray(ours), np.asarray(reference)
     assert ours.shape == reference.shape
     np.testing.assert_allclose(ours, reference, rtol=RTOL, atol=1e-6 * np.abs(reference).max())
@@ -127,8 +127,15 @@ def test_mel_and_mfcc_are_librosas(
 ):
     librosa = pytest.importorskip("librosa")
     options = dict(
-        n_fft=n_fft, win_length=win_length, hop_length=hop_length, n_mels=n_mels, fmin=fmin, fmax=fmax, center=center, power=power
-    )  # fmt: skip
+        n_fft=n_fft,
+        win_length=win_length,
+        hop_length=hop_length,
+        n_mels=n_mels,
+        fmin=fmin,
+        fmax=fmax,
+        center=center,
+        power=power,
+    )
     for row in sound():
         reference = librosa.feature.melspectrogram(
             y=row.astype(np.float64), sr=RATE, **options, pad_mode="reflect"
@@ -318,12 +325,16 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from sacjax import config, frontend
 assert jax.device_count() == 8
 audio = jnp.asarray(np.load(r"{path}")); lengths = jnp.asarray([4000, 3001] * 4)
-rows = NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data"))
-run = jax.jit(frontend.make_frontend(config.stage().frontend, 16000), in_shardings=rows, out_shardings=rows)
+mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+rows = NamedSharding(mesh, PartitionSpec("data"))
+made = frontend.make_frontend(config.stage().frontend, 16000)
+run = jax.jit(made, in_shardings=rows, out_shardings=rows)
 np.save(r"{path}", run(audio, lengths)[0])
 def loss(x):
     return (run(x, lengths)[0] ** 2).sum(1)
-back = jax.jit(lambda x: jax.vjp(loss, x)[1](jnp.ones([8, 64]))[0], in_shardings=rows, out_shardings=rows)
+def gradient(x):
+    return jax.vjp(loss, x)[1](jnp.ones([8, 64]))[0]
+back = jax.jit(gradient, in_shardings=rows, out_shardings=rows)
 print(run.lower(audio, lengths).compile().as_text(), back.lower(audio).compile().as_text())
 """
 

@@ -1,0 +1,45 @@
+"""Whole workdirs from folders of transformers' checkpoints, and back."""
+
+from sacjax import config as config_lib
+from sacjax.convert import huggingface
+from sacjax.errors import UserError
+from sacjax.train.checkpoint import load_trained, write_trained
+
+
+def to_workdir(path: str, workdir: str) -> str:
+    """Writes a workdir with the checkpoint of a folder, and returns the name of its stage.
+
+    Raises:
+      UserError: the folder holds a bare encoder, or what `load_huggingface` refuses.
+    """
+    loaded = huggingface.load_huggingface(path)
+    if loaded.kind == "bare":
+        raise UserError(
+            f"{path}: a bare encoder has no head to put into a workdir; use it as "
+            f"init_from=hf:{path}, or as --checkpoint hf:{path} of embed and probe"
+        )
+    name = "finetune" if loaded.kind == "classification" else "pretrain"
+    config = config_lib.default(**{name: huggingface.as_stage(loaded)})
+    write_trained(workdir, config_lib.check(config), name, loaded.class_names, loaded.model)
+    return name
+
+
+def to_huggingface(workdir: str, path: str, which: str = "best") -> None:
+    """Writes the model of a workdir's last stage as a folder that transformers reads.
+
+    Args:
+      workdir: of a run, or of `to_workdir`.
+      path: the folder of the result.
+      which: the stage's `best` or `last` checkpoint.
+
+    Raises:
+      UserError: no workdir, no checkpoint in it, or transformers has no counterpart of its model.
+    """
+    trained = load_trained(workdir, which)
+    huggingface.save_huggingface(
+        trained.model,
+        path,
+        class_names=trained.class_names,
+        sample_rate=trained.stage_config.data.sample_rate,
+        multi_label=trained.multi_label,
+    )
