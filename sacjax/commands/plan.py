@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from sacjax import config as config_lib
 from sacjax import errors, objectives
 from sacjax.errors import UserError
-from sacjax.models.base import compiled_for
+from sacjax.layers.platform import compiled_for
 from sacjax.plan import hlo
 from sacjax.plan.flops import PEAKS
 from sacjax.train import sharding

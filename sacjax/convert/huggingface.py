@@ -161,10 +161,12 @@ def _encoder_entries(
             )
             yield Entry(f"{name}.{v}", (*own, "kernel"), None, turn, turn)
         yield Entry(f"{name}.bias", (*own, "bias"), None, same, same)
-    yield from _norm(f"{prefix}encoder.layer_norm", (*path, "norm"))
+    stack = (*path, "transformer")
+    norm = "final_norm" if encoder.transformer.input_norm is None else "input_norm"
+    yield from _norm(f"{prefix}encoder.layer_norm", (*stack, norm))
     parts = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
     for i in range(encoder.depth):
-        name, own = f"{prefix}encoder.layers.{i}", (*path, "layers")
+        name, own = f"{prefix}encoder.layers.{i}", (*stack, "layers")
         for theirs, ours in parts.items():
             yield from _linear(f"{name}.attention.{theirs}", (*own, "attention", ours), i)
         yield from _norm(f"{name}.layer_norm", (*own, "attention_norm"), i)
@@ -273,7 +275,6 @@ def load_huggingface(path: str | Path, **changes: Any) -> Loaded:
         )  # fmt: skip
 
     model = nnx.eval_shape(build)
-    model.eval()
     _fill(model, read_tensors(path), PREFIX[config["model_type"]], path)
     rate = int(read_preprocessor(path).get("sampling_rate", 16000))
     return Loaded(kind, model, options, rate, names if kind == "classification" else (), config)

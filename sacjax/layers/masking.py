@@ -1,38 +1,41 @@
-"""Span masks over frames, drawn on the device with static shapes, one key an example (wav2vec 2.0, section 3.1; SpecAugment)."""
+"""Span masks over frames, drawn on the device with static shapes (wav2vec 2.0, section 3.1)."""
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, Key
 
 
 def span_mask(
-    key: jax.Array,
-    length: jax.Array,
+    key: Key[Array, ""],
+    length: Int[Array, ""],
     size: int,
     *,
     probability: float,
     span: int,
     minimum: int = 2,
     exact: bool = False,
-) -> jax.Array:
-    """Returns a mask, bool [size], of spans that start at different random frames and may overlap, none of it in padding.
+) -> Bool[Array, " {size}"]:
+    """Returns a mask of spans that start at different random frames and may overlap.
+
+    Nothing is masked in padding.
 
     Args:
       key: one example's.
-      length: int32 [], its valid frames.
-      size: frames of the batch, T.
-      probability: that a frame starts a span (fairseq's mask_prob is this times `span`), or, if `exact`, the share of the valid
-        frames that is masked in the end, to the frame (the last span is cut where it would be more), or `minimum` spans where
-        that is more.
+      length: its valid frames.
+      size: frames of the batch.
+      probability: that a frame starts a span (fairseq's mask_prob is this times `span`). If
+        `exact`, the share of the valid frames that is masked in the end, to the frame: the last
+        span is cut where it would be more. It is `minimum` spans where that is more.
       span: frames of a span; a shorter clip is one span.
       minimum: spans drawn at the least, as far as the clip has room for starts.
       exact: see `probability`.
     """
     frames = jnp.arange(size)
-    starts = jnp.maximum(length - span + 1, jnp.minimum(length, 1))  # places where a span may start
-    draw, extra = jax.random.split(key)
+    starts = jnp.maximum(length - span + 1, jnp.minimum(length, 1))  # frames at which one may start
+    draw, rounding = jax.random.split(key)
     noise = jnp.where(frames < starts, jax.random.uniform(draw, [size]), 2.0)
     rank = jnp.argsort(jnp.argsort(noise))  # of each frame as a start; those with no room come last
-    count = jnp.floor(probability * length + jax.random.uniform(extra)).astype(jnp.int32)
+    count = jnp.floor(probability * length + jax.random.uniform(rounding)).astype(jnp.int32)
     count = jnp.minimum(jnp.maximum(count, minimum), starts)
     if exact:
         count = starts  # as many spans as it takes

@@ -1,66 +1,81 @@
-"""Encoders by name, and the classifier around them.
+"""Encoders by name, and the classifier around them. `sacjax.models.base` has the contract."""
 
-An encoder is an `nnx.Module` with `input_kind` ('waveform' or 'spectrogram'), `features` (D) and
-`encoder(inputs, lengths, rngs=None) -> EncoderOutput(frames [B, T', D], lengths [B])`; its constructor's keyword
-arguments are the keys of `config.model.encoder`.
-"""
+import dataclasses
+from typing import Any, Literal
 
-from typing import Any
-
+import flax.nnx as nnx
 import jax.numpy as jnp
-from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax.config import options
 from sacjax.errors import UserError, nearest
 from sacjax.layers.pooling import Pooling
 from sacjax.models.audionet import AudioNet
-from sacjax.models.base import EncoderOutput
-from sacjax.models.classifier import Classifier
+from sacjax.models.base import Encoder, EncoderOutput, TokenEncoder, Tokens
+from sacjax.models.classifier import Classifier, check_layers
 from sacjax.models.resnet import SpectrogramResNet
 from sacjax.models.small_cnn import SmallCNN
 from sacjax.models.wav2vec2 import Wav2Vec2
 
-ENCODERS: dict[str, Any] = {
+ENCODERS: dict[str, type[Encoder]] = {
     "audionet": AudioNet,
     "spectrogram_resnet": SpectrogramResNet,
     "small_cnn": SmallCNN,
     "wav2vec2": Wav2Vec2,
 }
-RESERVED = ("num_features", "dtype", "rngs")  # given by `build`
 
-__all__ = ["ENCODERS", "AudioNet", "Classifier", "EncoderOutput", "Pooling", "SmallCNN", "SpectrogramResNet",
-           "Wav2Vec2", "build", "build_encoder", "check", "input_kind"]  # fmt: skip
+__all__ = [
+    "ENCODERS",
+    "AudioNet",
+    "Classifier",
+    "Encoder",
+    "EncoderOutput",
+    "Pooling",
+    "SmallCNN",
+    "SpectrogramResNet",
+    "TokenEncoder",
+    "Tokens",
+    "Wav2Vec2",
+    "build",
+    "build_encoder",
+    "check",
+    "input_kind",
+    "width",
+]
 
 
-def input_kind(model: ConfigDict) -> str:
-    """Returns what the configured encoder takes: 'waveform' or 'spectrogram'."""
+def input_kind(model: ConfigDict) -> Literal["waveform", "spectrogram"]:
+    """Returns what the configured encoder takes."""
     return ENCODERS[model.name].input_kind
 
 
 def check(model: ConfigDict) -> None:
-    """Raises UserError for an unknown encoder, or an option that its constructor does not have or that has a wrong type or value."""
+    """Raises UserError for an unknown encoder or options that do not fit; nothing is built."""
     if model.name not in ENCODERS:
         raise UserError(f"model.name is '{model.name}'{nearest(model.name, ENCODERS)}")
-    options.check(
-        "model.encoder", model.name, model.encoder, ENCODERS[model.name].__init__, RESERVED
-    )
-    # Values are checked where they are used; nothing is allocated. Dtype and pooling by `build`.
-    nnx.eval_shape(lambda: build(model, num_classes=2, num_features=64, rngs=nnx.Rngs(0)))
+    encoder = ENCODERS[model.name]
+    options.check("model.encoder", model.name, model.encoder, encoder.Options)
+    encoder.Options(**model.encoder.to_dict())
+    check_layers(Classifier.Options(**_around(model)).layers, encoder)
 
 
-def build(model: ConfigDict, *, num_classes: int, num_features: int, rngs: nnx.Rngs) -> Any:
+def build(model: ConfigDict, *, num_classes: int, num_features: int, rngs: nnx.Rngs) -> Classifier:
     """Returns the classifier that `config.model` describes.
 
     Args:
+      model: the config.
       num_classes: C of its logits.
-      num_features: mel bins (or MFCC) of its input; waveform encoders do not use it.
+      num_features: mel bins or MFCC of its input; encoders of waveforms do not use it.
+      rngs: of the parameters.
     """
     encoder = build_encoder(model, num_features=num_features, rngs=rngs)
-    return Classifier(
-        encoder, pooling=model.pooling, layers=model.layers, projection=model.projection, dropout=model.dropout,
-        num_classes=num_classes, dtype=jnp.dtype(model.dtype), rngs=rngs,
-    )  # fmt: skip
+    return Classifier(encoder, num_classes=num_classes, rngs=rngs, **_around(model))
+
+
+def build_encoder(model: ConfigDict, *, num_features: int, rngs: nnx.Rngs) -> Encoder:
+    """Returns the encoder alone."""
+    dtype, given = jnp.dtype(model.dtype), model.encoder.to_dict()
+    return ENCODERS[model.name](num_features=num_features, dtype=dtype, rngs=rngs, **given)
 
 
 def width(model: ConfigDict) -> int:
@@ -68,9 +83,8 @@ def width(model: ConfigDict) -> int:
     return nnx.eval_shape(lambda: build_encoder(model, num_features=64, rngs=nnx.Rngs(0))).features
 
 
-def build_encoder(model: ConfigDict, *, num_features: int, rngs: nnx.Rngs) -> Any:
-    """Returns the encoder alone."""
-    dtype = jnp.dtype(model.dtype)
-    return ENCODERS[model.name](
-        **model.encoder.to_dict(), num_features=num_features, dtype=dtype, rngs=rngs
-    )
+def _around(model: ConfigDict) -> dict[str, Any]:
+    """Returns the options of the classifier that a config sets."""
+    return {
+        f.name: model[f.name] for f in dataclasses.fields(Classifier.Options) if f.name in model
+    }

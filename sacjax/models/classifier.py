@@ -1,58 +1,117 @@
 """Encoder → pooling → dropout → linear head: the one classifier."""
 
-from typing import Any
+import dataclasses
+from functools import partial
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Int
 
+from sacjax.config import options as options_lib
+from sacjax.context import Context
 from sacjax.errors import UserError
-from sacjax.layers.pooling import Pooling
+from sacjax.layers.dropout import drop
+from sacjax.layers.pooling import Pooling, PoolingKind
+from sacjax.models.base import Encoder, TokenEncoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(options_lib.Options):
+    """`model`: what surrounds the encoder."""
+
+    where = "model"
+
+    layers: Literal["last", "weighted"] = "last"
+    """weighted: a learned weighted sum of the states of all layers (SUPERB; Yang et al. 2021)."""
+
+    projection: int = 0
+    """Features of a linear map of the frames before pooling; 0 = none."""
+
+    pooling: PoolingKind = "mean"
+    """Of the frames to one vector a clip."""
+
+    dropout: float = 0.0
+    """Rate of the pooled vector before the head, in training."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the computation; parameters and logits stay float32."""
+
+    def check(self) -> None:
+        """Raises UserError for values out of range."""
+        self.require(self.projection >= 0, "projection", "it must not be negative")
+        self.require_rates("dropout")
 
 
 class Classifier(nnx.Module):
     """Any encoder with a pooling and a head."""
 
-    def __init__(
-        self, encoder: Any, *, pooling: str, num_classes: int, layers: str = "last", projection: int = 0, dropout: float = 0.0,
-        dtype: Any = jnp.float32, rngs: nnx.Rngs,
-    ):  # fmt: skip
-        """Args:
-          layers: last, or weighted: a learned weighted sum of the outputs of all of the encoder's layers (SUPERB; Yang et al. 2021).
-          projection: features of a linear map before pooling; 0 = none.
+    Options = Options
+
+    def __init__(self, encoder: Encoder, *, num_classes: int, rngs: nnx.Rngs, **options: Any):
+        """Makes what surrounds the encoder.
+
+        Args:
+          encoder: any.
+          num_classes: C of the logits.
+          rngs: of the parameters.
+          options: fields of `Options`.
 
         Raises:
-          UserError: layers=weighted of an encoder that has no stack of layers.
+          UserError: an option that does not fit, or layers=weighted of an encoder that has none.
         """
-        if layers == "weighted" and not hasattr(encoder, "depth"):
-            raise UserError(
-                "model.layers=weighted needs an encoder with a stack of layers, such as wav2vec2"
-            )
-        self.encoder = encoder
-        self.layer_weights = (
-            nnx.Param(jnp.zeros([encoder.depth + 1])) if layers == "weighted" else None
-        )
-        self.project = (
-            nnx.Linear(encoder.features, projection, dtype=dtype, rngs=rngs) if projection else None
-        )
-        self.pooling = Pooling(pooling, projection or encoder.features, dtype=dtype, rngs=rngs)
-        self.dropout = nnx.Dropout(dropout)
+        o = Options(**options)
+        check_layers(o.layers, type(encoder))
+        dtype = jnp.dtype(o.dtype)
+        self.encoder, self.dropout = encoder, o.dropout
+        states = cast(TokenEncoder, encoder).depth + 1 if o.layers == "weighted" else 0
+        self.layer_weights = nnx.Param(jnp.zeros([states])) if states else None
+        linear = partial(nnx.Linear, encoder.features, dtype=dtype, rngs=rngs)
+        self.project = linear(o.projection) if o.projection else None
+        width = o.projection or encoder.features
+        self.pooling = Pooling(o.pooling, width, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(self.pooling.features, num_classes, rngs=rngs)
 
     def __call__(
-        self, inputs: jax.Array, lengths: jax.Array, *, rngs: nnx.Rngs | None = None
-    ) -> jax.Array:
-        """Inputs of the encoder's kind, lengths [B] → logits float32 [B, C]."""
+        self,
+        inputs: Float[Array, "batch ..."],
+        lengths: Int[Array, " batch"],
+        ctx: Context = Context(),
+    ) -> Float[Array, "batch classes"]:
+        """Returns float32 logits.
+
+        Args:
+          inputs: of the encoder's kind.
+          lengths: valid samples, or frames of the spectrogram.
+          ctx: of this call.
+        """
+        pooled = self.embed(inputs, lengths, ctx.child(0))
+        return self.head(drop(pooled, self.dropout, ctx.rng(1)))
+
+    def embed(
+        self,
+        inputs: Float[Array, "batch ..."],
+        lengths: Int[Array, " batch"],
+        ctx: Context = Context(),
+    ) -> Float[Array, "batch pooled"]:
+        """Returns the pooled vectors that the head reads, float32, before dropout."""
         if self.layer_weights is None:
-            output = self.encoder(inputs, lengths, rngs=rngs)
+            output = self.encoder(inputs, lengths, ctx)
             frames = output.frames
         else:
-            output = self.encoder(inputs, lengths, rngs=rngs, hidden_states=True)
+            encoder = cast(TokenEncoder, self.encoder)
+            output = encoder(inputs, lengths, ctx, hidden_states=True)
             weights = jax.nn.softmax(self.layer_weights[...])
             frames = jnp.einsum("l,lbtd->btd", weights, output.hidden_states)
         if self.project is not None:
             frames = self.project(frames)
-        pooled = self.pooling(frames, output.lengths)
-        if rngs is not None:
-            pooled = self.dropout(pooled, rngs=rngs)
-        return self.head(pooled)
+        return self.pooling(frames, output.lengths)
+
+
+def check_layers(layers: str, encoder: type[Encoder]) -> None:
+    """Raises UserError for layers=weighted of an encoder that has no stack of layers."""
+    if layers == "weighted" and not issubclass(encoder, TokenEncoder):
+        raise UserError(
+            "model.layers=weighted needs an encoder with a stack of layers, such as wav2vec2"
+        )

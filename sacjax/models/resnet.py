@@ -1,34 +1,79 @@
-"""ResNets on spectrograms (He et al. 2016), block for block and in the order of torchvision's, so that its weights fit."""
+"""ResNets on spectrograms (He et al. 2016), block for block as torchvision's: its weights fit."""
 
-from typing import Any
+import dataclasses
+from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
-from sacjax.errors import UserError, nearest
-from sacjax.models.base import (
-    BatchNorm,
-    Conv,
-    DropPath,
-    EncoderOutput,
-    max_pool,
-    require,
-    zero_padding,
-)
+from sacjax.context import Context
+from sacjax.layers.conv import Conv, zero_padding
+from sacjax.layers.dropout import DropPath
+from sacjax.layers.norm import BatchNorm
+from sacjax.layers.pooling import max_pool
+from sacjax.models import base
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-STEMS = {
-    "imagenet": (7, 2, True),
-    "small": (3, 1, False),
-}  # first kernel, its stride, a max pool after it
+"""Blocks of each of the four stages."""
+
+STEMS = {"imagenet": (7, 2, True), "small": (3, 1, False)}
+"""First kernel, its stride, and whether a max pool follows."""
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def as_picture(x: jax.Array) -> jax.Array:
-    """Returns a spectrogram [..., 3] of zero mean and unit variance as networks trained on ImageNet see a grey picture.
+@dataclasses.dataclass(frozen=True)
+class Options(base.Options):
+    """`model.encoder` of `model.name = 'spectrogram_resnet'`."""
 
-    The picture has the mean and contrast of ImageNet's; its channels are then normalized by the channels' statistics.
+    depth: Literal[18, 34, 50, 101] = 18
+    """Layers."""
+
+    width: int = 64
+    """Channels of the first stage; published: 64."""
+
+    in_channels: Literal[1, 3] = 1
+    """3: the spectrogram three times, as ImageNet's weights want it."""
+
+    stem: Literal["imagenet", "small"] = "imagenet"
+    """imagenet: 7×7 of stride 2, then a 3×3 max pool of stride 2; small: 3×3 of stride 1."""
+
+    stem_kernel: int | None = None
+    """Replaces the stem's kernel size."""
+
+    stem_stride: int | None = None
+    """Replaces the stem's stride."""
+
+    stem_pool: bool | None = None
+    """Replaces whether a max pool follows the stem."""
+
+    imagenet_norm: bool = False
+    """Scales a spectrogram of zero mean and unit variance to the statistics of ImageNet."""
+
+    stochastic_depth: float = 0.0
+    """Rate of the last block; it grows linearly from the first, which is never dropped."""
+
+    zero_init: bool = True
+    """Start each residual branch at zero (Goyal et al. 2017)."""
+
+    def check(self) -> None:
+        """Raises UserError for values out of range."""
+        self.require_positive("width", "stem_kernel", "stem_stride")
+        self.require_rates("stochastic_depth")
+        three = not self.imagenet_norm or self.in_channels == 3
+        self.require(three, "imagenet_norm", "it needs in_channels=3")
+
+
+def as_picture(x: Float[Array, "batch frames bands 3"]) -> Float[Array, "batch frames bands 3"]:
+    """Returns spectrograms as networks trained on ImageNet see a grey picture.
+
+    The picture has the mean and contrast of ImageNet's; its channels are then normalized by the
+    channels' statistics.
+
+    Args:
+      x: of zero mean and unit variance, three times.
     """
     mean, std = jnp.asarray(IMAGENET_MEAN), jnp.asarray(IMAGENET_STD)
     return (x * std.mean() + mean.mean() - mean) / std
@@ -37,16 +82,53 @@ def as_picture(x: jax.Array) -> jax.Array:
 class Downsample(nnx.Module):
     """The shortcut where shape changes: 1×1 convolution and norm."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, stride: int, dtype: DTypeLike, rngs: nnx.Rngs):
+        """Makes both of so many channels."""
         self.conv = Conv(inputs, outputs, (1, 1), stride, dtype=dtype, rngs=rngs)
         self.bn = BatchNorm(outputs, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "batch time bands inputs"],
+        lengths: Int[Array, " batch"],
+        ctx: Context,
+    ) -> Float[Array, "batch frames fewer outputs"]:
+        """Returns the shortcut."""
         x, lengths = self.conv(x, lengths)
-        return self.bn(x, lengths)
+        return self.bn(x, lengths, ctx)
 
 
-class BasicBlock(nnx.Module):
+class Block(nnx.Module):
+    """A residual branch of convolutions with norms, ReLU between them, beside a shortcut."""
+
+    expansion: int
+    """Channels that come out for each channel inside."""
+
+    downsample: Downsample | None
+    drop: DropPath
+
+    def convolutions(self) -> tuple[tuple[Conv, BatchNorm], ...]:
+        """Returns the branch's convolutions, each with its norm."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        x: Float[Array, "batch time bands inputs"],
+        lengths: Int[Array, " batch"],
+        ctx: Context,
+    ) -> tuple[Float[Array, "batch frames fewer outputs"], Int[Array, " batch"]]:
+        """Returns (the sum of shortcut and branch after a ReLU; its lengths)."""
+        shortcut = x if self.downsample is None else self.downsample(x, lengths, ctx)
+        *before, (conv, bn) = self.convolutions()
+        for c, b in before:
+            x, lengths = c(x, lengths)
+            x = nnx.relu(b(x, lengths, ctx))
+        x, lengths = conv(x, lengths)
+        x = bn(x, lengths, ctx)
+        return nnx.relu(shortcut + self.drop(x, ctx.rng(0))), lengths
+
+
+class BasicBlock(Block):
     """Two 3×3 convolutions."""
 
     expansion = 1
@@ -59,9 +141,10 @@ class BasicBlock(nnx.Module):
         *,
         zero_scale: bool,
         drop: float,
-        dtype: Any,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
+        """Makes a block of `width` channels; its last norm starts at 0 if `zero_scale`."""
         self.conv1 = Conv(inputs, width, (3, 3), stride, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width, dtype=dtype, rngs=rngs)
         self.conv2 = Conv(width, width, (3, 3), dtype=dtype, rngs=rngs)
@@ -70,18 +153,12 @@ class BasicBlock(nnx.Module):
         self.downsample = Downsample(inputs, width, stride, dtype, rngs) if change else None
         self.drop = DropPath(drop)
 
-    def __call__(
-        self, x: jax.Array, lengths: jax.Array, rngs: nnx.Rngs | None
-    ) -> tuple[jax.Array, jax.Array]:
-        shortcut = x if self.downsample is None else self.downsample(x, lengths)
-        x, lengths = self.conv1(x, lengths)
-        x = nnx.relu(self.bn1(x, lengths))
-        x, lengths = self.conv2(x, lengths)
-        x = self.bn2(x, lengths)
-        return nnx.relu(shortcut + self.drop(x, rngs)), lengths
+    def convolutions(self) -> tuple[tuple[Conv, BatchNorm], ...]:
+        """Returns the branch's convolutions, each with its norm."""
+        return (self.conv1, self.bn1), (self.conv2, self.bn2)
 
 
-class Bottleneck(nnx.Module):
+class Bottleneck(Block):
     """1×1, 3×3 (with the stride, as torchvision), 1×1."""
 
     expansion = 4
@@ -94,9 +171,10 @@ class Bottleneck(nnx.Module):
         *,
         zero_scale: bool,
         drop: float,
-        dtype: Any,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
+        """Makes a block of `width` channels inside; its last norm starts at 0 if `zero_scale`."""
         outputs = 4 * width
         self.conv1 = Conv(inputs, width, (1, 1), dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width, dtype=dtype, rngs=rngs)
@@ -108,115 +186,69 @@ class Bottleneck(nnx.Module):
         self.downsample = Downsample(inputs, outputs, stride, dtype, rngs) if change else None
         self.drop = DropPath(drop)
 
-    def __call__(
-        self, x: jax.Array, lengths: jax.Array, rngs: nnx.Rngs | None
-    ) -> tuple[jax.Array, jax.Array]:
-        shortcut = x if self.downsample is None else self.downsample(x, lengths)
-        x, lengths = self.conv1(x, lengths)
-        x = nnx.relu(self.bn1(x, lengths))
-        x, lengths = self.conv2(x, lengths)
-        x = nnx.relu(self.bn2(x, lengths))
-        x, lengths = self.conv3(x, lengths)
-        x = self.bn3(x, lengths)
-        return nnx.relu(shortcut + self.drop(x, rngs)), lengths
+    def convolutions(self) -> tuple[tuple[Conv, BatchNorm], ...]:
+        """Returns the branch's convolutions, each with its norm."""
+        return (self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)
 
 
-class SpectrogramResNet(nnx.Module):
-    """ResNet-18/34/50/101 on [B, frames, mel bins]; its frames are means over frequency."""
+class SpectrogramResNet(base.Encoder):
+    """ResNet-18, 34, 50 or 101 on the spectrogram; its frames are means over frequency."""
 
+    Options = Options
     input_kind = "spectrogram"
 
     def __init__(
         self,
         *,
-        depth: int = 18,
-        width: int = 64,
-        in_channels: int = 1,
-        stem: str = "imagenet",
-        stem_kernel: int | None = None,
-        stem_stride: int | None = None,
-        stem_pool: bool | None = None,
-        imagenet_norm: bool = False,
-        stochastic_depth: float = 0.0,
-        zero_init: bool = True,
         num_features: int = 64,
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
+        **options: Any,
     ):
-        """Args:
-          depth: 18, 34, 50 or 101.
-          width: channels of the first stage; published: 64.
-          in_channels: 1, or 3: the spectrogram three times, as ImageNet's weights want it.
-          stem: imagenet (7×7 of stride 2, then a 3×3 max pool of stride 2) or small (3×3 of stride 1).
-          stem_kernel, stem_stride, stem_pool: replace that stem's kernel size, its stride, and whether the pool follows.
-          imagenet_norm: scales a spectrogram of zero mean and unit variance to the statistics of ImageNet's pictures.
-          stochastic_depth: rate of the last block; it grows linearly from the first.
-          zero_init: start each residual branch at zero (Goyal et al. 2017).
-
-        Raises:
-          UserError: a depth, stem or number of channels that there is not, or a value out of range.
-        """
-        require(depth in DEPTHS, "depth", depth, f"choose one of {', '.join(map(str, DEPTHS))}")
-        require(width > 0, "width", width, "give a number of channels greater than 0")
-        require(in_channels in (1, 3), "in_channels", in_channels, "choose 1 or 3")
-        require(
-            not imagenet_norm or in_channels == 3,
-            "imagenet_norm",
-            imagenet_norm,
-            "it needs in_channels=3",
-        )
-        require(
-            0 <= stochastic_depth < 1,
-            "stochastic_depth",
-            stochastic_depth,
-            "it must lie between 0 and 1",
-        )
-        if stem not in STEMS:
-            raise UserError(f"model.encoder.stem is '{stem}'{nearest(stem, STEMS)}")
-        kernel, stride, pool = STEMS[stem]
-        kernel = kernel if stem_kernel is None else stem_kernel
-        stride = stride if stem_stride is None else stem_stride
-        require(kernel > 0, "stem_kernel", kernel, "it must be greater than 0")
-        require(stride > 0, "stem_stride", stride, "it must be greater than 0")
-        self.stem_pool = pool if stem_pool is None else stem_pool
-        self.in_channels, self.imagenet_norm = in_channels, imagenet_norm
-        block = BasicBlock if depth < 50 else Bottleneck
-        self.conv1 = Conv(in_channels, width, (kernel, kernel), stride, dtype=dtype, rngs=rngs)
-        self.bn1 = BatchNorm(width, dtype=dtype, rngs=rngs)
-        inputs, place, total, layers = width, 0, sum(DEPTHS[depth]), []
-        for stage, blocks in enumerate(DEPTHS[depth]):
-            layer = []
-            for k in range(blocks):
-                drop = stochastic_depth * place / max(total - 1, 1)
-                stride = 2 if k == 0 and stage else 1
-                layer.append(
-                    block(
-                        inputs,
-                        width << stage,
-                        stride,
-                        zero_scale=zero_init,
-                        drop=drop,
-                        dtype=dtype,
-                        rngs=rngs,
-                    )
+        """Makes fresh parameters; see `Options`."""
+        o = Options(**options)
+        kernel, stride, pool = STEMS[o.stem]
+        kernel = kernel if o.stem_kernel is None else o.stem_kernel
+        stride = stride if o.stem_stride is None else o.stem_stride
+        self.stem_pool = pool if o.stem_pool is None else o.stem_pool
+        self.in_channels, self.imagenet_norm = o.in_channels, o.imagenet_norm
+        self.conv1 = Conv(o.in_channels, o.width, (kernel, kernel), stride, dtype=dtype, rngs=rngs)
+        self.bn1 = BatchNorm(o.width, dtype=dtype, rngs=rngs)
+        block = BasicBlock if o.depth < 50 else Bottleneck
+        inputs, number, last, stages = o.width, 0, sum(DEPTHS[o.depth]) - 1, []
+        for stage, count in enumerate(DEPTHS[o.depth]):
+            blocks = []
+            for k in range(count):
+                made = block(
+                    inputs,
+                    o.width << stage,
+                    2 if k == 0 and stage else 1,
+                    zero_scale=o.zero_init,
+                    drop=o.stochastic_depth * number / last,
+                    dtype=dtype,
+                    rngs=rngs,
                 )
-                inputs, place = (width << stage) * block.expansion, place + 1
-            layers.append(nnx.List(layer))
-        self.layer1, self.layer2, self.layer3, self.layer4 = layers  # torchvision's names
+                blocks.append(made)
+                inputs, number = (o.width << stage) * block.expansion, number + 1
+            stages.append(nnx.List(blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages  # torchvision's names
         self.features = inputs
 
     def __call__(
-        self, inputs: jax.Array, lengths: jax.Array, *, rngs: nnx.Rngs | None = None
-    ) -> EncoderOutput:
-        """[B, F, M], lengths [B] → frames [B, F', D]."""
+        self,
+        inputs: Float[Array, "batch frames bands"],
+        lengths: Int[Array, " batch"],
+        ctx: Context = Context(),
+    ) -> base.EncoderOutput:
+        """Returns the frames, one for every 32 (stem small: 8) of the spectrogram."""
         x = jnp.repeat(inputs[..., None], self.in_channels, -1)
         if self.imagenet_norm:
             x = as_picture(x)
         x, lengths = self.conv1(zero_padding(x, lengths), lengths)
-        x = nnx.relu(self.bn1(x, lengths))
+        x = nnx.relu(self.bn1(x, lengths, ctx))
         if self.stem_pool:
             x, lengths = max_pool(x, lengths, 3, 2, 1)
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in layer:
-                x, lengths = block(x, lengths, rngs)
-        return EncoderOutput(x.mean(2), lengths)
+        blocks = (*self.layer1, *self.layer2, *self.layer3, *self.layer4)
+        for number, block in enumerate(blocks):
+            x, lengths = block(x, lengths, ctx.child(number))
+        return base.EncoderOutput(x.mean(2), lengths)

@@ -1,0 +1,58 @@
+"""Positions from a convolution over tokens, as wav2vec 2.0 has them in place of embeddings."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from sacjax.layers.conv import convolution
+
+
+class PositionalConv(nnx.Module):
+    """Convolution in groups over tokens, then GELU; an even kernel looks further back."""
+
+    def __init__(
+        self,
+        features: int,
+        kernel: int,
+        groups: int,
+        *,
+        weight_norm: bool,
+        norm: bool,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        """Makes the kernel.
+
+        Args:
+          features: of the tokens; it divides by `groups`.
+          kernel: tokens that it spans.
+          groups: into how many the features are split.
+          weight_norm: over each of the kernel's positions (Salimans and Kingma 2016).
+          norm: layer norm of the result, without scale and bias (data2vec).
+          dtype: of the computation; parameters are float32.
+          rngs: of the parameters.
+        """
+        shape = (kernel, features // groups, features)
+        values = nnx.initializers.normal(2.0 / (kernel * features) ** 0.5)(rngs.params(), shape)
+        self.kernel = nnx.Param(values)
+        self.scale = nnx.Param(jnp.sqrt((values**2).sum((1, 2)))) if weight_norm else None
+        self.bias = nnx.Param(jnp.zeros([features]))
+        self.groups, self.norm, self.dtype = groups, norm, dtype
+
+    def __call__(
+        self, x: Float[Array, "batch tokens features"]
+    ) -> Float[Array, "batch tokens features"]:
+        """Returns what is added to the tokens as their positions."""
+        kernel = self.kernel[...]
+        if self.scale is not None:
+            length = jax.lax.rsqrt((kernel**2).sum((1, 2)))
+            kernel = kernel * (self.scale[...] * length)[:, None, None]
+        size = kernel.shape[0]
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        y = convolution(x, kernel, (1,), [(size // 2, (size - 1) // 2)], self.groups)
+        y = y + self.bias[...].astype(self.dtype)
+        if self.norm:
+            y = jax.nn.standardize(y.astype(jnp.float32), epsilon=1e-5).astype(self.dtype)
+        return jax.nn.gelu(y, approximate=False)
