@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
-
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # of a disk that takes no more
 BROKEN = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}  # of a file system that does not answer
 

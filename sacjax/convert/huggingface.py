@@ -23,7 +23,7 @@ from sacjax import objectives
 from sacjax.errors import UserError
 from sacjax.models.classifier import Classifier
 from sacjax.models.wav2vec2 import Wav2Vec2
-from sacjax.objectives.wav2vec2 import HUGGINGFACE_OPTIONS, Options, Pretraining
+from sacjax.objectives.wav2vec2 import HUGGINGFACE_OPTIONS, Pretraining, Wav2Vec2Options
 
 PREFIX = {"wav2vec2": "wav2vec2.", "hubert": "hubert.", "data2vec-audio": "data2vec_audio."}
 CLASS = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "data2vec-audio": "Data2VecAudio"}
@@ -183,10 +183,11 @@ def _encoder_entries(
             )
             yield Entry(f"{name}.{v}", (*own, "kernel"), None, turn, turn)
         yield Entry(f"{name}.bias", (*own, "bias"), None, same, same)
-    yield from _norm(f"{prefix}encoder.layer_norm", (*path, "norm"))
+    final = "final_norm" if encoder.transformer.input_norm is None else "input_norm"
+    yield from _norm(f"{prefix}encoder.layer_norm", (*path, "transformer", final))
     parts = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
     for i in range(encoder.depth):
-        name, own = f"{prefix}encoder.layers.{i}", (*path, "layers")
+        name, own = f"{prefix}encoder.layers.{i}", (*path, "transformer", "layers")
         for theirs, ours in parts.items():
             yield from _linear(f"{name}.attention.{theirs}", (*own, "attention", ours), i)
         yield from _norm(f"{name}.layer_norm", (*own, "attention_norm"), i)
@@ -324,7 +325,6 @@ def load_huggingface(path: str | Path, **changes: Any) -> Loaded:
         )
 
     model = nnx.eval_shape(build)
-    model.eval()
     _fill(model, tensors, PREFIX[config["model_type"]], path)
     rate = int(read_preprocessor(path).get("sampling_rate", 16000))
     return Loaded(kind, model, options, rate, names, config)
@@ -340,10 +340,10 @@ def _class_names(config: dict[str, Any], tensors: dict[str, np.ndarray]) -> tupl
     return tuple(labels.get(str(k), f"LABEL_{k}") for k in range(count))
 
 
-def objective_options(config: dict[str, Any]) -> Options:
+def objective_options(config: dict[str, Any]) -> Wav2Vec2Options:
     """Returns the options of the objective that a config.json tells, ours for what it does not."""
     theirs = HUGGINGFACE_OPTIONS.items()
-    return Options(**{ours: config[key] for ours, key in theirs if key in config})
+    return Wav2Vec2Options(**{ours: config[key] for ours, key in theirs if key in config})
 
 
 def as_stage(loaded: Loaded) -> ConfigDict:
@@ -358,19 +358,20 @@ def as_stage(loaded: Loaded) -> ConfigDict:
         stage.model.layers = "last" if loaded.model.layer_weights is None else "weighted"
         stage.model.projection = loaded.model.project.out_features
         if loaded.config.get("problem_type") == SEVERAL:
-            stage.data.multi_label, stage.objective.options = True, dict(loss="sigmoid")
+            stage.data.multi_label = True
+            stage.objective.options = dict(loss="sigmoid")
     else:
         stage.objective.name = next(
-            name for name, kind in objectives.OBJECTIVES.items() if kind.Options is Options
+            name for name, kind in objectives.OBJECTIVES.items() if kind.Options is Wav2Vec2Options
         )
     if loaded.kind == "pretraining":
         stage.objective.options = ConfigDict(changed(loaded.model.options))
     return stage
 
 
-def changed(options: Options) -> dict[str, Any]:
+def changed(options: Wav2Vec2Options) -> dict[str, Any]:
     """Returns the options that are not the default."""
-    default = Options()
+    default = Wav2Vec2Options()
     return {key: value for key, value in vars(options).items() if value != getattr(default, key)}
 
 
@@ -549,7 +550,9 @@ def _classifier_config(
         problem_type=SEVERAL if multi_label else "single_label_classification",
     )
     if weighted:  # the version whose last hidden state is that of the model
-        config["transformers_version"] = "5.15.0" if encoder.normed_last_state else "5.16.0"
+        config["transformers_version"] = (
+            "5.15.0" if encoder.options["normed_last_state"] else "5.16.0"
+        )
     return config
 
 

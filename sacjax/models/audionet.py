@@ -145,8 +145,9 @@ class AudioNet(base.Encoder):
         x = nnx.relu(self.bn1(x, lengths, ctx))
         x, lengths = max_pool(x, lengths, 4)
         for s, stage in enumerate(self.stages):
+            inner = ctx.child(s)
             for k, block in enumerate(stage):
-                x, lengths = block(x, lengths, ctx.child(s).child(k))
+                x, lengths = block(x, lengths, inner.child(k))
             if s < len(self.stages) - 1 or self.pool_last:
                 x, lengths = max_pool(x, lengths, 4)
         return base.EncoderOutput(x, lengths)

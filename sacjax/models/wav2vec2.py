@@ -155,6 +155,10 @@ class Options(base.Options):
     mask_feature_span: int = 64
     """Channels of such a span."""
 
+    normed_last_state: bool = False
+    """Whether the last hidden state is the output, after the final norm of the pre-norm order (as in
+    transformers up to 5.15), or what goes into that norm (from 5.16 on)."""
+
     remat: Remat = "none"
     """What a layer's backward pass computes again to save memory."""
 
@@ -361,6 +365,8 @@ class Wav2Vec2(base.TokenEncoder):
             x = jnp.take_along_axis(x, keep[..., None], 1, mode="clip")
             lengths = inside.sum(-1, dtype=lengths.dtype)
         x, states = self.transformer(x, inside, ctx.child(2), hidden_states)
+        if states is not None and self.settings.normed_last_state:
+            states = states.at[-1].set(x)
         return base.EncoderOutput(x, lengths, states)
 
     def _with_positions(self, x: jax.Array, inside: jax.Array) -> jax.Array:

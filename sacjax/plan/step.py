@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
 from sacjax import objectives
-from sacjax.models.base import compiled_for
+from sacjax.layers.platform import compiled_for
 from sacjax.plan import hlo
 from sacjax.plan.flops import PEAKS
 from sacjax.plan.topology import Topology
 from sacjax.train import sharding
-from sacjax.train.loop import batch_shapes, make_program
+from sacjax.train.step import batch_shapes, make_trainer
 
 ROOM = 0.95  # of a device's memory is for the program; the runtime keeps the rest
 
@@ -60,20 +60,20 @@ def plan_mesh(
         mesh = sharding.make_mesh(mesh_sizes, topology.devices)
         sharding.check_training_batch(name, stage, mesh)
         objective = objectives.build(stage, tuple(map(str, range(classes))), np.ones(classes))
-        program = make_program(objective, stage, mesh, stage.train.steps or 10_000, config.seed)
-        state = jax.eval_shape(program.init)
+        trainer = make_trainer(objective, stage, mesh, stage.train.steps or 10_000, config.seed)
+        state = jax.eval_shape(trainer.init)
         batch = batch_shapes(stage, stage.train.batch_size, objective.num_classes)
-        lowered = program.step.lower(state, batch)
+        lowered = trainer.step.lower(state, batch)
         memory = {
-            "parameters": _bytes_of_a_device(state.params, mesh),
+            "parameters": _bytes_of_a_device((state.params, state.buffers), mesh),
             "optimizer": _bytes_of_a_device((state.opt_state, state.ema), mesh),
-            "activations": program.activations() / (count // mesh.shape["tensor"]),
+            "activations": trainer.activations() / (count // mesh.shape["tensor"]),
         }
     quick = None if topology.on_tpu else {"xla_backend_optimization_level": "0"}
     compiled = lowered.compile(quick)
     text = compiled.as_text()
     sent = _sent(text, mesh)
-    flops = program.flops / count
+    flops = trainer.flops / count
     if topology.on_tpu:
         memory["peak"] = _peak(compiled.memory_analysis())
     else:

@@ -32,11 +32,11 @@ def runs(mask):
 
 
 def published_rule(rng, length, probability, span, minimum):
-    """fairseq's and transformers' mask of a clip: its spans' starts are chosen without replacement."""
+    """fairseq's and transformers' mask of a clip: spans start at different frames."""
     count = max(int(probability * length + rng.uniform()), minimum)
-    places = length - span + 1
+    starts = length - span + 1
     mask = np.zeros(length, bool)
-    for start in rng.choice(places, min(count, places), replace=False):
+    for start in rng.choice(starts, min(count, starts), replace=False):
         mask[start : start + span] = True
     return mask
 
@@ -59,14 +59,14 @@ def test_never_in_padding(exact):
 
 @pytest.mark.parametrize(("length", "size"), [(40, 40), (33, 40)])
 def test_so_many_spans_at_the_least(length, size):
-    """Three spans of 4 mask 12 frames apart and 6 where they overlap most; with probability 0 there are no more."""
+    """Three spans of 4 mask 12 frames apart, and 6 where they overlap most; 0 adds no more."""
     masked = draw(length, size, probability=0.0, span=4, minimum=3).sum(-1)
     assert masked.min() >= 6 and masked.max() == 12
     assert not draw(length, size, probability=0.0, span=4, minimum=0).any()
 
 
 def test_the_minimum_stops_where_there_is_no_room():
-    """A clip one frame longer than a span has two places to start, which mask it whole."""
+    """A clip one frame longer than a span has two frames to start at, which mask it whole."""
     assert draw(6, 20, draws=50, probability=0.0, span=5, minimum=7)[:, :6].all()
 
 
@@ -96,8 +96,9 @@ def test_a_clip_no_longer_than_a_span_is_one(length):
 
 
 @pytest.mark.parametrize(
-    ("length", "probability", "span", "minimum"), [(200, 0.065, 10, 2), (37, 0.075, 4, 2), (30, 0.01, 5, 2), (25, 0.11, 8, 0)]
-)  # fmt: skip
+    ("length", "probability", "span", "minimum"),
+    [(200, 0.065, 10, 2), (37, 0.075, 4, 2), (30, 0.01, 5, 2), (25, 0.11, 8, 0)],
+)
 def test_masked_share_as_the_published_rule(length, probability, span, minimum):
     rng = np.random.default_rng(0)
     got = draw(

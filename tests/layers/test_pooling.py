@@ -8,7 +8,7 @@ from flax import nnx
 from scipy.special import softmax
 
 from sacjax.errors import UserError
-from sacjax.layers.pooling import KINDS, Pooling
+from sacjax.layers.pooling import KINDS, Pooling, masked_mean
 
 FRAMES = np.random.default_rng(0).standard_normal((3, 7, 5)).astype(np.float32)
 LENGTHS = np.array([7, 3, 1])
@@ -20,7 +20,12 @@ def by_numpy(pooling, x):
             x @ np.asarray(pooling.hidden.kernel[...]) + np.asarray(pooling.hidden.bias[...])
         )
         return (softmax(hidden @ np.asarray(pooling.score.kernel[...]), 0) * x).sum(0)
-    parts = {"mean": [x.mean(0)], "max": [x.max(0)], "mean_max": [x.mean(0), x.max(0)], "statistics": [x.mean(0), x.std(0)]}  # fmt: skip
+    parts = {
+        "mean": [x.mean(0)],
+        "max": [x.max(0)],
+        "mean_max": [x.mean(0), x.max(0)],
+        "statistics": [x.mean(0), x.std(0)],
+    }
     return np.concatenate(parts[pooling.kind])
 
 
@@ -44,3 +49,10 @@ def test_an_empty_clip_gives_finite_values_and_gradients(kind):
 def test_an_unknown_kind_is_told():
     with pytest.raises(UserError, match="did you mean 'mean'"):
         Pooling("meen", 5, rngs=nnx.Rngs(0))
+
+
+def test_masked_mean_is_that_of_the_valid_frames():
+    got = masked_mean(jnp.asarray(FRAMES), jnp.array([7, 3, 0]))
+    np.testing.assert_allclose(got[0], FRAMES[0].mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got[1], FRAMES[1, :3].mean(0), rtol=1e-5, atol=1e-6)
+    assert not np.any(got[2])

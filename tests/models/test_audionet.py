@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import count_draws
 
+from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.models.audionet import VARIANTS, AudioNet
 
@@ -14,7 +16,10 @@ def count(module):
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
 
 
-@pytest.mark.parametrize("variant, millions", [("audionet", 0.55), ("m5", 0.55), ("m11", 1.78), ("m18", 3.68), ("m34_res", 4.06)])  # fmt: skip
+@pytest.mark.parametrize(
+    "variant, millions",
+    [("audionet", 0.55), ("m5", 0.55), ("m11", 1.78), ("m18", 3.68), ("m34_res", 4.06)],
+)
 def test_sizes_are_those_of_dai_et_al(variant, millions):
     model = nnx.eval_shape(lambda: AudioNet(variant=variant, rngs=nnx.Rngs(0)))
     assert count(model) / 1e6 == pytest.approx(
@@ -56,24 +61,38 @@ def test_width_and_first_layer():
     assert out.frames.shape[-1] == 128 and int(out.lengths[0]) == out.frames.shape[1] == 8
 
 
-def test_stochastic_depth_is_off_without_keys_and_in_evaluation(quick):
+def test_stochastic_depth_draws_from_the_context_and_is_off_without(quick):
     model = AudioNet(variant="m34_res", width=0.125, stochastic_depth=0.9, rngs=nnx.Rngs(0))
     x, n = (
         jnp.asarray(np.random.default_rng(0).standard_normal((2, 2000)), jnp.float32),
         jnp.array([2000, 2000]),
     )
-    model.eval()
-    run = quick(model, lambda model, key: model(x, n, rngs=nnx.Rngs(dropout=key)).frames)
-    without = quick(model, lambda model: model(x, n).frames)
-    np.testing.assert_allclose(without(), run(jax.random.key(1)), rtol=1e-5, atol=1e-5)
-    model.train()
-    run = quick(model, lambda model, key: model(x, n, rngs=nnx.Rngs(dropout=key)).frames)
-    a, b = (run(jax.random.key(seed)) for seed in (1, 2))
+    run = quick(model, lambda model, key: model(x, n, Context(key)).frames)
+    a, b, again = (run(jax.random.key(seed)) for seed in (1, 2, 1))
     assert not np.allclose(a, b)
+    np.testing.assert_array_equal(a, again)
+    # By the running statistics, which start at 0 and 1, nothing is dropped: two calls are equal.
+    still = quick(model, lambda model: model(x, n).frames)
+    np.testing.assert_array_equal(still(), still())
 
 
-@pytest.mark.parametrize("options", [dict(variant="m12"), dict(width=0.0), dict(first_kernel=0), dict(first_stride=0),
-                                     dict(stochastic_depth=1.0), dict(stochastic_depth=0.1)])  # fmt: skip
+def test_blocks_are_dropped_by_keys_of_their_own():
+    make = lambda: AudioNet(variant="m34_res", width=0.03, rngs=nnx.Rngs(0))
+    call = lambda ctx: make()(jnp.zeros([1, 2000]), jnp.array([2000]), ctx).frames
+    assert count_draws(call) == 3 + 4 + 6 + 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(variant="m12"),
+        dict(width=0.0),
+        dict(first_kernel=0),
+        dict(first_stride=0),
+        dict(stochastic_depth=1.0),
+        dict(stochastic_depth=0.1),
+    ],
+)
 def test_wrong_options_are_told(options):
     with pytest.raises(UserError, match=f"model.encoder.{next(iter(options))}"):
         AudioNet(**options, rngs=nnx.Rngs(0))

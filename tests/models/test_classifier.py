@@ -1,16 +1,26 @@
 """The classifier, and how it is built from a config."""
 
+import inspect
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from ml_collections import ConfigDict
+from networks import count_draws
 
 from sacjax import models
+from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.pooling import KINDS
 
-OPTIONS = {"audionet": dict(variant="m5", width=0.125), "spectrogram_resnet": dict(width=4), "small_cnn": dict(channels=(4, 4), hidden=8), "wav2vec2": dict(size="tiny", positional_kernel=16, positional_groups=4)}  # fmt: skip
+OPTIONS = {
+    "audionet": dict(variant="m5", width=0.125),
+    "spectrogram_resnet": dict(width=4),
+    "small_cnn": dict(channels=(4, 4), hidden=8),
+    "wav2vec2": dict(size="tiny", positional_kernel=16, positional_groups=4),
+}
 
 
 def config(
@@ -22,11 +32,10 @@ def config(
     projection=0,
     **encoder,
 ):
-    return ConfigDict(
-        dict(
-            name=name, encoder=encoder, pooling=pooling, dropout=dropout, dtype=dtype, layers=layers, projection=projection
-        )
-    )  # fmt: skip
+    around = dict(
+        pooling=pooling, dropout=dropout, dtype=dtype, layers=layers, projection=projection
+    )
+    return ConfigDict(dict(name=name, encoder=encoder, **around))
 
 
 @pytest.mark.parametrize("name", models.ENCODERS)
@@ -35,7 +44,6 @@ def test_logits_are_float32_and_padding_changes_nothing(name, dtype, quick):
     c = config(name, "mean_max", dtype=dtype, **OPTIONS[name])
     models.check(c)
     model = models.build(c, num_classes=3, num_features=16, rngs=nnx.Rngs(0))
-    model.eval()
     size = (1000,) if models.input_kind(c) == "waveform" else (40, 16)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, *size)), jnp.float32)
     half = size[0] // 2
@@ -60,7 +68,7 @@ def test_every_pooling_fits_the_head(pooling):
     assert model(jnp.ones([2, 8, 16]), jnp.array([8, 4])).shape == (2, 3)
 
 
-def test_dropout_is_drawn_from_the_keys_given_and_off_in_evaluation():
+def test_dropout_of_the_pooled_vector_is_drawn_from_the_context_and_off_without():
     model = models.build(
         config(dropout=0.5, **OPTIONS["small_cnn"]),
         num_classes=3,
@@ -71,25 +79,37 @@ def test_dropout_is_drawn_from_the_keys_given_and_off_in_evaluation():
         jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 16)), jnp.float32),
         jnp.array([8, 8]),
     )
-    draw = lambda seed: model(x, n, rngs=nnx.Rngs(dropout=seed))
+    draw = lambda seed: model(x, n, Context(jax.random.key(seed)))
     np.testing.assert_array_equal(draw(0), draw(0))
     assert not np.allclose(draw(0), draw(1))
-    model.eval()
-    np.testing.assert_array_equal(draw(0), model(x, n))
+    pooled = model.embed(x, n)
+    np.testing.assert_array_equal(model(x, n), model.head(pooled))
+    np.testing.assert_array_equal(model.embed(x, n, Context(jax.random.key(0))), pooled)
 
 
-@pytest.mark.parametrize("model, message", [
-    (config("resnet"), "model.name is 'resnet'; did you mean"),
-    (config("spectrogram_resnet", dept=18), "model.encoder.dept: .* did you mean 'depth'"),
-    (config("spectrogram_resnet", num_features=3), "no such option"),
-    (config("spectrogram_resnet", depth="18"), "model.encoder.depth is '18': expected int, such as 18"),
-    (config("spectrogram_resnet", width=True), "model.encoder.width is True"),
-    (config("spectrogram_resnet", stem_pool=1), "model.encoder.stem_pool is 1"),
-    (config("spectrogram_resnet", depth=19), "model.encoder.depth is 19: choose one of 18, 34, 50, 101"),
-    (config("small_cnn", channels=8), "model.encoder.channels is 8"),
-    (config("audionet", variant="m10"), "model.encoder.variant is 'm10'; did you mean"),
-    (config(pooling="average"), "model.pooling is 'average'"),
-])  # fmt: skip
+RESNET = "spectrogram_resnet"
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        (config("resnet"), "model.name is 'resnet'; did you mean"),
+        (config(RESNET, dept=18), "model.encoder.dept: .* did you mean 'depth'"),
+        (config(RESNET, num_features=3), "no such option"),
+        (config(RESNET, depth="18"), "encoder.depth is '18': choose one of 18, 34, 50, 101"),
+        (config(RESNET, depth=19), "encoder.depth is 19: choose one of 18, 34, 50, 101"),
+        (config(RESNET, zero_init=1), "encoder.zero_init is 1: expected bool, such as True"),
+        (config(RESNET, width=True), "model.encoder.width is True"),
+        (config(RESNET, stem_pool=1), "model.encoder.stem_pool is 1"),
+        (config("small_cnn", channels=8), "model.encoder.channels is 8"),
+        (config("audionet", variant="m10"), "model.encoder.variant is 'm10'; did you mean"),
+        (config(pooling="average"), "model.pooling is 'average': choose one of mean, max"),
+        (config(layers="all"), "model.layers is 'all': choose one of last, weighted"),
+        (config(projection=-1), "model.projection is -1: it must not be negative"),
+        (config(dropout=1.0), "model.dropout is 1.0: it must be at least 0 and below 1"),
+        (config(dtype="float64"), "model.dtype is 'float64'; did you mean"),
+    ],
+)
 def test_mistakes_are_told_in_one_line(model, message):
     with pytest.raises(UserError, match=message) as error:
         models.check(model)
@@ -110,7 +130,6 @@ def test_weighted_layers_are_a_softmax_weighted_sum_before_pooling(quick):
     """SUPERB's way; the projection is applied to the frames."""
     c = config("wav2vec2", layers="weighted", projection=5, **OPTIONS["wav2vec2"])
     model = models.build(c, num_classes=3, num_features=1, rngs=nnx.Rngs(0))
-    model.eval()
     weights = np.array([0.3, -1.0, 0.7], np.float32)
     model.layer_weights[...] = jnp.asarray(weights)
     x, n = (
@@ -130,3 +149,33 @@ def test_weighted_layers_are_a_softmax_weighted_sum_before_pooling(quick):
 def test_weighted_layers_need_a_stack():
     with pytest.raises(UserError, match="layers=weighted needs an encoder with a stack"):
         models.check(config("small_cnn", layers="weighted", **OPTIONS["small_cnn"]))
+
+
+def test_every_encoder_says_what_it_is_in_a_line_and_what_it_takes():
+    """`sacjax list encoders` shows the line; a config's keys are the fields of the options."""
+    for name, encoder in models.ENCODERS.items():
+        line = encoder.__doc__.splitlines()[0]
+        assert line.endswith(".") and encoder.__doc__ != encoder.__base__.__doc__, name
+        assert encoder.input_kind in ("waveform", "spectrogram")
+        layered = "hidden_states" in inspect.signature(encoder.__call__).parameters
+        assert layered == issubclass(encoder, models.TokenEncoder)
+
+
+def test_checking_a_config_builds_nothing(monkeypatch):
+    monkeypatch.setattr(nnx, "eval_shape", None)
+    monkeypatch.setattr(jax.random, "split", None)
+    models.check(config("wav2vec2", size="large"))
+
+
+def test_the_width_of_frames_is_told_without_building():
+    assert models.width(config("wav2vec2", size="large")) == 1024
+    assert models.width(config("spectrogram_resnet", depth=50, width=16)) == 512
+
+
+def test_no_two_draws_of_a_classifier_share_a_key():
+    options = OPTIONS["wav2vec2"] | dict(mask_probability=0.2, layer_drop=0.1)
+    c = config("wav2vec2", dropout=0.1, **options)
+    make = lambda: models.build(c, num_classes=3, num_features=1, rngs=nnx.Rngs(0))
+    call = lambda ctx: make()(jnp.zeros([1, 2000]), jnp.array([2000]), ctx)
+    # Before the head, after the projection, of SpecAugment, of the Transformer's input, in a layer.
+    assert count_draws(call) == 1 + 1 + 1 + 1 + 5

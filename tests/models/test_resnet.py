@@ -1,13 +1,15 @@
-"""SpectrogramResNet against a plain PyTorch ResNet with torchvision's names, and its sizes, padding and options."""
+"""SpectrogramResNet against a plain PyTorch ResNet with torchvision's names."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import count_draws
 
+from sacjax.context import Context
 from sacjax.errors import UserError
-from sacjax.models.base import max_pool
+from sacjax.layers.pooling import max_pool
 from sacjax.models.classifier import Classifier
 from sacjax.models.resnet import DEPTHS, SpectrogramResNet, as_picture
 
@@ -67,7 +69,12 @@ def torch_resnet(depth, width, channels):
     model = ResNet()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for tensor, low, high in ((module.weight, 0.5, 1.5), (module.bias, -0.3, 0.3), (module.running_mean, -0.3, 0.3), (module.running_var, 0.5, 2)):  # fmt: skip
+            for tensor, low, high in (
+                (module.weight, 0.5, 1.5),
+                (module.bias, -0.3, 0.3),
+                (module.running_mean, -0.3, 0.3),
+                (module.running_var, 0.5, 2),
+            ):
                 nn.init.uniform_(tensor, low, high)
     return model
 
@@ -106,7 +113,6 @@ def test_torchvisions_weights_give_the_same_features(depth, channels, quick):
 
     model = SpectrogramResNet(depth=depth, width=8, in_channels=channels, rngs=nnx.Rngs(0))
     load(model, reference.state_dict())
-    model.eval()
     x = np.random.default_rng(0).standard_normal((2, 75, 40)).astype(np.float32)
     with torch.no_grad():
         want = (
@@ -128,7 +134,7 @@ def test_a_training_step_has_torchs_gradients_and_running_mean():
 
     model = SpectrogramResNet(depth=18, width=8, rngs=nnx.Rngs(0))
     load(model, reference.state_dict())
-    model.train()
+    ctx = Context(jax.random.key(0))
     x = np.random.default_rng(0).standard_normal((4, 75, 64)).astype(np.float32)
     (reference(torch.tensor(x)[:, None]) ** 2).mean().backward()
 
@@ -136,9 +142,9 @@ def test_a_training_step_has_torchs_gradients_and_running_mean():
         model,
     ):  # before the mean over frequency, so that every position has a gradient of its own
         x_, n = model.conv1(jnp.asarray(x)[..., None], jnp.array([75] * 4))
-        x_, n = max_pool(nnx.relu(model.bn1(x_, n)), n, 3, 2, 1)
+        x_, n = max_pool(nnx.relu(model.bn1(x_, n, ctx)), n, 3, 2, 1)
         for block in (*model.layer1, *model.layer2, *model.layer3, *model.layer4):
-            x_, n = block(x_, n, None)
+            x_, n = block(x_, n, ctx)
         return (x_**2).mean()
 
     grads = dict(nnx.to_flat_state(nnx.jit(nnx.grad(full))(model)))
@@ -169,8 +175,15 @@ def test_published_sizes(depth, parameters):
     assert sum(leaf.size for leaf in leaves) == parameters
 
 
-@pytest.mark.parametrize("options", [dict(), dict(stem="small"), dict(depth=50, in_channels=3, imagenet_norm=True),
-                                     dict(stem_kernel=4, stem_stride=3, stem_pool=False)])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(),
+        dict(stem="small"),
+        dict(depth=50, in_channels=3, imagenet_norm=True),
+        dict(stem_kernel=4, stem_stride=3, stem_pool=False),
+    ],
+)
 def test_a_clip_gives_the_same_frames_alone_and_in_a_padded_batch(options, check_padding):
     model = SpectrogramResNet(**dict(width=4) | options, rngs=nnx.Rngs(0))
     check_padding(model, size=(70,), lengths=(70, 37), features=(20,))
@@ -205,8 +218,25 @@ def test_imagenet_norm_makes_a_grey_picture_normalized_as_imagenets():
     ) and picture.std() == pytest.approx(std.mean(), abs=0.01)
 
 
-@pytest.mark.parametrize("options", [dict(depth=20), dict(width=0), dict(in_channels=2), dict(stem="big"), dict(stem_kernel=0),
-                                     dict(stem_stride=0), dict(stochastic_depth=1.0), dict(imagenet_norm=True)])  # fmt: skip
+def test_blocks_are_dropped_by_keys_of_their_own():
+    make = lambda: SpectrogramResNet(width=4, rngs=nnx.Rngs(0))
+    call = lambda ctx: make()(jnp.zeros([1, 40, 20]), jnp.array([40]), ctx).frames
+    assert count_draws(call) == 2 + 2 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(depth=20),
+        dict(width=0),
+        dict(in_channels=2),
+        dict(stem="big"),
+        dict(stem_kernel=0),
+        dict(stem_stride=0),
+        dict(stochastic_depth=1.0),
+        dict(imagenet_norm=True),
+    ],
+)
 def test_wrong_options_are_told(options):
     with pytest.raises(UserError, match=f"model.encoder.{next(iter(options))}"):
         SpectrogramResNet(**options, rngs=nnx.Rngs(0))
