@@ -335,9 +335,9 @@ def pretrained_of(stage: ConfigDict, config: ConfigDict, workdir: Path) -> Pretr
     if (folder := huggingface.folder_of(where)) is not None:
         model = huggingface.load_huggingface(folder).model
     elif where in config.stages:
-        model = inference.load_trained(workdir, None, where).model
+        model = inference.load_trained(workdir, None, where).module
     else:
-        model = inference.load_trained(where, None).model
+        model = inference.load_trained(where, None).module
     _, params, buffers = split_model(getattr(model, "encoder", model))
     # On the host, so that a mesh of any devices can take them.
     params, buffers = jax.device_get((params, buffers))

@@ -10,8 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sacjax import compilation, errors
-from sacjax.convert.workdir import to_huggingface, to_workdir
+from sacjax import errors
 from sacjax.errors import UserError
 
 
@@ -27,14 +26,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--from_huggingface", metavar="PATH", help="folder that save_pretrained wrote")
     add("--workdir", help="of the result; it must not exist yet")
     add("--checkpoint", metavar="WORKDIR", help="trained workdir to write for transformers")
-    add("--which", choices=("best", "last"), default="best")
+    add("--which", choices=("best", "last"), help="default: what its config says")
     add("--to_huggingface", metavar="PATH", help="folder of the result; it must not exist yet")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses flags and converts; returns 0."""
-    compilation.start()
     args = make_parser().parse_args(argv)
     into = bool(args.from_huggingface and args.workdir)
     out = bool(args.checkpoint and args.to_huggingface)
@@ -45,6 +43,10 @@ def main(argv: list[str] | None = None) -> int:
     target = Path(args.workdir if into else args.to_huggingface)
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} is not empty: choose another folder")
+    from sacjax import compilation
+    from sacjax.convert.workdir import to_huggingface, to_workdir
+
+    compilation.start()
     if into:
         stage = to_workdir(args.from_huggingface, args.workdir)
         print(f"{args.from_huggingface} → {args.workdir}, stage {stage}")

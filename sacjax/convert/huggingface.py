@@ -539,7 +539,8 @@ def _classifier_config(
             f"model.pooling={model.pooling.kind} has no counterpart in transformers: "
             "only mean is written"
         )
-    encoder, weighted = model.encoder, model.layer_weights is not None
+    weighted = model.layer_weights is not None
+    encoder: Any = model.encoder
     names = class_names or tuple(f"LABEL_{k}" for k in range(model.head.out_features))
     width = encoder.features if model.project is None else model.project.out_features
     config = dict(

@@ -3,7 +3,8 @@
 from sacjax import config as config_lib
 from sacjax.convert import huggingface
 from sacjax.errors import UserError
-from sacjax.train.checkpoint import load_trained, write_trained
+from sacjax.inference import load_trained
+from sacjax.train.checkpoint import write_trained
 
 
 def to_workdir(path: str, workdir: str) -> str:
@@ -24,22 +25,22 @@ def to_workdir(path: str, workdir: str) -> str:
     return name
 
 
-def to_huggingface(workdir: str, path: str, which: str = "best") -> None:
+def to_huggingface(workdir: str, path: str, which: str | None = None) -> None:
     """Writes the model of a workdir's last stage as a folder that transformers reads.
 
     Args:
       workdir: of a run, or of `to_workdir`.
       path: the folder of the result.
-      which: the stage's `best` or `last` checkpoint.
+      which: the stage's `best` or `last` checkpoint; None: what its `eval.checkpoint` says.
 
     Raises:
       UserError: no workdir, no checkpoint in it, or transformers has no counterpart of its model.
     """
     trained = load_trained(workdir, which)
     huggingface.save_huggingface(
-        trained.model,
+        trained.module,
         path,
-        class_names=trained.class_names,
-        sample_rate=trained.stage_config.data.sample_rate,
+        class_names=trained.labels,
+        sample_rate=trained.sample_rate,
         multi_label=trained.multi_label,
     )

@@ -87,11 +87,6 @@ class Model:
     """Where its variables are; None: one device."""
 
     @property
-    def model(self) -> Any:
-        """The objective's `nnx.Module`, with `.encoder`."""
-        return self.module
-
-    @property
     def stage_config(self) -> ConfigDict:
         """The config of the stage that trained it."""
         return self.config[self.stage]

@@ -34,7 +34,7 @@ class Loss(NamedTuple):
     total: jax.Array
     """Sum over what is counted, float32 []."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]
     """What the sum is divided by, such as clips or masked frames, float32 []."""
 
     metrics: Sums
