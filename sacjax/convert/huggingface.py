@@ -552,7 +552,7 @@ def _classifier_config(
     )
     if weighted:  # the version whose last hidden state is that of the model
         config["transformers_version"] = (
-            "5.15.0" if encoder.options["normed_last_state"] else "5.16.0"
+            "5.15.0" if encoder.normed_last_state else "5.16.0"
         )
     return config
 

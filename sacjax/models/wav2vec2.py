@@ -293,6 +293,7 @@ class Wav2Vec2(base.TokenEncoder):
             rngs=rngs,
         )
         self.settings, self.normalize_input = o, a.normalize_input
+        self.normed_last_state = o.normed_last_state
         self.gradient_scale = a.feature_gradient_scale
         self.features, self.depth, self.token_features = a.width, a.depth, channels[-1]
 
@@ -365,7 +366,7 @@ class Wav2Vec2(base.TokenEncoder):
             x = jnp.take_along_axis(x, keep[..., None], 1, mode="clip")
             lengths = inside.sum(-1, dtype=lengths.dtype)
         x, states = self.transformer(x, inside, ctx.child(2), hidden_states)
-        if states is not None and self.settings.normed_last_state:
+        if states is not None and self.normed_last_state:
             states = states.at[-1].set(x)
         return base.EncoderOutput(x, lengths, states)
 
