@@ -19,10 +19,9 @@ from sacjax import config as config_lib
 from sacjax import objectives, report
 from sacjax.commands import probe
 from sacjax.convert import huggingface
-from sacjax.data import pipeline, splits
+from sacjax.data import pipeline, sources, splits
 from sacjax.data.bad_files import BadFiles
 from sacjax.data.recordings import Recordings
-from sacjax.data.sources import files as sources
 from sacjax.errors import UserError
 from sacjax.evaluators import evaluate
 from sacjax.train import checkpoint, metrics, sharding

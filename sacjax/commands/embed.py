@@ -25,9 +25,9 @@ from ml_collections import ConfigDict
 from sacjax import compilation, errors, models
 from sacjax.commands.predict import find_files
 from sacjax.convert import huggingface
-from sacjax.data import decode, pipeline
+from sacjax.data import decode, pipeline, retry
 from sacjax.data.recordings import Recordings
-from sacjax.data.sources.files import OpenFiles
+from sacjax.data.sources import OpenFiles
 from sacjax.errors import UserError
 from sacjax.evaluators import evaluate
 from sacjax.train.checkpoint import load_trained
@@ -295,9 +295,9 @@ def embed_recordings_by_frames(
 
     def read(index: int) -> np.ndarray | str:
         try:
-            return read_whole(recordings, index, embedder.sample_rate)
-        except Exception as problem:  # whatever a broken file does to a decoder
-            return f"{type(problem).__name__}: {problem}"[:200]
+            return retry.attempt(lambda: read_whole(recordings, index, embedder.sample_rate))
+        except retry.BadClip as bad:
+            return str(bad)
 
     found = {}
     with ThreadPoolExecutor(ROWS, "decode") as pool:

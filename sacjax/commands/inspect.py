@@ -24,10 +24,10 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sacjax import errors
-from sacjax.commands.prepare import add_source_flags, pcm_blocks, stage_from_flags
-from sacjax.data import decode, splits
+from sacjax.commands.prepare import add_source_flags, stage_from_flags
+from sacjax.data import decode, retry, sources, splits
+from sacjax.data.prepare import pcm_blocks
 from sacjax.data.recordings import Recordings
-from sacjax.data.sources import files as sources
 from sacjax.errors import UserError
 
 PARTS = ("train", "validation", "test")
@@ -65,6 +65,7 @@ def clip_facts(recordings: Recordings, i: int) -> ClipFacts:
         if not count:
             raise ValueError("it has no samples")
     except Exception as error:
+        retry.raise_fault(error)
         return ClipFacts(error=" ".join(f"{type(error).__name__}: {error}".split()))
     total = count * facts.channels
     facts.sample_rate, facts.seconds = clip.sample_rate, count / clip.sample_rate

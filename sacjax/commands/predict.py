@@ -17,7 +17,7 @@ import numpy as np
 from sacjax import compilation, errors
 from sacjax.data import pipeline
 from sacjax.data.recordings import Recordings
-from sacjax.data.sources.files import EXTENSIONS, OpenFiles
+from sacjax.data.sources import EXTENSIONS, OpenFiles
 from sacjax.errors import UserError
 from sacjax.evaluators import evaluate
 from sacjax.train.checkpoint import Trained, load_classifier

@@ -227,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parses flags, embeds, probes, prints and writes."""
     compilation.start()
     from sacjax.commands import embed
-    from sacjax.data.sources import files as sources
+    from sacjax.data import sources
 
     parser = argparse.ArgumentParser(
         prog="python -m sacjax.probe", description="Probes a frozen encoder.", allow_abbrev=False

@@ -10,7 +10,11 @@ from sacjax.errors import UserError
 
 
 class Clip(Protocol):
-    """One open recording. It may also have `pcm`, like `read` but int16, where that is what it holds."""
+    """One open recording.
+
+    It may also have `pcm`, like `read` but int16, where that is what it holds; and `promised`, the
+    samples that its header tells of where a file cannot hold so many.
+    """
 
     @property
     def sample_rate(self) -> int:
@@ -31,12 +35,12 @@ class Clip(Protocol):
 class Recordings:
     """A random-access set of recordings; all columns have one entry a recording."""
 
-    names: list[
-        str
-    ]  # unique and stable: the file name relative to the source's root, or the record's id
+    # Unique and stable: the file name relative to the source's root, or the record's id.
+    names: list[str]
     labels: list[tuple[str, ...]]  # one name each, several for multi-label, () where unknown
     class_names: tuple[str, ...]
-    open: Callable[[int], Clip]  # may raise anything for a bad file; picklable
+    # Picklable. It may raise anything for a bad file; `retry.attempt` tells that from a bad disk.
+    open: Callable[[int], Clip]
     folds: list[int] | None = None  # official cross-validation folds
     splits: list[str] | None = None  # official 'train' | 'validation' | 'test'
     groups: list[str] | None = None  # what must not cross a split: source recording, speaker
@@ -44,7 +48,7 @@ class Recordings:
     memo: dict[Any, Any] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    """What reading has found out, shared by all pipelines of this process: lengths, decoded clips."""
+    """What reading has found out, for all pipelines of this process: lengths, decoded clips."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -53,7 +57,11 @@ class Recordings:
         return self.__dict__ | {"memo": {}}  # another process finds out for itself
 
     def with_classes(self, class_names: Sequence[str]) -> "Recordings":
-        """Returns the same recordings with a given label order. Raises UserError for a label that is not in it."""
+        """Returns the same recordings with a given label order.
+
+        Raises:
+          UserError: a label that is not in it.
+        """
         unknown = sorted(set(self.class_names) - set(class_names))
         if unknown:
             raise UserError(

@@ -7,10 +7,9 @@ import pytest
 import soundfile as sf
 
 from sacjax import config as config_lib
-from sacjax.data import decode, pipeline, splits
+from sacjax.data import decode, pipeline, sources, splits
 from sacjax.data.recordings import Recordings
-from sacjax.data.sources import files as sources
-from sacjax.data.sources.files import FileClip, OpenFiles
+from sacjax.data.sources import FileClip, OpenFiles
 from sacjax.errors import UserError
 
 RATE = 100
@@ -82,7 +81,7 @@ def test_a_batch_is_as_the_contract_says():
     (batch,), _ = take(pipeline.train_batches(recordings, [0, 1, 2], data, 6, seed=0), 1)
     assert {key: (value.dtype, value.shape) for key, value in batch.items() if key != "error"} == {
         "audio": (np.int16, (6, 20)), "length": (np.int32, (6,)), "label": (np.int32, (6,)), "index": (np.int32, (6,)),
-        "mask": (np.float32, (6,)),
+        "mask": (np.float32, (6,)), "missing": (np.float32, (6,)),
     }  # fmt: skip
     assert batch["error"] == [""] * 6 and (batch["mask"] == 1).all()
     assert (batch["label"] == batch["index"] % 2).all()

@@ -9,8 +9,7 @@ import soundfile as sf
 
 from sacjax import config as config_lib
 from sacjax import stages as experiment
-from sacjax.data import pipeline, resident
-from sacjax.data.sources import files as sources
+from sacjax.data import pipeline, resident, sources
 from sacjax.errors import UserError
 from sacjax.train import sharding
 
