@@ -112,8 +112,8 @@ def missing_seconds(clip: Clip, seconds: float) -> float:
 
 def missing_reason(seconds: float) -> str:
     """Returns what to say of a clip of which so many seconds are missing."""
-    how_much = f"{seconds:.3f} s are" if math.isfinite(seconds) else "something is"
-    return f"cut short: {how_much} missing at its end"
+    how_much = f"{seconds:.3f} s are" if math.isfinite(seconds) else "its end is"
+    return f"cut short or damaged: {how_much} missing"
 
 
 def pad(samples: np.ndarray, size: int, how: str) -> np.ndarray:
@@ -167,8 +167,8 @@ def read_crop_at(
     length that it has.
 
     Returns:
-      (float32 [T], or int16 if `pcm`; valid samples; seconds that are missing at the clip's end, as
-      far as this crop noticed).
+      (float32 [T], or int16 if `pcm`; valid samples; seconds of the clip that are missing, as far as
+      this crop noticed).
     """
     size, rate = round(seconds * sample_rate), max(clip.sample_rate, 1)
 
@@ -184,8 +184,10 @@ def read_crop_at(
         samples, length, expected = np.zeros(0), 0, size
     if not length or length < expected - 2:  # 2: what rounding may take
         count = count_samples(clip)
-        samples, length, _ = crop(count)
-    return samples, length, missing_seconds(clip, count / rate)
+        samples, length, expected = crop(count)
+    lost = (expected - length) / sample_rate  # by damage in the middle
+    missing = missing_seconds(clip, count / rate)
+    return samples, length, max(missing, lost if lost > NOT_MISSING else 0.0)
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:

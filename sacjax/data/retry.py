@@ -133,6 +133,10 @@ class RetriedFile:
         self.block, self.begin = b"", 0  # what was read last, and where it lies
         self.failed: UserError | None = None
 
+    def __repr__(self) -> str:
+        """Returns its name, as libsndfile's errors call it."""
+        return repr(self.name)
+
     def check(self) -> None:
         """Raises UserError if a read has failed."""
         if self.failed is not None:

@@ -22,7 +22,7 @@ EXTENSIONS = LIBSNDFILE | (pyav.EXTENSIONS if pyav.INSTALLED else frozenset())
 SAMPLES_A_BYTE = 8192  # more than any codec gives (FLAC's silence: about 5,000)
 # Of these formats libsndfile tells every read that fails. In other headers it takes what it could
 # not read for zeros, and plays a WAV of 16 bits as one of 8.
-TELLING = {"FLAC": (".flac",), "OGG": (".ogg", ".oga", ".opus"), "MPEG": (".mp3",)}
+TELLING = {"FLAC": (".flac",), "OGG": (".ogg", ".oga", ".opus"), "MP3": (".mp3",)}
 _ENDINGS = tuple(ending for endings in TELLING.values() for ending in endings)
 
 
@@ -38,7 +38,9 @@ class _SoundFile(sf.SoundFile):
 class _Content(io.BytesIO):
     """A file's bytes in memory."""
 
-    name = "a file in a data set"  # as libsndfile's errors call it
+    def __repr__(self) -> str:
+        """Returns what libsndfile's errors call it."""
+        return "a file in a data set"
 
 
 class FileClip:
@@ -99,7 +101,8 @@ class FileClip:
         count = max(min(count, self.num_samples - start), 0)
         samples, error = self._decode(start, count)
         if len(samples) < count and self.alone:  # damage, or a disk that fails?
-            self.alone, self.file = False, self._open()
+            self.alone = False
+            self.file = self._open()
             samples, error = self._decode(start, count)
         if error is not None:
             self.file = self._open()  # after an error the decoder is of no more use
@@ -132,11 +135,11 @@ class FileClip:
             with contextlib.suppress(sf.LibsndfileError):
                 file = _SoundFile(os.fsencode(self.path))
                 if file.format in TELLING and file.frames < headers.UNKNOWN:
-                    if file.format != "MPEG" or not self._mp3_header()[0]:
+                    if file.format != "MP3" or not self._mp3_header()[0]:
                         return file
             self.alone = False
         file = self._decoder()
-        if file.format == "MPEG" and any(header := self._mp3_header()):
+        if file.format == "MP3" and any(header := self._mp3_header()):
             file = self._decoder(*header)
         return file
 

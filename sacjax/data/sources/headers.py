@@ -22,7 +22,7 @@ def promised(file: sf.SoundFile) -> int:
     `data : 16000 (should be 9582)`.
     """
     most = file.frames if file.frames < UNKNOWN else 0
-    if file.format in ("FLAC", "MPEG", "OGG"):
+    if file.format in ("FLAC", "MP3", "OGG"):
         return most
     for line in re.finditer(r": (\d+) \(should be (\d+)\)", file.extra_info):
         told, held = map(int, line.groups())

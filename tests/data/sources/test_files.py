@@ -1,3 +1,5 @@
+import os
+import resource
 import tracemalloc
 
 import numpy as np
@@ -5,8 +7,10 @@ import pytest
 import soundfile as sf
 from sounds import tone, wav_header, write
 
-from sacjax.data import decode
-from sacjax.data.sources import FileClip
+from sacjax.data import decode, retry
+from sacjax.data.retry import RetriedFile
+from sacjax.data.sources import FileClip, files
+from sacjax.errors import UserError
 
 CODED = [("wav", "PCM_U8", 0.01), ("wav", "PCM_24", 1e-4), ("wav", "FLOAT", 1e-4), ("flac", "PCM_16", 1e-4),
          ("aiff", "PCM_S8", 0.01), ("ogg", "VORBIS", 0.05), ("mp3", "MPEG_LAYER_III", 0.1), ("wav", "ULAW", 0.02)]  # fmt: skip
@@ -110,3 +114,113 @@ def test_damage_never_hangs_or_kills(tmp_path, kind):
         except Exception:
             continue
         assert x.shape == (8000,) and 0 < length <= 8000 and np.isfinite(x).all()
+
+
+# --- a disk that fails, and files that were cut short -----------------------------------------------
+
+
+@pytest.fixture
+def no_more_files():
+    """Gives a function after whose call this process can open no more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def exhaust():
+        free = os.open(os.devnull, os.O_RDONLY)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+
+    yield exhaust
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "mp3"])
+def test_too_many_open_files_are_no_bad_clip(tmp_path, monkeypatch, no_more_files, kind):
+    path = str(write(tmp_path / f"a.{kind}"))
+    FileClip(path)  # what it imports is there
+    monkeypatch.setattr(retry, "WAITS", (0,))
+    no_more_files()
+    with pytest.raises(UserError, match=f"a.{kind}: cannot be read: Too many open files.*ulimit"):
+        FileClip(path)
+
+
+@pytest.mark.parametrize("kind", ["wav", "aiff", "flac", "ogg", "mp3"])
+def test_reads_that_fail_now_and_then_change_nothing(tmp_path, monkeypatch, failing_disk, kind):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 40_000)
+    path = str(write(tmp_path / f"a.{kind}", noise, 16000))
+    expected = FileClip(path).read(0, 40_000), FileClip(path).read(31_000, 2000)
+    monkeypatch.setattr(RetriedFile, "BLOCK", 1 << 10)
+    # What libsndfile reads alone fails too, and then our own reads.
+    alone = files._SoundFile.read
+
+    def read(self, *args, **kwargs):
+        if isinstance(self.name, bytes) and failing_disk.every:
+            raise sf.LibsndfileError(2)
+        return alone(self, *args, **kwargs)
+
+    monkeypatch.setattr(files._SoundFile, "read", read)
+    failing_disk.every = 2
+    clip = FileClip(path)
+    assert clip.num_samples == 40_000
+    np.testing.assert_array_equal(clip.read(0, 40_000), expected[0])
+    np.testing.assert_array_equal(FileClip(path).read(31_000, 2000), expected[1])
+    assert failing_disk.failed
+    failing_disk.every = 1
+    with pytest.raises(UserError, match=f"a.{kind}: cannot be read: Input/output error"):
+        clip.read(0, 40_000)
+    for crop in (0.0, 0.5, 0.99):  # nor does it look like a clip that is short
+        with pytest.raises(UserError, match="Input/output error"):
+            decode.read_crop_at(clip, 8000, 0.5, crop, "zero")
+    with pytest.raises(UserError, match="Input/output error"):
+        decode.count_samples(clip)
+
+
+def test_what_a_header_promises(tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 160_000)
+
+    def missing(path):
+        clip = FileClip(str(path))
+        return decode.missing_seconds(clip, decode.count_samples(clip) / clip.sample_rate)
+
+    for kind in ("wav", "aiff", "au", "w64", "rf64", "flac", "ogg", "mp3"):
+        path = write(tmp_path / f"a.{kind}", noise, 16000)
+        assert missing(path) == 0, kind
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(0.7 * len(whole))])
+        short = missing(path)
+        assert short == np.inf if kind == "ogg" else short == pytest.approx(3.0, abs=0.2), kind
+        reason = decode.missing_reason(short)
+        assert "its end is missing" in reason if kind == "ogg" else f"{short:.3f} s are" in reason
+    flac = write(tmp_path / "b.flac", noise, 16000)
+    content = bytearray(flac.read_bytes())
+    content[len(content) // 5 : len(content) // 5 + 200] = bytes(200)
+    flac.write_bytes(content)
+    clip = FileClip(str(flac))
+    assert decode.read_crop_at(clip, 16000, 1.0, 0.9, "zero")[1:] == (16000, 0.0)
+    _, length, lost = decode.read_crop_at(clip, 16000, 1.0, 0.15, "zero")  # across the damage
+    assert 0 < length < 16000 and lost == pytest.approx(1 - length / 16000, abs=0.01)
+
+
+def test_a_header_that_was_written_before_the_length_was_known_promises_nothing(tmp_path):
+    pcm = (tone(0.5) * 32767).astype("<i2").tobytes()
+    for size in (0xFFFFFFFF, 0xFFFFFFF0, 0x7FFFF000, 0x80000000, 0):
+        (tmp_path / "a.wav").write_bytes(wav_header(size) + pcm)
+        clip = FileClip(str(tmp_path / "a.wav"))
+        assert decode.missing_seconds(clip, decode.count_samples(clip) / 8000) == 0, hex(size)
+
+
+def test_a_part_of_a_file_that_was_cut_short(tmp_path):
+    path = write(tmp_path / "a.wav", tone(4.0))
+    path.write_bytes(path.read_bytes()[: 44 + 2 * 16000])  # 2 s of it
+    clips = [FileClip(str(path), start, end) for start, end in ((0, 1.5), (1, 3), (3, None))]
+    seconds = [clip.num_samples / 8000 for clip in clips]
+    assert seconds == [1.5, 1.0, 0.0]
+    found = [decode.missing_seconds(clip, s) for clip, s in zip(clips, seconds, strict=True)]
+    np.testing.assert_allclose(found, [0, 1, 1], atol=0.01)
+
+
+def test_a_file_in_memory(tmp_path):
+    for kind in ("wav", "flac", "ogg", "mp3"):
+        path = write(tmp_path / f"a.{kind}", tone(1.0))
+        clip, file = FileClip("", content=path.read_bytes()), FileClip(str(path))
+        assert (clip.num_samples, clip.promised) == (file.num_samples, file.promised)
+        np.testing.assert_array_equal(clip.read(0, 8000), file.read(0, 8000))

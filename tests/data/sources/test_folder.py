@@ -1,11 +1,12 @@
 """A folder of labels or of splits; what is read of it and what is told."""
 
+import errno
 import os
 
 import pytest
 from sounds import settings, write
 
-from sacjax.data import decode, sources
+from sacjax.data import decode, retry, sources, splits
 from sacjax.errors import UserError
 
 
@@ -83,3 +84,77 @@ def test_links_in_a_folder(tmp_path):
     assert recordings.names == ["cat/x.wav", "dog/a.wav", "dog/b.wav"] and recordings.labels[0] == (
         "cat",
     )
+
+
+def test_files_that_are_not_read_are_told_once(tmp_path, capsys):
+    write(tmp_path / "dog" / "a.wav")
+    for name in ("dog/b.xyz", "dog/c.xyz", "cat/d.XYZ", "notes.txt", "plain", ".hidden.xyz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    for _ in range(2):
+        assert sources.load(settings(source="folder", path=str(tmp_path))).names == ["dog/a.wav"]
+    told = capsys.readouterr().err
+    assert told.count("are not") == 1
+    assert "1 files are read, others are not: 3 .xyz, 1 .txt, 1 without ending" in told
+
+
+def test_folders_called_as_splits_are_splits(tmp_path):
+    for name in ("Train/dog/a.wav", "Train/cat/deep/b.wav", "val/dog/c.wav", "test/cat/d.wav"):
+        write(tmp_path / name)
+    write(tmp_path / "test" / "unlabelled.wav")
+    load = lambda: sources.load(settings(source="folder", path=str(tmp_path)))
+    recordings = load()
+    assert recordings.names == [
+        "Train/cat/deep/b.wav",
+        "Train/dog/a.wav",
+        "test/cat/d.wav",
+        "test/unlabelled.wav",
+        "val/dog/c.wav",
+    ]
+    assert recordings.class_names == ("cat", "dog")
+    assert [label[0] if label else "" for label in recordings.labels] == [
+        "cat", "dog", "cat", "", "dog"
+    ]  # fmt: skip
+    assert recordings.splits == ["train", "train", "test", "test", "validation"]
+    parts = splits.split(recordings, settings(source="folder"))
+    assert {part: index.tolist() for part, index in parts.items()} == {
+        "train": [0, 1], "validation": [4], "test": [2, 3]
+    }  # fmt: skip
+    write(tmp_path / "loose.wav")
+    recordings = load()
+    assert recordings.splits[recordings.names.index("loose.wav")] == "train"
+    write(tmp_path / "horse" / "x.wav")  # now they are labels, as a train may be
+    recordings = load()
+    assert recordings.splits is None and recordings.class_names == ("Train", "horse", "test", "val")
+
+
+def test_folders_called_as_splits_without_labels_below_are_labels(tmp_path):
+    for name in ("train/a.wav", "bus/b.wav"):
+        write(tmp_path / "vehicles" / name)
+    for name in ("train/a.wav", "test/x/b.wav"):
+        write(tmp_path / "flat" / name)
+    for folder, classes in (("vehicles", ("bus", "train")), ("flat", ("test", "train"))):
+        recordings = sources.load(settings(source="folder", path=str(tmp_path / folder)))
+        assert recordings.splits is None and recordings.class_names == classes
+
+
+def test_a_moment_in_which_a_file_cannot_be_seen_loses_none(tmp_path, monkeypatch):
+    write(tmp_path / "dog" / "a.wav"), write(tmp_path / "dog" / "b.wav")
+    whole, failed = os.stat, []
+
+    def stat(path, *args, **kwargs):
+        if str(path).endswith("b.wav") and len(failed) < 2:
+            failed.append(1)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+        return whole(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(retry, "WAITS", (0, 0, 0))
+    names = sources.load(settings(source="folder", path=str(tmp_path))).names
+    assert names == ["dog/a.wav", "dog/b.wav"] and len(failed) == 2
+
+
+def test_every_source_has_a_line_that_says_what_it_is():
+    for name, load in sources.SOURCES.items():
+        first = load.__doc__.splitlines()[0]
+        assert 20 < len(first) < 100 and first.endswith("."), name
