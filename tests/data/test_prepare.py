@@ -1,6 +1,7 @@
 """Preparing shards: what it keeps, what it skips, going on after a kill, memory, mistakes."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -14,9 +15,10 @@ import numpy as np
 import psutil
 import pytest
 import soxr
+from sounds import write
 
 from sacjax import config as config_lib
-from sacjax.data import prepare
+from sacjax.data import prepare, retry, sources
 from sacjax.data.recordings import Recordings
 from sacjax.data.sources import array_record
 from sacjax.data.sources.array_record import load_array_record
@@ -280,3 +282,105 @@ def test_shard_names_cannot_leave_the_folder(tmp_path):
     meta["shards"] = [f"../{name}" for name in meta["shards"]]
     (out / array_record.METADATA).write_text(json.dumps(meta))
     assert all(str(out) in shard for shard, _ in load(out).open.records.files)
+
+
+@pytest.mark.parametrize(
+    ("recordings", "shards"),
+    [(1, 1), (16, 16), (100, 15), (4096, 16), (10_000, 40), (65_536, 256), (281_241, 256)],
+)
+def test_shards_are_few_and_large(recordings, shards):
+    per_shard = prepare.default_per_shard(recordings)
+    job = prepare.Job(fake(1), Path(), "", per_shard, 0, False)
+    job.recordings.names *= recordings
+    assert len(job.shards) == shards
+
+
+def test_what_was_cut_short_or_damaged_is_stored_as_far_as_it_goes_and_listed(tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 160_000)
+    for name in ("cut.wav", "cut.flac", "cut.ogg", "cut.mp3", "damaged.flac"):
+        path = write(tmp_path / "in" / name, noise, 16000)
+        write(tmp_path / "in" / f"whole_{name}", noise, 16000)
+        content = bytearray(path.read_bytes())
+        if name == "damaged.flac":  # in the middle
+            content[len(content) // 5 : len(content) // 5 + 200] = bytes(200)
+        else:
+            content = content[: int(0.6 * len(content))]
+        path.write_bytes(content)
+    write(tmp_path / "in" / "no.wav").write_bytes(b"RIFF")
+    data = stage_data(tmp_path / "in")
+    meta = prepare.prepare(sources.load(data), data, tmp_path / "out", per_shard=4)
+    assert (meta["recordings"], meta["skipped"], meta["cut_short"]) == (10, 1, 5)
+    with open(tmp_path / "out" / "skipped.csv", newline="") as file:
+        rows = {row["file"]: row["reason"] for row in csv.DictReader(file)}
+    assert set(rows) == {
+        "no.wav", "cut.wav", "cut.flac", "cut.ogg", "cut.mp3", "damaged.flac"
+    }  # fmt: skip
+    got = load(tmp_path / "out")
+    for k, name in enumerate(got.names):
+        seconds = got.open(k).num_samples / 16000
+        share = 0.2 if name == "damaged.flac" else 0.6
+        if name in rows:
+            assert seconds == pytest.approx(10 * share, abs=0.9)
+            if name != "cut.ogg":
+                assert f"damaged: {10 - seconds:.3f} s are missing" in rows[name]
+        else:
+            assert seconds == 10
+    assert rows["cut.ogg"] == "cut short or damaged: its end is missing"
+    assert "LibsndfileError" in rows["no.wav"]
+
+
+def test_a_disk_that_fails_loses_no_recording(tmp_path, failing_disk):
+    for k in range(6):
+        write(tmp_path / "in" / f"{k}.wav", np.full(3000, 0.1 * k))
+    data = stage_data(tmp_path / "in")
+    recordings = sources.load(data)
+    prepare.prepare(recordings, data, tmp_path / "whole", per_shard=2)
+    failing_disk.every = 3
+    prepare.prepare(recordings, data, tmp_path / "out", per_shard=2)
+    assert failing_disk.failed > 3
+    for path in (tmp_path / "whole").glob("data-*.array_record"):
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+    failing_disk.every = 1
+    with pytest.raises(UserError, match="0.wav: cannot be read: Input/output error"):
+        prepare.prepare(recordings, data, tmp_path / "later", per_shard=2)
+    assert not (tmp_path / "later" / "skipped.csv").exists()
+    failing_disk.every = 0
+    meta = prepare.prepare(recordings, data, tmp_path / "later", per_shard=2)
+    assert (meta["recordings"], meta["skipped"]) == (6, 0)
+
+
+def test_a_source_whose_library_tells_errors_in_words(tmp_path, monkeypatch):
+    """As ArrayRecord does; a clip half read is not stored twice or in part."""
+    monkeypatch.setattr(retry, "WAITS", (0, 0))
+    failed = []
+
+    class Flaky(FakeClip):
+        def read(self, start: int, count: int) -> np.ndarray:
+            if len(failed) < 4 and len(failed) % 3 < 2:
+                failed.append(1)
+                raise RuntimeError(f"pread() failed: {os.strerror(errno.ESTALE)}; reading x")
+            failed.append(0)
+            return super().read(start, count)
+
+    samples = np.linspace(-0.5, 0.5, 700, dtype=np.float32)[:, None]
+    recordings = Recordings(["a", "b"], [("x",)] * 2, ("x",), lambda i: Flaky(samples, 8000))
+    prepare.prepare(recordings, stage_data(), tmp_path / "out")
+    got = load(tmp_path / "out")
+    assert got.names == ["a", "b"] and sum(failed) >= 2
+    np.testing.assert_allclose(got.open(1).read(0, 999), samples, atol=1e-4)
+
+
+def test_what_others_are_writing_stays(tmp_path):
+    host = socket.gethostname()
+    names = {
+        "living": f"data-0.array_record.{host}.{os.getppid()}.partial",
+        "dead": f"data-0.array_record.{host}.{2**22 + 1}.partial",
+        "elsewhere": "data-0.array_record.another.12.partial",
+        "elsewhere, long ago": f".plan.json.a.b.{2**22 + 1}.partial",
+    }
+    for name in names.values():
+        (tmp_path / name).write_bytes(b"x")
+    os.utime(tmp_path / names["elsewhere, long ago"], (0, 0))
+    prepare._remove_partial(tmp_path)
+    left = {key for key, name in names.items() if (tmp_path / name).exists()}
+    assert left == {"living", "elsewhere"}

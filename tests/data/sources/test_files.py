@@ -20,7 +20,8 @@ CODED = [("wav", "PCM_U8", 0.01), ("wav", "PCM_24", 1e-4), ("wav", "FLOAT", 1e-4
 def test_formats_and_seeking(tmp_path, kind, subtype, tolerance):
     path = write(tmp_path / f"a.{kind}", tone(2.0, 16000), 16000, subtype=subtype)
     clip = FileClip(str(path))
-    assert clip.sample_rate == 16000 and clip.num_samples == pytest.approx(32000, abs=2400)
+    assert clip.alone == (kind in ("flac", "ogg", "mp3"))  # the quicker way
+    assert clip.sample_rate == 16000 and clip.num_samples == 32000
     part = clip.read(8000, 4000)
     assert part.shape == (4000, 1) and part.dtype == np.float32
     if kind != "mp3":  # which may begin late
