@@ -226,7 +226,8 @@ def test_killed_and_run_again(tmp_path):
         "if __name__ == '__main__':\n"
         "    prepare.prepare(fake(40, slow=float(sys.argv[2])), stage_data(), sys.argv[1], workers=2, per_shard=4)\n"
     )
-    env = os.environ | {"PYTHONPATH": f"{REPO}{os.pathsep}{Path(__file__).parent}"}
+    paths = (REPO, REPO / "tests", Path(__file__).parent)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
     out = tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, script, out, "0.1"], env=env, stderr=subprocess.DEVNULL
