@@ -7,7 +7,7 @@ from flax import nnx
 
 from sacjax import config as config_lib
 from sacjax import objectives
-from sacjax.data.sources import files as sources
+from sacjax.data import sources
 from sacjax.train import checkpoint
 
 RATE = 8000

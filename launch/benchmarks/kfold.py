@@ -21,8 +21,7 @@ import numpy as np
 
 from sacjax import config as config_lib
 from sacjax import errors, jobs
-from sacjax.data import splits
-from sacjax.data.sources import files as sources
+from sacjax.data import sources, splits
 from sacjax.errors import UserError
 from sacjax.evaluators import evaluate
 from sacjax.report import plots

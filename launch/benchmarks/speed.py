@@ -39,10 +39,8 @@ from ml_collections import ConfigDict
 
 from sacjax import compilation, errors, objectives
 from sacjax import config as config_lib
-from sacjax.commands import prepare
 from sacjax.convert.huggingface import huggingface_config
-from sacjax.data import pipeline
-from sacjax.data.sources import files as sources
+from sacjax.data import pipeline, prepare, sources
 from sacjax.errors import UserError
 from sacjax.train import loop as train
 from sacjax.train import sharding

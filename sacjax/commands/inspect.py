@@ -17,9 +17,8 @@ from ml_collections import ConfigDict
 
 from sacjax import errors
 from sacjax.commands.prepare import add_source_flags, stage_from_flags
-from sacjax.data import inspect
+from sacjax.data import inspect, sources
 from sacjax.data.recordings import Recordings
-from sacjax.data.sources import files as sources
 from sacjax.errors import UserError
 from sacjax.report import dataset
 

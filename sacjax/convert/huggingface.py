@@ -551,9 +551,7 @@ def _classifier_config(
         problem_type=SEVERAL if multi_label else "single_label_classification",
     )
     if weighted:  # the version whose last hidden state is that of the model
-        config["transformers_version"] = (
-            "5.15.0" if encoder.normed_last_state else "5.16.0"
-        )
+        config["transformers_version"] = "5.15.0" if encoder.normed_last_state else "5.16.0"
     return config
 
 

@@ -1,25 +1,27 @@
-"""Files that could not be decoded: counted, listed with the reason, and a stop when there are too many."""
+"""Tables of files: those that cannot be decoded, and those that are shorter than they should be."""
 
 import csv
-import os
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from sacjax import io
+from sacjax.data.decode import missing_reason
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 
 
 def host_table(workdir: Path, name: str) -> Path:
-    """Returns where this host keeps its table of the workdir: `<name>.csv`, of another host than the first `<name>.<host>.csv`."""
+    """Returns where this host keeps a table: `<name>.csv`; not the first: `<name>.<host>.csv`."""
     host = jax.process_index()
     return Path(workdir) / (f"{name}.{host}.csv" if host else f"{name}.csv")
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Returns the rows of a table of file names, which may be of any bytes; none where there is no such file."""
+    """Returns the rows of a table of file names, of any bytes; none where there is no such file."""
     if not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -27,48 +29,80 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a table of file names whole, or not at all."""
-    partial = path.with_suffix(".partial")
-    with open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
-    os.replace(partial, path)
+    """Writes a table of file names whole, or not at all. Raises UserError where it cannot."""
+    io.write_csv(path, header, rows)
+
+
+class Listing:
+    """A table of files and reasons (columns file, reason), one row a file."""
+
+    def __init__(self, path: Path):
+        """Reads what an earlier run has written there."""
+        self.path = path
+        self.found = {row["file"]: row["reason"] for row in read_table(path)}
+        self.written = len(self.found)
+
+    def add(self, file: str, reason: str) -> None:
+        """Remembers a file, with the first reason given for it."""
+        self.found.setdefault(file, " ".join(reason.split()))
+
+    @property
+    def grown(self) -> bool:
+        """Whether there is more than was written."""
+        return len(self.found) > self.written
+
+    def flush(self) -> None:
+        """Writes the table, if it has grown."""
+        if self.grown:
+            write_table(self.path, ("file", "reason"), sorted(self.found.items()))
+            self.written = len(self.found)
 
 
 class BadFiles:
-    """Collects the `error` column of batches into `<workdir>/bad_files.csv` (columns file, reason)."""
+    """Lists what is wrong with the files of batches.
+
+    `<workdir>/bad_files.csv` has those that cannot be decoded (a batch's `error`) and are left out.
+    `<workdir>/cut_short.csv` has those that are shorter than their headers say (its `missing`),
+    which are used as they are.
+    """
 
     def __init__(self, workdir: Path, recordings: Recordings, max_fraction: float):
-        self.path = host_table(workdir, "bad_files")
+        """Reads the tables of an earlier run. At most `max_fraction` of the files may be bad."""
         self.recordings, self.max_fraction = recordings, max_fraction
-        self.found = {row["file"]: row["reason"] for row in read_table(self.path)}
-        self.written = len(self.found)
+        self.bad = Listing(host_table(workdir, "bad_files"))
+        self.cut = Listing(host_table(workdir, "cut_short"))
         self.names = set(recordings.names)
 
     def note(self, batch: dict[str, Any]) -> None:
-        """Takes `error` out of a host batch and remembers each new bad file.
+        """Takes `error` and `missing` out of a host batch and remembers each new file.
 
         Raises:
           UserError: more than `max_fraction` of the recordings are bad by now.
         """
-        for index, error in zip(batch["index"], batch.pop("error"), strict=True):
+        errors = batch.pop("error")
+        missing = batch.pop("missing", [0.0] * len(errors))
+        for index, error, seconds in zip(batch["index"], errors, missing, strict=True):
             if error:
-                self.found.setdefault(
-                    self.recordings.names[int(index)], " ".join(str(error).split())
-                )
-        if len(self.found) > self.written:
-            bad = len(self.names & set(self.found))
+                self.bad.add(self.recordings.names[int(index)], str(error))
+            elif seconds:
+                self.cut.add(self.recordings.names[int(index)], missing_reason(float(seconds)))
+        if self.bad.grown:
+            bad = len(self.names & set(self.bad.found))
             if bad > self.max_fraction * len(self.recordings):
                 self.flush()
                 raise UserError(
-                    f"{bad} of {len(self.recordings)} files cannot be decoded, more than data.max_bad_fraction="
-                    f"{self.max_fraction:g} of them; they are listed in {self.path}"
+                    f"{bad} of {len(self.recordings)} files cannot be decoded, more than "
+                    f"data.max_bad_fraction={self.max_fraction:g} of them; they are listed in "
+                    f"{self.bad.path}"
                 )
 
     def flush(self) -> None:
-        """Writes the list, whole and at once."""
-        if len(self.found) == self.written:
-            return
-        write_table(self.path, ("file", "reason"), sorted(self.found.items()))
-        self.written = len(self.found)
+        """Writes the tables, each whole and at once."""
+        if self.cut.grown and not self.cut.written:
+            print(
+                f"warning: files are shorter than their headers say; they are used as they are, "
+                f"and listed in {self.cut.path}",
+                file=sys.stderr,
+            )
+        self.bad.flush()
+        self.cut.flush()

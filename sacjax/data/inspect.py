@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sacjax.data import decode, labels, splits
+from sacjax.data import decode, labels, retry, splits
 from sacjax.data.recordings import Clip, Recordings
 from sacjax.errors import UserError
 
@@ -52,6 +52,7 @@ def clip_facts(recordings: Recordings, i: int) -> ClipFacts:
         if not count:
             raise ValueError("it has no samples")
     except Exception as error:  # whatever a broken file does to a decoder
+        retry.raise_fault(error)
         return ClipFacts(error=" ".join(f"{type(error).__name__}: {error}".split()))
     total = count * facts.channels
     facts.sample_rate, facts.seconds = clip.sample_rate, count / clip.sample_rate

@@ -1,4 +1,4 @@
-"""The Grain pipelines: shuffled endless training batches, and evaluation windows that cover every clip once."""
+"""The Grain pipelines: endless shuffled training batches, and windows that cover each clip once."""
 
 import os
 import threading
@@ -11,27 +11,27 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from sacjax.data import decode, splits
+from sacjax.data import decode, hosts, retry, splits
 from sacjax.data.labels import LabelRows
 from sacjax.data.labels import label_array as label_array  # its callers look here
 from sacjax.data.recordings import Clip, Recordings
 from sacjax.errors import UserError
 
-CACHE_BYTES = (
-    8 << 30
-)  # of decoded clips that `data.cache` may hold, or half of the machine's memory where that is less
+# Of decoded clips, as `data.cache` may hold them; half of the machine's memory where that is less.
+CACHE_BYTES = 8 << 30
 
 Batch = dict[str, Any]
-Place = tuple[
-    int, float
-]  # (index or -1, share of the spare time before a crop, or start of a window in seconds)
+# (index or -1, share of the spare time before a crop or start of a window in seconds).
+Place = tuple[int, float]
 
 
 class MemoryClip:
     """A decoded clip: int16 [n] at the rate that the model wants."""
 
-    def __init__(self, samples: np.ndarray, sample_rate: int):
+    def __init__(self, samples: np.ndarray, sample_rate: int, promised: float):
+        """Takes the samples, and how many the clip's header tells of."""
         self.samples, self.sample_rate, self.num_samples = samples, sample_rate, len(samples)
+        self.promised = promised
 
     def pcm(self, start: int, count: int) -> np.ndarray:
         """Returns int16 [n, 1]."""
@@ -43,27 +43,35 @@ class MemoryClip:
 
 
 class Cache:
-    """Opens recordings and keeps them, decoded as int16 at the wanted rate, while the memory lasts. For many threads."""
+    """Opens recordings and keeps them, decoded as int16 at the wanted rate, while memory lasts.
+
+    For many threads.
+    """
 
     def __init__(self, open_clip: Callable[[int], Clip], sample_rate: int, most_bytes: int):
+        """Takes what opens a recording, the rate in Hz, and how many bytes it may keep."""
         self.open, self.sample_rate, self.most_bytes = open_clip, sample_rate, most_bytes
         self.clips: dict[int, MemoryClip] = {}
         self.used, self.lock = 0, threading.Lock()
 
     def __call__(self, i: int) -> Clip:
+        """Returns recording i, from memory if it may be kept there."""
         if i in self.clips:
             return self.clips[i]
         clip = self.open(i)
-        seconds = clip.num_samples / max(clip.sample_rate, 1)
+        rate = max(clip.sample_rate, 1)
+        seconds = clip.num_samples / rate
         if self.used + 2 * seconds * self.sample_rate > self.most_bytes:
             return clip
         try:
             samples = decode.read_pcm(clip, self.sample_rate, 0.0, seconds)
-        except Exception:  # another part of it may be good
+        except Exception as error:  # another part of it may be good
+            retry.raise_fault(error)
             return clip
+        promised = getattr(clip, "promised", clip.num_samples) * self.sample_rate / rate
         with self.lock:
             if i not in self.clips and self.used + samples.nbytes <= self.most_bytes:
-                self.clips[i] = MemoryClip(samples, self.sample_rate)
+                self.clips[i] = MemoryClip(samples, self.sample_rate, promised)
                 self.used += samples.nbytes
         return self.clips.get(i, clip)
 
@@ -75,7 +83,7 @@ class Cache:
 
 
 def _opener(recordings: Recordings, data: ConfigDict) -> Callable[[int], Clip]:
-    """Returns what opens a recording: through the cache that all pipelines of these recordings share, if `data.cache`."""
+    """Returns what opens a recording; if `data.cache`, through what all pipelines of it share."""
     if not data.cache:
         return recordings.open
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -86,7 +94,11 @@ def _opener(recordings: Recordings, data: ConfigDict) -> Callable[[int], Clip]:
 
 
 class _Reader:
-    """Makes a batch of places; a clip that cannot be decoded becomes a row of silence with mask 0 and a reason."""
+    """Makes a batch of places.
+
+    A clip that cannot be decoded becomes a row of silence with mask 0, and a reason in `error`. A
+    clip that is shorter than its header says is used as it is; `missing` has the seconds.
+    """
 
     def __init__(
         self, recordings: Recordings, data: ConfigDict, windows: bool, labels: bool = True
@@ -94,6 +106,7 @@ class _Reader:
         self.open, self.windows = _opener(recordings, data), windows
         self.rate, self.seconds, self.pad = data.sample_rate, data.seconds, data.pad
         self.size = round(data.seconds * data.sample_rate)
+        self.lengths = recordings.memo.get("lengths", {}) if windows else {}
         self.label = LabelRows(recordings, data.multi_label, withheld=not labels)
         self.threads = cores() if windows else max(cores() // max(data.workers, 1), 1)
         self.pool: ThreadPoolExecutor | None = None
@@ -110,12 +123,12 @@ class _Reader:
 
     def row(self, place: Place) -> dict[str, Any]:
         index, where = place
-        audio, length, error = np.zeros(self.size, np.int16), 0, ""
+        audio, length, missing, error = np.zeros(self.size, np.int16), 0, 0.0, ""
         if index >= 0:
             try:
-                audio, length = self._read(index, where)
-            except Exception as problem:  # whatever a broken file does to a decoder
-                error = f"{type(problem).__name__}: {problem}"[:200]
+                audio, length, missing = retry.attempt(lambda: self._read(index, where))
+            except retry.BadClip as bad:
+                error = str(bad)
         good = index >= 0 and not error
         return dict(
             audio=audio,
@@ -123,20 +136,23 @@ class _Reader:
             label=self.label[index] if good else self.label.unknown,
             index=np.int32(index),
             mask=np.float32(good),
+            missing=np.float32(missing),
             error=error,
         )
 
-    def _read(self, index: int, where: float) -> tuple[np.ndarray, int]:
+    def _read(self, index: int, where: float) -> tuple[np.ndarray, int, float]:
         clip = self.open(index)
-        if self.windows:
-            audio, length = decode.read_window(
-                clip, self.rate, where, self.seconds, self.pad, pcm=True
-            )
-        else:
-            audio, length = decode.read_crop_at(
+        if not self.windows:
+            audio, length, missing = decode.read_crop_at(
                 clip, self.rate, self.seconds, where, self.pad, pcm=True
             )
-        return audio, decode.heard(length, self.size, self.pad)
+            return audio, decode.heard(length, self.size, self.pad), missing
+        audio, length = decode.read_window(clip, self.rate, where, self.seconds, self.pad, pcm=True)
+        there = self.lengths.get(index, clip.num_samples / max(clip.sample_rate, 1))
+        if length < self.size:  # this is its end
+            there = min(there, where + length / self.rate)
+        heard = decode.heard(length, self.size, self.pad)
+        return audio, heard, decode.missing_seconds(clip, there)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"lock": None, "pool": None}
@@ -152,7 +168,7 @@ class _Draw(grain.RandomMapTransform):
         self.crop = crop
 
     def random_map(self, index: int, rng: np.random.Generator) -> Place:
-        """index -> (index, share of the spare time before the crop)."""
+        """Returns (index, share of the spare time before the crop)."""
         return int(index), decode.crop_share(self.crop, rng)
 
 
@@ -169,9 +185,10 @@ def train_batches(
 ) -> grain.IterDataset:
     """Returns an endless data set of this host's rows of each global batch.
 
-    Row r of global batch t is place t * batch_size + r of one stream that depends on nothing but the seed: epochs shuffled one by one.
-    Host p takes the p-th block of each batch. The iterator's `get_state` and `set_state` keep and restore the position: the
-    number of batches taken, whatever `data.workers`.
+    Row r of global batch t is place t * batch_size + r of one stream that depends on nothing but
+    the seed: epochs shuffled one by one. Host p takes the p-th block of each batch. The iterator's
+    `get_state` and `set_state` keep and restore the position: the number of batches taken, whatever
+    `data.workers`.
 
     Args:
       indices: the training examples, places in `recordings`; balanced as `data.balance` says.
@@ -180,7 +197,8 @@ def train_batches(
       reader: makes a host's batch of its places; None: one that decodes.
 
     Raises:
-      UserError: no examples, or a batch size that does not divide over the hosts.
+      UserError: no examples, or a batch size that does not divide over the hosts; by the iterator:
+        the machine cannot read.
     """
     seed %= 2**32
     chosen = splits.balance(recordings, np.asarray(indices, int), data.balance, seed)
@@ -214,51 +232,87 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.IterDataset:
-    """Returns this host's rows of batches of windows that cover each clip of `indices` once, whatever the number of hosts.
+    """Returns this host's rows of batches of windows that cover each clip of `indices` once.
 
-    Windows of `data.seconds` are spread evenly from a clip's start to its end, at most (1 - overlap) * data.seconds apart. Rows
-    of mask 0 fill the last batch. Decodes in threads also where training has workers: those would start anew each time.
+    Windows of `data.seconds` are spread evenly from a clip's start to its end, at most
+    (1 - overlap) * data.seconds apart, alike whatever the number of hosts. Rows of mask 0 fill the
+    last batch. Decodes in threads also where training has workers: those would start anew each
+    time.
 
     Raises:
-      UserError: a batch size that does not divide over the hosts, or an overlap outside [0, 1).
+      UserError: a batch size that does not divide over the hosts, an overlap outside [0, 1), or the
+        machine cannot read (one of the hosts is enough); by the iterator: the same of this host.
     """
-    table = windows(recordings, indices, data.seconds, overlap)
+    table = windows(recordings, indices, data.seconds, overlap, process_index, process_count)
     table += [(-1, 0.0)] * (-len(table) % batch_size)
     stream = _host_rows(grain.MapDataset.source(table), batch_size, process_index, process_count)
     return _in_threads(stream.map(_Reader(recordings, data, windows=True)), data.prefetch)
 
 
 def windows(
-    recordings: Recordings, indices: np.ndarray, seconds: float, overlap: float
+    recordings: Recordings,
+    indices: np.ndarray,
+    seconds: float,
+    overlap: float,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> list[Place]:
-    """Returns (index, start in seconds) of the windows; a clip that cannot be opened has one, which will say why."""
+    """Returns (index, start in seconds) of the windows; all hosts get the same.
+
+    A clip that cannot be opened has one window, which will say why. Of several hosts each measures
+    its share of the clips and tells the others, so that there is one table, whatever single hosts
+    can open.
+
+    Raises:
+      UserError: an overlap outside [0, 1), or a host cannot read.
+    """
     if not 0 <= overlap < 1:
         raise UserError(f"eval.overlap is {overlap}: it must be at least 0 and less than 1")
-    lengths = recordings.memo.setdefault("lengths", {})
-
-    def measure(index: int) -> None:
-        try:
-            clip = recordings.open(index)
-            # More windows than one: make sure that there is something in them.
-            count = (
-                decode.count_samples(clip)
-                if clip.num_samples > seconds * clip.sample_rate
-                else clip.num_samples
-            )
-            lengths[index] = count / clip.sample_rate
-        except Exception:  # reading that window tells the reason
-            lengths[index] = 0.0
-
-    new = [index for index in map(int, indices) if index not in lengths]
-    if new:
-        with ThreadPoolExecutor(cores()) as pool:
-            list(pool.map(measure, new))
+    lengths: dict[int, float] = recordings.memo.setdefault("lengths", {})
+    new = [index for index in dict.fromkeys(map(int, indices)) if index not in lengths]
+    if new and process_count > 1 and hosts.place() == (process_index, process_count):
+        lengths.update(_measure_together(recordings, new, seconds, process_index, process_count))
+    elif new:
+        lengths.update(_measure(recordings, new, seconds))
     table = []
     for index in map(int, indices):
         spare = lengths[index] - seconds
         hops = max(int(np.ceil(spare / (seconds * (1 - overlap)) - 1e-6)), 0)
         table += [(index, spare * k / hops if hops else 0.0) for k in range(hops + 1)]
     return table
+
+
+def _measure(recordings: Recordings, indices: list[int], seconds: float) -> dict[int, float]:
+    """Returns each clip's length in seconds, 0.0 where it cannot be opened."""
+
+    def length(index: int) -> float:
+        clip = recordings.open(index)
+        # More windows than one: make sure that there is something in them.
+        several = clip.num_samples > seconds * clip.sample_rate
+        return (decode.count_samples(clip) if several else clip.num_samples) / clip.sample_rate
+
+    def measure(index: int) -> float:
+        try:
+            return retry.attempt(lambda: length(index))
+        except retry.BadClip:  # reading that window tells the reason
+            return 0.0
+
+    with ThreadPoolExecutor(cores()) as pool:
+        return dict(zip(indices, pool.map(measure, indices), strict=True))
+
+
+def _measure_together(
+    recordings: Recordings, indices: list[int], seconds: float, process_index: int, count: int
+) -> dict[int, float]:
+    """Returns what `_measure` returns, on all hosts; each measures every `count`-th clip."""
+    own, error = np.zeros(-(-len(indices) // count)), None
+    try:
+        found = _measure(recordings, indices[process_index::count], seconds)
+        own[: len(found)] = list(found.values())
+    except Exception as problem:  # the others must not wait for this host
+        error = problem
+    rows = hosts.gather(own, error)
+    return {index: float(rows[k % count, k // count]) for k, index in enumerate(indices)}
 
 
 def cores() -> int:
@@ -272,13 +326,14 @@ def _host_rows(
     """Returns lists of a host's places of each global batch."""
     if batch_size % process_count:
         raise UserError(
-            f"batch_size is {batch_size}: it must be a multiple of the number of hosts, {process_count}"
+            f"batch_size is {batch_size}: it must be a multiple of the number of hosts, "
+            f"{process_count}"
         )
     return stream.batch(batch_size // process_count, batch_fn=list)[process_index::process_count]
 
 
 def _in_threads(stream: grain.MapDataset, prefetch: int) -> grain.IterDataset:
-    """Makes `prefetch` batches ahead, two at a time: each one's rows are decoded side by side anyway."""
+    """Makes `prefetch` batches ahead, two at a time: rows are decoded side by side anyway."""
     ahead = max(prefetch, 1)
     return stream.to_iter_dataset(
         grain.ReadOptions(num_threads=min(ahead, 2), prefetch_buffer_size=ahead)
@@ -286,7 +341,10 @@ def _in_threads(stream: grain.MapDataset, prefetch: int) -> grain.IterDataset:
 
 
 class _InWorkers(grain.IterDataset):
-    """Decodes in processes. Its position is a number of batches, as in threads; Grain's own is one number a process."""
+    """Decodes in processes.
+
+    Its position is a number of batches, as in threads; Grain's own is one number a process.
+    """
 
     def __init__(self, stream: grain.MapDataset, workers: int, prefetch: int):
         super().__init__()
@@ -304,9 +362,7 @@ class _WorkersIterator(grain.DatasetIterator):
 
     def __next__(self) -> Batch:
         if self.inner is None:
-            if (
-                not flags.FLAGS.is_parsed()
-            ):  # Grain's workers read absl flags, which none of our commands use
+            if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags; we have none
                 flags.FLAGS.mark_as_parsed()
             ahead = max(self.parent.prefetch, 1)
             rest = _in_threads(self.parent.stream[self.position :], ahead)

@@ -10,7 +10,11 @@ from sacjax.errors import UserError
 
 
 class Clip(Protocol):
-    """One open recording. It may also have `pcm`, like `read` but int16, where that is what it holds."""
+    """One open recording.
+
+    It may also have `pcm`, like `read` but int16, where that is what it holds; and `promised`, the
+    samples that its header tells of where a file cannot hold so many.
+    """
 
     @property
     def sample_rate(self) -> int:
@@ -37,7 +41,8 @@ class Recordings:
     # one, or several for multi-label.
     labels: Sequence[tuple[str, ...] | None]
     class_names: tuple[str, ...]
-    open: Callable[[int], Clip]  # may raise anything for a bad file; picklable
+    # Picklable. It may raise anything for a bad file; `retry.attempt` tells that from a bad disk.
+    open: Callable[[int], Clip]
     folds: list[int] | None = None  # official cross-validation folds
     splits: list[str] | None = None  # official 'train' | 'validation' | 'test'
     # What must not cross a split: source recording, speaker; '' is no group.
@@ -46,7 +51,7 @@ class Recordings:
     memo: dict[Any, Any] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    """What reading has found out, shared by all pipelines of this process: lengths, decoded clips."""
+    """What reading has found out, for all pipelines of this process: lengths, decoded clips."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -55,7 +60,11 @@ class Recordings:
         return self.__dict__ | {"memo": {}}  # another process finds out for itself
 
     def with_classes(self, class_names: Sequence[str]) -> "Recordings":
-        """Returns the same recordings with a given label order. Raises UserError for a label that is not in it."""
+        """Returns the same recordings with a given label order.
+
+        Raises:
+          UserError: a label that is not in it.
+        """
         unknown = sorted(set(self.class_names) - set(class_names))
         if unknown:
             raise UserError(

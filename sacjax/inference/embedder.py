@@ -13,7 +13,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax.context import Context
-from sacjax.data import decode, pipeline
+from sacjax.data import decode, pipeline, retry
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 from sacjax.evaluators.predictions import predict
@@ -244,9 +244,9 @@ def embed_recordings_by_frames(
 
     def read(index: int) -> np.ndarray | str:
         try:
-            return read_whole(recordings, index, embedder.sample_rate)
-        except Exception as problem:  # whatever a broken file does to a decoder
-            return f"{type(problem).__name__}: {problem}"[:200]
+            return retry.attempt(lambda: read_whole(recordings, index, embedder.sample_rate))
+        except retry.BadClip as bad:
+            return str(bad)
 
     found = {}
     with ThreadPoolExecutor(ROWS, "decode") as pool:

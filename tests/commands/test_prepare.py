@@ -1,283 +1,21 @@
-"""sacjax.prepare: what it keeps, what it skips, going on after a kill, memory, mistakes."""
+"""`sacjax prepare`."""
 
-import csv
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import soundfile
-import soxr
 
 from sacjax import config as config_lib
-from sacjax.commands import prepare
-from sacjax.data.recordings import Recordings
-from sacjax.data.sources import array_record
-from sacjax.data.sources.array_record import load_array_record
+from sacjax.commands import prepare as command
+from sacjax.data import sources
 from sacjax.errors import UserError
 
-REPO = Path(__file__).parents[2]
 
-
-class FakeClip:
-    """A clip in memory that notes the largest read."""
-
-    def __init__(self, samples: np.ndarray, sample_rate: int):
-        self.samples, self.sample_rate, self.num_samples, self.largest = (
-            samples,
-            sample_rate,
-            len(samples),
-            0,
-        )
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        self.largest = max(self.largest, count)
-        return self.samples[start : start + count]
-
-
-class FakeOpen:
-    """Opens clips of different lengths, rates and channels; every seventh cannot be opened."""
-
-    def __init__(self, slow: float = 0.0):
-        self.slow = slow
-
-    def __call__(self, i: int) -> FakeClip:
-        time.sleep(self.slow)
-        if i % 7 == 3:
-            raise OSError(f"clip {i} is\nbroken")
-        samples = np.random.default_rng(i).uniform(-0.9, 0.9, [200 + 37 * i, 1 + i % 2])
-        return FakeClip(
-            (np.rint(samples * 32768) / 32768).astype(np.float32), 8000 + 1000 * (i % 3)
-        )
-
-
-def fake(n: int = 20, slow: float = 0.0, **columns) -> Recordings:
-    labels = [
-        ("even" if i % 2 == 0 else "odd", *(["third"] if i % 3 == 0 else [])) for i in range(n)
-    ]
-    names = [f"é/clip {i}.wav" for i in range(n)]
-    return Recordings(
-        names=names,
-        labels=labels,
-        class_names=("odd", "even", "third"),
-        open=FakeOpen(slow),
-        **columns,
-    )
-
-
-def stage_data(path: str | Path = "x", source: str = "folder") -> object:
+def load(folder: Path):
     data = config_lib.stage().data
-    data.source, data.path = source, str(path)
-    return data
-
-
-def load(folder: Path) -> Recordings:
-    return load_array_record(stage_data(folder, "arrayrecord"))
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_round_trip(tmp_path, workers):
-    n, out = 20, tmp_path / "out"
-    columns = {"folds": [i % 5 + 1 for i in range(n)], "groups": [f"g{i // 4}" for i in range(n)]}
-    columns["splits"] = ["train" if i < 15 else "test" for i in range(n)]
-    meta = prepare.prepare(fake(n, **columns), stage_data(), out, workers=workers, per_shard=6)
-    assert (meta["recordings"], meta["skipped"]) == (17, 3) and len(meta["shards"]) == 4
-    got, kept = load(out), [i for i in range(n) if i % 7 != 3]
-    assert got.names == [f"é/clip {i}.wav" for i in kept] and got.class_names == (
-        "odd",
-        "even",
-        "third",
-    )
-    assert got.labels == [fake(n).labels[i] for i in kept]
-    assert got.folds == [columns["folds"][i] for i in kept] and got.groups == [
-        columns["groups"][i] for i in kept
-    ]
-    assert got.splits == [columns["splits"][i] for i in kept]
-    for k, i in enumerate(kept):
-        clip, true = got.open(k), FakeOpen()(i)
-        assert (clip.sample_rate, clip.num_samples) == (true.sample_rate, true.num_samples)
-        np.testing.assert_array_equal(clip.read(0, 10**6), true.samples)
-        np.testing.assert_array_equal(clip.read(50, 30), true.samples[50:80])
-        assert clip.read(10**6, 5).shape == (0, 1 + i % 2)
-    with open(out / "skipped.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    assert rows[0] == ["file", "reason"]
-    assert rows[1:] == [[f"é/clip {i}.wav", f"OSError: clip {i} is broken"] for i in (3, 10, 17)]
-
-
-def test_long_recordings_are_read_and_written_in_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "BLOCK", 1000)
-    samples = (np.random.default_rng(0).integers(-30000, 30000, [5300, 2]) / 32768).astype(
-        np.float32
-    )
-    clip = FakeClip(samples, 8000)
-    recordings = Recordings(["a", "b"], [("x",), ("y",)], ("x", "y"), lambda i: clip)
-    blocks = list(prepare.pcm_blocks(clip, block=1000))
-    assert [len(b) for b in blocks] == [1000] * 5 + [300] and clip.largest == 1000
-    monkeypatch.setattr(prepare, "pcm_blocks", lambda c, r, m: (b for b in blocks))
-    prepare.prepare(recordings, stage_data(), tmp_path / "out")
-    got = load(tmp_path / "out").open(1)
-    assert got.num_samples == 5300
-    reads = []
-    records = got.records
-
-    class Counting:
-        def __getitem__(self, k):
-            reads.append(k)
-            return records[k]
-
-    got.records = Counting()
-    for start, count, touched in [
-        (0, 5300, 6),
-        (999, 2, 2),
-        (1000, 1000, 1),
-        (5299, 9, 1),
-        (5300, 1, 0),
-        (5600, 1, 0),
-        (2500, 1000, 2),
-    ]:
-        reads.clear()
-        np.testing.assert_array_equal(got.read(start, count), samples[start : start + count])
-        assert len(reads) == touched, (start, count)
-
-
-@pytest.mark.parametrize("rate", [16000, 11025, 4000])
-def test_resampling_in_blocks_is_resampling(rate):
-    samples = np.random.default_rng(0).standard_normal([9000, 2]).astype(np.float32) * 0.1
-    got = np.concatenate(
-        list(prepare.pcm_blocks(FakeClip(samples, 8000), rate, mono=True, block=700))
-    )
-    expected = soxr.resample(samples.mean(1), 8000, rate)
-    assert got.shape == (len(expected), 1)
-    np.testing.assert_allclose(got[:, 0] / 32768, expected, atol=3 / 32768)
-
-
-def test_bad_samples_and_empty_clips_are_skipped(tmp_path):
-    clips = [
-        np.zeros([0, 1], np.float32),
-        np.full([9, 1], np.nan, np.float32),
-        np.full([9, 1], 3.0, np.float32),
-    ]
-    recordings = Recordings(
-        ["empty", "nan", "loud"], [("x",)] * 3, ("x",), lambda i: FakeClip(clips[i], 8000)
-    )
-    meta = prepare.prepare(recordings, stage_data(), tmp_path / "out")
-    assert (meta["recordings"], meta["skipped"]) == (1, 2)
-    assert load(tmp_path / "out").open(0).read(0, 9).max() == 32767 / 32768
-    text = (tmp_path / "out" / "skipped.csv").read_text()
-    assert (
-        "empty,it has no samples" in text and "nan,ValueError: samples that are not finite" in text
-    )
-
-
-def test_failure_half_way_leaves_the_others_right(tmp_path, monkeypatch):
-    def blocks(clip, *args):
-        yield np.full([5, 1], clip.sample_rate, np.int16)
-        if clip.sample_rate == 2:
-            raise ValueError("broken half way")
-
-    monkeypatch.setattr(prepare, "pcm_blocks", blocks)
-    recordings = Recordings(
-        list("abc"), [("x",)] * 3, ("x",), lambda i: FakeClip(np.zeros([5, 1]), i + 1)
-    )
-    prepare.prepare(recordings, stage_data(), tmp_path / "out")
-    got = load(tmp_path / "out")
-    assert got.names == ["a", "c"]
-    assert [int(got.open(k).read(0, 5)[0, 0] * 32768) for k in range(2)] == [1, 3]
-
-
-def test_finished_shards_are_kept_and_damaged_ones_redone(tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    prepare.prepare(fake(), stage_data(), out, per_shard=5)
-    before = {p.name: p.stat().st_mtime_ns for p in out.glob("data-*")}
-    content = {p.name: p.read_bytes() for p in out.glob("data-*")}
-    shards = sorted(out.glob("data-*.array_record"))
-    whole = shards[1].read_bytes()
-    shards[1].write_bytes(whole[:-3] + bytes(3))  # same size, other content
-    shards[2].with_suffix(".json").unlink()  # killed between the shard and its listing
-    (out / "data-00003-of-00004.array_record.99.partial").write_bytes(b"half")
-    (out / "metadata.json").unlink()
-    with pytest.raises(UserError, match="not finished: run sacjax.prepare again"):
-        load(out)
-    prepare.prepare(fake(), stage_data(), out, per_shard=5)
-    changed = {p.name for p in out.glob("data-*") if p.stat().st_mtime_ns != before[p.name]}
-    assert {name[:10] for name in changed} == {"data-00001", "data-00002"}
-    assert {p.name: p.read_bytes() for p in out.glob("data-*")} == content and not list(
-        out.glob("*.partial")
-    )
-    assert len(load(out)) == 17
-
-
-def test_killed_and_run_again(tmp_path):
-    """Kills the parent with several workers at work: they end too, and the next run makes what one run makes."""
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import sys\nfrom test_prepare import *\n"
-        "if __name__ == '__main__':\n"
-        "    prepare.prepare(fake(40, slow=float(sys.argv[2])), stage_data(), sys.argv[1], workers=2, per_shard=4)\n"
-    )
-    env = os.environ | {"PYTHONPATH": f"{REPO}{os.pathsep}{Path(__file__).parent}"}
-    out = tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, script, out, "0.1"], env=env, stderr=subprocess.DEVNULL
-    )
-    deadline = time.time() + 60
-    while not list(out.glob("data-*.json")) and time.time() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert workers and not psutil.wait_procs(workers, timeout=20)[1]
-    kept = {p.name: p.stat().st_mtime_ns for p in out.glob("data-*.json")}
-    assert 0 < len(kept) < 10 and not (out / "metadata.json").exists()
-    subprocess.run(
-        [sys.executable, script, out, "0"], env=env, check=True, stderr=subprocess.DEVNULL
-    )
-    assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
-    prepare.prepare(fake(40), stage_data(), tmp_path / "whole", per_shard=4)
-    for path in (tmp_path / "whole").glob("data-*"):
-        assert path.read_bytes() == (out / path.name).read_bytes()
-
-
-def test_mistakes(tmp_path):
-    out = tmp_path / "out"
-    prepare.prepare(fake(), stage_data(), out, per_shard=5)
-    with pytest.raises(UserError, match="--output .* holds another data set"):
-        prepare.prepare(fake(), stage_data(), out, per_shard=6)
-    with pytest.raises(UserError, match="--output .* holds another data set"):
-        prepare.prepare(fake(19), stage_data(), out, per_shard=5)
-    assert len(load(out)) == 17  # untouched
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(UserError, match="--output .*mine is not empty"):
-        prepare.prepare(fake(), stage_data(), tmp_path / "mine")
-    with pytest.raises(UserError, match="cannot be written"):
-        prepare.prepare(fake(), stage_data(), tmp_path / "mine" / "thesis.txt" / "x")
-    none = Recordings(["a"], [("x",)], ("x",), lambda i: FakeOpen()(3))
-    with pytest.raises(UserError, match="none of the 1 recordings.*skipped.csv"):
-        prepare.prepare(none, stage_data(), tmp_path / "none")
-    shard = next(out.glob("*.array_record"))
-    shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(UserError, match="another size.*run sacjax.prepare again"):
-        load(out)
-    shard.unlink()
-    with pytest.raises(UserError, match="missing or damaged"):
-        load(out)
-
-
-def test_shard_names_cannot_leave_the_folder(tmp_path):
-    out = tmp_path / "out"
-    prepare.prepare(fake(), stage_data(), out)
-    meta = json.loads((out / array_record.METADATA).read_text())
-    meta["shards"] = [f"../{name}" for name in meta["shards"]]
-    (out / array_record.METADATA).write_text(json.dumps(meta))
-    assert all(str(out) in shard for shard in load(out).open.records._paths)
+    data.source, data.path = "arrayrecord", str(folder)
+    return sources.load(data)
 
 
 def make_folder(root: Path) -> Path:
@@ -292,7 +30,7 @@ def make_folder(root: Path) -> Path:
 
 def test_command_on_a_folder(tmp_path, capsys):
     root, out = make_folder(tmp_path / "in"), tmp_path / "out"
-    assert prepare.main(["--folder", str(root), "--output", str(out), "--workers", "1"]) == 0
+    assert command.main(["--folder", str(root), "--output", str(out), "--workers", "1"]) == 0
     said = capsys.readouterr().out
     assert "6 recordings" in said and "2 classes" in said and "1 skipped" in said
     got = load(out)
@@ -302,16 +40,16 @@ def test_command_on_a_folder(tmp_path, capsys):
         np.testing.assert_array_equal(got.open(k).read(0, 9999), expected)
     (root / "cat" / "4.wav").write_bytes((root / "cat" / "bad.wav").read_bytes())
     with pytest.raises(UserError, match="holds another data set"):
-        prepare.main(["--folder", str(root), "--output", str(out)])
+        command.main(["--folder", str(root), "--output", str(out)])
 
 
 def test_command_mistakes(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
-        prepare.main(["--folder", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")])
+        command.main(["--folder", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")])
     with pytest.raises(UserError, match="unknown argument '--x'"):
-        prepare.main(["--folder", str(tmp_path), "--output", str(tmp_path / "out"), "--x"])
+        command.main(["--folder", str(tmp_path), "--output", str(tmp_path / "out"), "--x"])
     with pytest.raises(UserError, match="--per-shard is -1"):
-        prepare.main(
+        command.main(
             [
                 "--folder",
                 str(make_folder(tmp_path / "in")),

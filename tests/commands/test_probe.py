@@ -9,8 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from workdirs import write_workdir
 
 from sacjax.commands import embed, probe
-from sacjax.data import splits
-from sacjax.data.sources import files as sources
+from sacjax.data import sources, splits
 from sacjax.errors import UserError
 
 

@@ -4,7 +4,7 @@ import soundfile as sf
 import soxr
 
 from sacjax.data import decode
-from sacjax.data.sources.files import FileClip
+from sacjax.data.sources import FileClip
 
 
 class Counting:

@@ -1,5 +1,8 @@
+import errno
 import os
 import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +10,10 @@ import pytest
 import soundfile as sf
 
 from sacjax import config as config_lib
-from sacjax.data import decode, pipeline, splits
+from sacjax.data import decode, hosts, pipeline, retry, sources, splits
+from sacjax.data.bad_files import BadFiles
 from sacjax.data.recordings import Recordings
-from sacjax.data.sources import files as sources
-from sacjax.data.sources.files import FileClip, OpenFiles
+from sacjax.data.sources import FileClip, OpenFiles
 from sacjax.errors import UserError
 
 RATE = 100
@@ -82,7 +85,7 @@ def test_a_batch_is_as_the_contract_says():
     (batch,), _ = take(pipeline.train_batches(recordings, [0, 1, 2], data, 6, seed=0), 1)
     assert {key: (value.dtype, value.shape) for key, value in batch.items() if key != "error"} == {
         "audio": (np.int16, (6, 20)), "length": (np.int32, (6,)), "label": (np.int32, (6,)), "index": (np.int32, (6,)),
-        "mask": (np.float32, (6,)),
+        "mask": (np.float32, (6,)), "missing": (np.float32, (6,)),
     }  # fmt: skip
     assert batch["error"] == [""] * 6 and (batch["mask"] == 1).all()
     assert (batch["label"] == batch["index"] % 2).all()
@@ -426,6 +429,117 @@ def test_a_bad_file_does_not_move_the_others():
             x["audio"][kept], y["audio"][kept]
         )
         assert all(("is broken" in e) != k for e, k in zip(y["error"], kept, strict=True))
+
+
+def test_files_that_were_cut_short_are_told_and_used(tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 40_000)
+    for name, share in {"a.wav": 1, "b.wav": 0.6, "c.flac": 0.6, "d.ogg": 0.6, "e.flac": 1}.items():
+        path = tmp_path / "dog" / name
+        path.parent.mkdir(exist_ok=True)
+        sf.write(path, noise, 8000)
+        content = path.read_bytes()
+        path.write_bytes(content[: round(share * len(content))])
+    data = settings(source="folder", path=str(tmp_path), sample_rate=8000, seconds=1.0)
+    cached = data.copy_and_resolve_references()
+    cached.cache = True
+    recordings = sources.load(data)
+    for batches in (
+        take(pipeline.train_batches(recordings, range(5), data, 5, 0), 12)[0],
+        list(pipeline.eval_batches(recordings, range(5), data, 5)),
+        take(pipeline.train_batches(recordings, range(5), cached, 5, 0), 12)[0],
+    ):  # fmt: skip
+        table = BadFiles(tmp_path / "run", recordings, 0.0)  # not one bad clip
+        for batch in batches:
+            table.note(batch)
+        assert sorted(table.cut.found) == ["dog/b.wav", "dog/c.flac", "dog/d.ogg"]
+        assert "short or damaged: 2.00" in table.cut.found["dog/b.wav"]
+        assert "its end is missing" in table.cut.found["dog/d.ogg"]
+        assert all((batch["mask"] == (batch["index"] >= 0)).all() for batch in batches)
+
+
+# --- a machine that cannot read -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_disk_that_fails_now_and_then_changes_nothing(tmp_path, failing_disk, cache):
+    recordings = noise_files(tmp_path)
+    data = settings(sample_rate=16000, seconds=0.5, cache=cache)
+    make = lambda: (
+        take(pipeline.train_batches(recordings, range(6), data, 6, 0), 4)[0]
+        + list(pipeline.eval_batches(recordings, range(6), data, 4))
+    )
+    expected = make()
+    recordings.memo.clear()
+    failing_disk.every = 3
+    for a, b in zip(expected, make(), strict=True):
+        same(a, b)
+    assert failing_disk.failed > 10 and not any(any(batch["error"]) for batch in expected)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_disk_that_fails_ends_the_run_with_what_it_is(tmp_path, failing_disk, number):
+    recordings = noise_files(tmp_path)
+    data = settings(sample_rate=16000, seconds=0.5)
+    failing_disk.every, failing_disk.error = 1, number
+    for make in (
+        lambda: next(iter(pipeline.train_batches(recordings, range(6), data, 6, 0))),
+        lambda: next(iter(pipeline.eval_batches(recordings, range(6), data, 4))),
+        lambda: pipeline.Cache(recordings.open, 16000, 1 << 30)(0),
+    ):
+        with pytest.raises(UserError, match=rf"\.wav: cannot be read: {os.strerror(number)}"):
+            make()
+
+
+@pytest.mark.parametrize("failing", [None, 0, 1, 2])
+def test_hosts_share_one_table_of_windows_and_end_together(monkeypatch, failing):
+    count, barrier, rows = 3, threading.Barrier(3), {}
+    here = threading.local()
+
+    def gather(own):  # as `process_allgather` does, between threads
+        rows[here.host] = own
+        barrier.wait(30)
+        found = np.stack([rows[host] for host in range(count)])
+        barrier.wait(30)
+        return found
+
+    monkeypatch.setattr(hosts, "_gather_bytes", gather)
+    monkeypatch.setattr(hosts, "place", lambda: (here.host, count))
+    monkeypatch.setattr(retry, "WAITS", ())
+    sizes = [30, 55, 20, -1, 137, 41, 90]
+    expected = pipeline.windows(ramps(sizes), range(7), 0.2, 0.5)
+
+    def run(host):
+        here.host = host
+        recordings = ramps(sizes)
+        whole, opened = recordings.open, []
+
+        def open_clip(i):
+            opened.append(i)
+            if host == failing:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), f"/data/{i}.wav")
+            if i == 2 and host != 2:  # only its own host can open it
+                raise OSError("broken")
+            return whole(i)
+
+        recordings.open = open_clip
+        try:
+            first = pipeline.windows(recordings, range(7), 0.2, 0.5, host, count)
+            again = pipeline.windows(recordings, range(7), 0.2, 0.5, host, count)
+        except UserError as error:
+            return str(error), opened
+        assert again == first
+        return first, opened
+
+    with ThreadPoolExecutor(count) as pool:
+        found = list(pool.map(run, range(count)))
+    opened = sorted(sum((opened for _, opened in found), []))
+    assert opened == sorted(set(opened)) and (failing is not None or opened == list(range(7)))
+    for host, (result, _) in enumerate(found):
+        if failing is None:
+            assert result == expected
+        else:
+            assert "Stale file handle" in result
+            assert result.startswith("/data/" if host == failing else f"host {failing}: /data/")
 
 
 # --- real recordings ----------------------------------------------------------------------------------------------------------

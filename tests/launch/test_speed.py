@@ -8,8 +8,7 @@ import pytest
 
 from launch.benchmarks import speed
 from sacjax import errors
-from sacjax.data import pipeline
-from sacjax.data.sources import files as sources
+from sacjax.data import pipeline, sources
 
 
 def test_a_part_gives_one_json_and_one_table(tmp_path, capsys):

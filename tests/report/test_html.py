@@ -18,7 +18,7 @@ import soundfile as sf
 from sacjax import config as config_lib
 from sacjax import report
 from sacjax.data.recordings import Recordings
-from sacjax.data.sources.files import OpenFiles
+from sacjax.data.sources import OpenFiles
 from sacjax.evaluators import evaluate
 from sacjax.report import html, plots
 

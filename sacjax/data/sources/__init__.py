@@ -1,1 +1,63 @@
-from sacjax.data.sources.files import EXTENSIONS, OpenFiles, load  # noqa
+"""Where recordings come from: `data.source` names one of `SOURCES`."""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from sacjax.data import groups, labels
+from sacjax.data.recordings import Recordings
+from sacjax.data.sources.files import EXTENSIONS, FileClip, OpenFiles
+from sacjax.data.sources.folder import load_folder
+from sacjax.data.sources.manifest import load_manifest
+from sacjax.errors import UserError, nearest
+
+__all__ = ["EXTENSIONS", "SOURCES", "FileClip", "OpenFiles", "load"]
+
+
+def load_tfds(data: ConfigDict) -> Recordings:
+    """A TFDS data set: esc50, fsdd, or any that is prepared as ArrayRecord in `data.data_dir`."""
+    from sacjax.data.sources import tfds  # slow to import, and few need it
+
+    return tfds.load_tfds(data)
+
+
+def load_array_record(data: ConfigDict) -> Recordings:
+    """The shards that `sacjax prepare` wrote into the folder `data.path`."""
+    from sacjax.data.sources import array_record
+
+    return array_record.load_array_record(data)
+
+
+def load_synthetic(data: ConfigDict) -> Recordings:
+    """Sounds made by rule, 20 classes, for trying everything without a download."""
+    from sacjax.data.sources import synthetic
+
+    return synthetic.load_synthetic(data)
+
+
+SOURCES: dict[str, Callable[[ConfigDict], Recordings]] = {
+    "folder": load_folder,
+    "manifest": load_manifest,
+    "tfds": load_tfds,
+    "arrayrecord": load_array_record,
+    "synthetic": load_synthetic,
+}
+
+
+def load(data: ConfigDict) -> Recordings:
+    """Returns the recordings that `data.source` names.
+
+    Raises:
+      UserError: an unknown, missing or empty source, a malformed manifest, labels that do not fit
+        `data.multi_label`, or names that do not fit `data.group_pattern`.
+    """
+    if data.source not in SOURCES:
+        raise UserError(
+            f"data.source: there is no source '{data.source}'{nearest(data.source, SOURCES)}"
+        )
+    recordings = SOURCES[data.source](data)
+    if not len(recordings):
+        raise UserError(f"data.source={data.source}: no recordings in '{data.path or data.name}'")
+    if data.group_pattern:
+        recordings.groups = groups.from_names(recordings.names, data.group_pattern)
+    return labels.checked(recordings, data.multi_label)

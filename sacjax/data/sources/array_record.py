@@ -1,19 +1,21 @@
-"""Recordings that `sacjax.prepare` wrote into ArrayRecord shards.
+"""Recordings that `sacjax prepare` wrote into ArrayRecord shards.
 
-A folder of `sacjax.prepare` holds `metadata.json`, and for each shard an ArrayRecord file and a JSON file beside it. A record is
-a WAV file (PCM16, not compressed: to read it is to copy it) of at most `BLOCK` samples a channel; a longer recording takes several
-in a row, so that a crop of an hour-long one reads a few megabytes.
+Its folder holds `metadata.json`, and for each shard an ArrayRecord file and a JSON file beside it.
+A record is a WAV file (PCM16, not compressed: to read it is to copy it) of at most `BLOCK` samples
+a channel; a longer recording takes several in a row, so that a crop of an hour-long one reads a few
+megabytes.
 """
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 from ml_collections import ConfigDict
 
 from sacjax.data.recordings import Recordings
+from sacjax.data.sources.records import Records
 from sacjax.data.sources.tfds import load_tfds
 from sacjax.errors import UserError
 
@@ -25,9 +27,8 @@ METADATA = "metadata.json"
 class BlockClip:
     """A recording in consecutive WAV records."""
 
-    def __init__(
-        self, records: ArrayRecordDataSource, row: "tuple[int, int, int, int]", block: int
-    ):
+    def __init__(self, records: Records, row: tuple[int, int, int, int], block: int):
+        """Takes (first record, sample rate, samples, channels), and the samples in a record."""
         self.records, self.block = records, block
         self.first, self.sample_rate, self.num_samples, self.channels = row
 
@@ -36,7 +37,7 @@ class BlockClip:
         return self.pcm(start, count).astype(np.float32) * np.float32(1 / 32768)
 
     def pcm(self, start: int, count: int) -> np.ndarray:
-        """Returns int16 [n, channels], n <= count; reads no other records than these samples lie in."""
+        """Returns int16 [n, channels], n <= count; reads no records but those of these samples."""
         stop = min(start + count, self.num_samples)
         parts = [np.zeros([0, self.channels], np.int16)]
         for k in range(start // self.block, -(-stop // self.block) if start < stop else 0):
@@ -50,30 +51,32 @@ class BlockClip:
 
 
 class OpenBlocks:
-    """Opens recording i of a folder that `sacjax.prepare` wrote. `table` is int [recordings, 4]: see BlockClip's `row`."""
+    """Opens recording i of a folder that `sacjax prepare` wrote."""
 
-    def __init__(self, shards: list[str], table: np.ndarray, block: int):
-        self.records, self.table, self.block = ArrayRecordDataSource(shards), table, block
+    def __init__(self, shards: Sequence[tuple[str, int]], table: np.ndarray, block: int):
+        """Takes (file, records) of each shard, and int [recordings, 4]: see BlockClip's `row`."""
+        self.records, self.table, self.block = Records(shards), table, block
 
     def __call__(self, i: int) -> BlockClip:
+        """Returns the clip; nothing is read yet."""
         first, sample_rate, num_samples, channels = self.table[i].tolist()
         return BlockClip(self.records, (first, sample_rate, num_samples, channels), self.block)
 
 
 def load_array_record(data_config: ConfigDict) -> Recordings:
-    """Returns the recordings that `sacjax.prepare` wrote into the folder `data.path`.
+    """Returns the recordings that `sacjax prepare` wrote into the folder `data.path`.
 
     Raises:
       UserError: no finished preparation there, or a shard is missing or has another size.
     """
     folder = Path(data_config.path)
     if not (folder / METADATA).is_file():
-        what = "its preparation is not finished: run sacjax.prepare again" if (folder / "plan.json").is_file() else (
-            f"there is no {METADATA} in it: give a folder that sacjax.prepare wrote"
-        )  # fmt: skip
-        raise UserError(
-            f"data.path: {folder}: {what if folder.is_dir() else 'there is no such folder'}"
-        )
+        what = f"there is no {METADATA} in it: give a folder that sacjax prepare wrote"
+        if not folder.is_dir():
+            what = "there is no such folder"
+        elif (folder / "plan.json").is_file():
+            what = "its preparation is not finished: run sacjax prepare again"
+        raise UserError(f"data.path: {folder}: {what}")
     shards, rows, table, total = [], [], [], 0
     try:
         meta = json.loads((folder / METADATA).read_text())
@@ -86,10 +89,11 @@ def load_array_record(data_config: ConfigDict) -> Recordings:
             shard = json.loads(path.with_suffix(".json").read_text())
             if path.stat().st_size != shard["bytes"]:
                 raise UserError(
-                    f"{path}: it has another size than when it was written: run sacjax.prepare again"
+                    f"{path}: it has another size than when it was written: "
+                    "run sacjax prepare again"
                 )
             if shard["records"]:
-                shards.append(f"{os.path.abspath(path)}[0:{shard['records']}]")
+                shards.append((os.path.abspath(path), shard["records"]))
             rows += shard["recordings"]
             table += [
                 [total + row["first"], *(row[k] for k in ("sample_rate", "samples", "channels"))]
@@ -100,7 +104,7 @@ def load_array_record(data_config: ConfigDict) -> Recordings:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(
-            f"{folder}: a file of it is missing or damaged ({reason}): run sacjax.prepare again"
+            f"{folder}: a file of it is missing or damaged ({reason}): run sacjax prepare again"
         ) from error
     if not rows:
         raise UserError(f"data.path: {folder}: there are no recordings in it")

@@ -1,8 +1,10 @@
-"""Sounds made by rule, for trying everything without a download: 20 classes, each clip a pure function of (seed, index).
+"""Sounds made by rule, for trying everything without a download: 20 classes.
 
-The pitched classes share one range of pitch and random timbres, the noisy ones overlapping ranges of colour, so that they differ in how
-they unfold in time; level, onset, noise floor and a weaker overlapping sound of another class are drawn for each clip too.
-A linear model on mean log-mel features does poorly, a small network on spectrograms does well.
+Each clip is a pure function of (seed, index). The pitched classes share one range of pitch and
+random timbres, the noisy ones overlapping ranges of colour, so that they differ in how they unfold
+in time; level, onset, noise floor and a weaker overlapping sound of another class are drawn for
+each clip too. A linear model on mean log-mel features does poorly, a small network on spectrograms
+does well.
 """
 
 import dataclasses
@@ -30,7 +32,10 @@ def _log_uniform(rng: Rng, low: float, high: float) -> float:
 def _voice(
     rng: Rng, frequency: float | np.ndarray, t: np.ndarray, rate: float, partials: int = 5
 ) -> np.ndarray:
-    """A harmonic sound of a frequency in Hz, fixed or [n], with a random timbre that does not tell its class."""
+    """A harmonic sound of a frequency in Hz, fixed or [n].
+
+    Its random timbre does not tell its class.
+    """
     cycles = np.cumsum(frequency) / rate if isinstance(frequency, np.ndarray) else frequency * t
     angle = (2 * np.pi * (cycles % 1.0)).astype(
         np.float32
@@ -50,7 +55,10 @@ def _voice(
 
 
 def _noise(rng: Rng, n: int, rate: float, exponent: float) -> np.ndarray:
-    """Gaussian noise of power ~ f ** -exponent above 40 Hz, of unit peak: 0 is white, 1 pink, 2 brown, -1 blue."""
+    """Gaussian noise of power ~ f ** -exponent above 40 Hz, of unit peak.
+
+    An exponent of 0 is white, 1 pink, 2 brown, -1 blue.
+    """
     size = scipy.fft.next_fast_len(n, real=True)
     frequency = np.maximum(np.arange(size // 2 + 1, dtype=np.float32) * np.float32(rate / size), 40)
     spectrum = rng.standard_normal(2 * len(frequency), np.float32).view(np.complex64)
@@ -200,9 +208,10 @@ def _event(rng: Rng, name: str, samples: int, rate: float) -> tuple[slice, np.nd
 
 
 def make_clip(seed: int, index: int, samples: int, rate: float) -> np.ndarray:
-    """Returns float32 [samples] in (-1, 1): clip `index`, of class `CLASSES[index % 20]`; no state but the arguments.
+    """Returns float32 [samples] in (-1, 1): clip `index`, of class `CLASSES[index % 20]`.
 
-    Peak -1 to -20 dB; noise of any colour 22 to 40 dB below the sound; in 3 of 10 clips a sound of another class, 14 to 22 dB below.
+    There is no state but the arguments. Peak -1 to -20 dB; noise of any colour 22 to 40 dB below
+    the sound; in 3 of 10 clips a sound of another class, 14 to 22 dB below.
     """
     rng = np.random.default_rng([seed, index])
     sound = _noise(rng, samples, rate, rng.uniform(0, 2)) * np.float32(
@@ -247,21 +256,24 @@ class OpenSynthetic:
 
 
 def load_synthetic(data: ConfigDict) -> Recordings:
-    """Returns `data.examples` clips of `data.seconds` at `data.sample_rate`, classes in turn; the seed is `data.split_seed`.
+    """Returns `data.examples` clips of `data.seconds` at `data.sample_rate`, classes in turn.
 
-    Twenty neighbours, one of each class, go to one part. Which one depends on the index and `data.holdout` alone: a larger
-    `data.examples` adds clips to the parts and moves none.
+    The seed is `data.split_seed`. Twenty neighbours, one of each class, go to one part. Which one
+    depends on the index and `data.holdout` alone: a larger `data.examples` adds clips to the parts
+    and moves none.
 
     Raises:
       UserError: fewer clips than classes, or clips or a rate too short for the sounds.
     """
     if data.examples < len(CLASSES):
         raise UserError(
-            f"data.examples is {data.examples}: give at least {len(CLASSES)}, a clip for each synthetic class"
+            f"data.examples is {data.examples}: give at least {len(CLASSES)}, a clip for each "
+            "synthetic class"
         )
     if data.sample_rate < 4000 or data.seconds < 0.1:
         raise UserError(
-            f"data.sample_rate {data.sample_rate} with data.seconds {data.seconds}: synthetic sounds need at least 4000 Hz and 0.1 s"
+            f"data.sample_rate {data.sample_rate} with data.seconds {data.seconds}: synthetic "
+            "sounds need at least 4000 Hz and 0.1 s"
         )
     train, validation, _ = data.holdout
     # Multiples of the golden ratio fill [0, 1) evenly, however many there are.

@@ -1,8 +1,10 @@
-"""TFDS data sets as recordings, without TensorFlow: our own builders, and any that is prepared as ArrayRecord."""
+"""TFDS data sets as recordings, without TensorFlow.
+
+Our own builders, and any data set that is prepared as ArrayRecord.
+"""
 
 import contextlib
 import fcntl
-import io
 import json
 import logging
 import os
@@ -13,31 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 from ml_collections import ConfigDict
 
-from sacjax.data.recordings import Recordings
+from sacjax import io
+from sacjax.data.recordings import Clip, Recordings
+from sacjax.data.sources.files import FileClip
+from sacjax.data.sources.records import Records
 from sacjax.errors import UserError, nearest
 
-INDEX = ".sacjax_index.json"  # all but the audio of a prepared data set, so that it is read from its records only once
+# All but the audio of a prepared data set, so that it is read from its records only once.
+INDEX = ".sacjax_index.json"
 INDEX_VERSION = 2  # 2: labels that are not known are null
-NAMES = (
-    "name",
-    "audio/filename",
-    "filename",
-    "file_name",
-    "id",
-    "audio_id",
-    "path",
-)  # features that may name a record
-GROUPS = ("group", "src_file", "speaker", "speaker_id")  # features that must not cross a split
+# Features that may name a record, and those that must not cross a split.
+NAMES = ("name", "audio/filename", "filename", "file_name", "id", "audio_id", "path")
+GROUPS = ("group", "src_file", "speaker", "speaker_id")
 
 
 class MemoryClip:
     """A clip whose samples are in memory, int16 or float32 [n, channels]."""
 
     def __init__(self, samples: np.ndarray, sample_rate: int):
+        """Takes the samples and their rate in Hz. Raises ValueError where there are none."""
         if not len(samples):
             raise ValueError("it has no samples")
         self.samples, self.sample_rate, self.num_samples = samples, sample_rate, len(samples)
@@ -60,13 +58,9 @@ class OpenTfds:
         sample_rate: int,
         scale: float,
     ):
-        self.folder, self.splits, self.feature, self.sample_rate, self.scale = (
-            folder,
-            splits,
-            feature,
-            sample_rate,
-            scale,
-        )
+        """Takes where the data set is, and what `_index` found out about it."""
+        self.folder, self.splits, self.feature = folder, splits, feature
+        self.sample_rate, self.scale = sample_rate, scale
         self.stops = np.cumsum(sizes)
         self.sources: list | None = None
         self.reader: Any = None
@@ -78,7 +72,8 @@ class OpenTfds:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state | {"lock": threading.Lock()}
 
-    def __call__(self, i: int) -> MemoryClip:
+    def __call__(self, i: int) -> Clip:
+        """Reads record i. Raises whatever a damaged record makes its reader raise."""
         with self.lock:
             if self.sources is None:
                 builder = _from_directory(self.folder)
@@ -88,8 +83,7 @@ class OpenTfds:
         record = self.sources[split][int(i - (self.stops[split - 1] if split else 0))]
         audio = self.reader.deserialize_example_np(record)[self.feature]
         if isinstance(audio, bytes):  # Audio(lazy_decode=True) keeps files as they are
-            samples, rate = soundfile.read(io.BytesIO(audio), dtype="float32", always_2d=True)
-            return MemoryClip(samples, rate)
+            return FileClip("", content=audio)
         audio = audio if audio.ndim == 2 else audio[:, None]
         if np.issubdtype(audio.dtype, np.integer) and audio.dtype != np.int16:
             peak = float(np.abs(audio.astype(np.float64)).max(initial=0.0))
@@ -100,12 +94,14 @@ class OpenTfds:
 def load_tfds(data_config: ConfigDict) -> Recordings:
     """Returns the recordings of a TFDS data set.
 
-    `data.name` is one of ours (`esc50/esc50`, `esc50/esc10`, `fsdd/official`, `fsdd/loso`), prepared here on first use from
-    the published layout in `data.path` or else from the published archive, or any other that is prepared as ArrayRecord in
-    `data.data_dir`. The audio feature and the label are found by their types; without a label the recordings are unlabelled.
+    `data.name` is one of ours (`esc50/esc50`, `esc50/esc10`, `fsdd/official`, `fsdd/loso`),
+    prepared here on first use from the published layout in `data.path` or else from the published
+    archive, or any other that is prepared as ArrayRecord in `data.data_dir`. The audio feature and
+    the label are found by their types; without a label the recordings are unlabelled.
 
     Raises:
-      UserError: an unknown or unprepared data set, no audio feature, several labels, a failed download.
+      UserError: an unknown or unprepared data set, no audio feature, several labels, a failed
+        download.
     """
     from sacjax.data.tfds_builders import BUILDERS
 
@@ -156,7 +152,10 @@ def load_tfds(data_config: ConfigDict) -> Recordings:
 def _prepare(
     builder_class: Any, base: str, config: str, data_config: ConfigDict
 ) -> tuple[str, dict]:
-    """Returns (folder, table) of one of our builders, prepared unless it is already; a broken preparation is redone."""
+    """Returns (folder, table) of one of our builders, prepared unless it is already.
+
+    A broken preparation is redone.
+    """
     import tensorflow_datasets as tfds
 
     known = [c.name for c in builder_class.BUILDER_CONFIGS]
@@ -183,7 +182,8 @@ def _prepare(
 def _prepare_locked(
     builder_class: Any, folder: Path, root: Path, config: str, data_config: ConfigDict
 ) -> tuple[str, dict]:
-    # TFDS prepares in a folder `incomplete…` and renames it at the end: what has the right name was once finished.
+    # TFDS prepares in a folder `incomplete…` and renames it at the end: what has the right name was
+    # once finished.
     for attempt in (1, 2):
         try:
             with contextlib.redirect_stdout(sys.stderr):
@@ -200,9 +200,8 @@ def _prepare_locked(
                 ) from error
             shutil.rmtree(folder, ignore_errors=True)
         finally:
-            for left in folder.parent.glob(
-                "incomplete.*"
-            ):  # of a run that was killed; the lock is ours
+            # Of a run that was killed; the lock is ours.
+            for left in folder.parent.glob("incomplete.*"):
                 shutil.rmtree(left, ignore_errors=True)
     raise AssertionError
 
@@ -222,22 +221,24 @@ def _find(name: str, data_dir: str, ours: list[str]) -> str:
     ) as error:
         where = data_dir or tfds.core.constants.DATA_DIR
         raise UserError(
-            f"data.name: {name} is not prepared in {where} (data.data_dir), and is not one of ours ({', '.join(ours)}): prepare it "
-            "with TFDS and file_format='array_record'"
+            f"data.name: {name} is not prepared in {where} (data.data_dir), and is not one of ours "
+            f"({', '.join(ours)}): prepare it with TFDS and file_format='array_record'"
         ) from error
 
 
 def _from_directory(folder: str) -> Any:
     import tensorflow_datasets as tfds
 
-    from sacjax.data.tfds_builders import published  # noqa: F401  lets TFDS's Audio feature do without TensorFlow
+    # Lets TFDS's Audio feature do without TensorFlow.
+    from sacjax.data.tfds_builders import published  # noqa: F401
 
     return tfds.builder_from_directory(folder)
 
 
-def _raw(builder: Any, split: str) -> ArrayRecordDataSource:
+def _raw(builder: Any, split: str) -> Records:
     """Returns the serialized records of a split."""
-    return ArrayRecordDataSource(builder.info.splits[split].file_instructions)
+    info = builder.info.splits[split]
+    return Records(list(zip(map(str, info.filepaths), info.shard_lengths, strict=True)))
 
 
 def _subset(builder: Any, keys: list[str]) -> Any:
@@ -248,7 +249,10 @@ def _subset(builder: Any, keys: list[str]) -> Any:
 
 
 def _official(name: str, splits: list[str], sizes: list[int]) -> list[str] | None:
-    """Returns each record's 'train', 'validation' or 'test' by its TFDS split, or None where there is one split only."""
+    """Returns each record's 'train', 'validation' or 'test' by its TFDS split.
+
+    None where there is one split only.
+    """
     if len(splits) == 1:
         return None
     prefixes = {
@@ -264,17 +268,21 @@ def _official(name: str, splits: list[str], sizes: list[int]) -> list[str] | Non
     ]
     if None in parts:
         raise UserError(
-            f"data.name {name}: its splits {', '.join(splits)} are not all train, validation or test"
+            f"data.name {name}: its splits {', '.join(splits)} are not all train, validation "
+            "or test"
         )
     return [str(part) for part, size in zip(parts, sizes, strict=True) for _ in range(size)]
 
 
 def _index(builder: Any) -> dict:
-    """Returns all but the audio of a prepared TFDS data set as columns, read from its records once and then from a file."""
+    """Returns all but the audio of a prepared TFDS data set as columns.
+
+    They are read from its records once, and then from a file.
+    """
     info = builder.info
     splits = [name for name, split in info.splits.items() if split.num_examples]
     files = [path for split in splits for path in info.splits[split].filepaths]
-    stamp: list = [[Path(path).name, os.stat(path).st_size] for path in files]
+    stamp: list[Any] = [[Path(path).name, os.stat(path).st_size] for path in files]
     stamp.append(INDEX_VERSION)
     path = Path(builder.data_dir) / INDEX
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -283,13 +291,12 @@ def _index(builder: Any) -> dict:
             return table
     if not str(files[0] if files else "").count(".array_record"):
         raise UserError(
-            f"{builder.data_dir}: prepare it with file_format='array_record' ({info.file_format} has no random access)"
+            f"{builder.data_dir}: prepare it with file_format='array_record' ({info.file_format} "
+            "has no random access)"
         )
     table = _scan(builder, splits) | {"stamp": stamp}
-    with contextlib.suppress(OSError):  # a data set that others share may be read-only
-        partial = path.with_name(f"{INDEX}.{os.getpid()}")
-        partial.write_text(json.dumps(table))
-        os.replace(partial, path)
+    with contextlib.suppress(UserError):  # a data set that others share may be read-only
+        io.write_json(path, table)
     return table
 
 
@@ -313,7 +320,8 @@ def _scan(builder: Any, splits: list[str]) -> dict:
     candidates = [key for key in labels if key != group]
     if label is None and len(candidates) > 1:
         raise UserError(
-            f"{builder.name}: it has several labels ({', '.join(candidates)}) and none is called 'label'"
+            f"{builder.name}: it has several labels ({', '.join(candidates)}) and none is called "
+            "'label'"
         )
     label = label or (candidates[0] if candidates else None)
     name = next((key for key in NAMES if isinstance(features.get(key), tfds.features.Text)), None)
@@ -355,7 +363,10 @@ def _scan(builder: Any, splits: list[str]) -> dict:
 
 
 def _scale(builder: Any, splits: list[str], feature: str) -> float:
-    """Returns what full scale is in a data set's integers. TFDS keeps 16-bit and wider audio alike as int64: look at some."""
+    """Returns what full scale is in a data set's integers.
+
+    TFDS keeps 16-bit and wider audio alike as int64: look at some.
+    """
     dtype = builder.info.features[feature].np_dtype
     if dtype in (np.int8, np.int32):
         return float(np.iinfo(dtype).max) + 1

@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import shutil
+import socket
 import types
 import urllib.request
 import zipfile
@@ -140,7 +141,7 @@ def download(url: str, target: Path) -> Path:
     """
     if target.is_file():
         return target
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    partial = target.with_name(f"{target.name}.{socket.gethostname()}.{os.getpid()}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(url, timeout=30) as response, open(partial, "wb") as file:

@@ -254,7 +254,7 @@ def test_array_record_folder_mistakes(tmp_path):
     with pytest.raises(UserError, match="no metadata.json in it"):
         load_array_record(data)
     (tmp_path / "none" / "plan.json").write_text("{}")
-    with pytest.raises(UserError, match="not finished: run sacjax.prepare again"):
+    with pytest.raises(UserError, match="not finished: run sacjax prepare again"):
         load_array_record(data)
     (tmp_path / "none" / "metadata.json").write_text('{"version": 1')
     with pytest.raises(UserError, match="damaged"):
