@@ -24,7 +24,7 @@ def load(where: "str | Path", which: str | None = None, stage: str | None = None
 
     Args:
       where: a workdir, or `hf:FOLDER` of a checkpoint that transformers' `save_pretrained` wrote.
-      which: its `best` or `last` checkpoint; None: the one that its config's `eval.checkpoint` says.
+      which: its `best` or `last` checkpoint; None: what its config's `eval.checkpoint` says.
       stage: of the workdir; None: its last stage that has a checkpoint.
 
     Raises:
@@ -60,4 +60,6 @@ def __getattr__(name: str) -> Any:
     try:
         return importlib.import_module(f"sacjax.{name}")
     except ModuleNotFoundError as error:
+        if error.name != f"sacjax.{name}":  # a library that the module needs is not there
+            raise
         raise AttributeError(f"module 'sacjax' has no attribute '{name}'") from error

@@ -306,6 +306,8 @@ def identities(stage: Stage, indices: np.ndarray) -> set[tuple[str, ...]]:
     if recordings.paths is not None:
         return {("file", recordings.paths[i]) for i in indices}
     where = str(Path(data.path).absolute()) if data.path else ""
+    if data.source == "synthetic":  # of another seed, other sounds have the same names
+        where = f"seed {data.split_seed}"
     name = data.name.partition("/")[0]
     return {(data.source, name, where, recordings.names[i]) for i in indices}
 

@@ -1,10 +1,13 @@
 """Small audio and small experiments for tests."""
 
 import atexit
+import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import jaxtyping
 import numpy as np
@@ -38,32 +41,28 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_opti
 
 @pytest.fixture
 def clean_environment():
-    """The environment without what chooses a compilation cache, for processes that import sacjax."""
+    """The environment without a compilation cache, for processes that import sacjax."""
     kept = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
     return kept | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 
 
-@pytest.fixture
-def folder_of_sounds(tmp_path):
-    """DIR/<label>/*.wav: low and high tones, 12 clips each, 0.5 s at 8 kHz, easily told apart."""
-    root = tmp_path / "sounds"
+def write_tones(root):
+    """Writes DIR/<label>/*.wav: 12 low and 12 high tones of 0.5 s at 8 kHz, easily told apart."""
     rng = np.random.default_rng(0)
     time = np.arange(4000) / 8000
     for label, low, high in (("high", 1500, 3000), ("low", 100, 600)):
         (root / label).mkdir(parents=True)
         for k in range(12):
-            tone = 0.4 * np.sin(
-                2 * np.pi * rng.uniform(low, high) * time
-            ) + 0.02 * rng.standard_normal(4000)
+            tone = 0.4 * np.sin(2 * np.pi * rng.uniform(low, high) * time)
+            tone += 0.02 * rng.standard_normal(4000)
             sf.write(root / label / f"{label}{k:02d}.wav", tone, 8000)
     return root
 
 
-@pytest.fixture
-def small_overrides(folder_of_sounds):
-    """Overrides that make configs/folder.py an experiment of seconds on `folder_of_sounds`."""
+def overrides_for(sounds):
+    """Returns overrides that make configs/folder.py an experiment of seconds on `write_tones`."""
     return [
-        f"--config.supervised.data.path={folder_of_sounds}",
+        f"--config.supervised.data.path={sounds}",
         "--config.supervised.data.sample_rate=8000",
         "--config.supervised.data.seconds=0.5",
         "--config.supervised.frontend.n_fft=256",
@@ -77,6 +76,70 @@ def small_overrides(folder_of_sounds):
         "--config.supervised.train.evaluate_every=6",
         "--config.supervised.eval.batch_size=8",
     ]
+
+
+@pytest.fixture
+def folder_of_sounds(tmp_path):
+    """A folder of `write_tones`."""
+    return write_tones(tmp_path / "sounds")
+
+
+@pytest.fixture
+def small_overrides(folder_of_sounds):
+    """Overrides that make configs/folder.py an experiment of seconds on `folder_of_sounds`."""
+    return overrides_for(folder_of_sounds)
+
+
+@contextlib.contextmanager
+def shared_folder(tmp_path_factory, name):
+    """Gives (a folder that pytest's workers share, whether it is new) to one worker at a time."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    with open(base / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done, folder = base / f"{name}.done", base / name
+        yield folder, not done.is_file()
+        done.touch()
+
+
+class Trained(NamedTuple):
+    """A finished run that tests read, and leave as it is."""
+
+    workdir: Path
+    sounds: Path
+    overrides: list[str]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """configs/folder.py, trained on tones for 30 steps."""
+    from sacjax.commands import train
+
+    with shared_folder(tmp_path_factory, "trained") as (root, new):
+        overrides = overrides_for(root / "sounds") + [
+            "--config.supervised.train.steps=30",
+            "--config.supervised.train.evaluate_every=10",
+            "--config.profile=True",
+        ]
+        run = Trained(root / "run", root / "sounds", overrides)
+        if new:
+            shutil.rmtree(root, ignore_errors=True)
+            write_tones(run.sounds)
+            config = str(ROOT / "configs" / "folder.py")
+            train.main(["--config", config, "--workdir", str(run.workdir), *overrides])
+    return run
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory):
+    """{name: workdir}: a pretrained wav2vec2 and a classifier, small_cnn, both of random values."""
+    from workdirs import write_workdir
+
+    kinds = {"wav2vec2": "wav2vec2", "small_cnn": "classification"}
+    with shared_folder(tmp_path_factory, "networks") as (root, new):
+        for name, objective in kinds.items() if new else ():
+            write_workdir(root / name, name, objective)
+    return {name: root / name for name in kinds}
 
 
 @pytest.fixture

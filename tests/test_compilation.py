@@ -1,16 +1,25 @@
-"""What a process does first: it finds what another one compiled, and keeps the memory that it frees."""
+"""What a process does first: it finds what was compiled, and keeps the memory that it frees."""
 
 import platform
 import subprocess
 import sys
 
+import jax
 import pytest
 
+from sacjax import compilation
+
 PROGRAM = """
-import logging, sys, jax, jax.numpy as jnp
+import jax, jax.numpy as jnp
 from sacjax.compilation import enable_cache
+
 hits = []
-jax.monitoring.register_event_listener(lambda name, **_: hits.append(name) if name.endswith("/cache_hits") else None)
+
+def note(name, **_):
+    if name.endswith("/cache_hits"):
+        hits.append(name)
+
+jax.monitoring.register_event_listener(note)
 print(enable_cache())
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.jit(lambda x: jnp.sin(x) @ jnp.cos(x))(jnp.ones([7, 7])).block_until_ready()
@@ -18,60 +27,68 @@ print(len(hits) > 0)
 """
 
 
-def run(environment):
-    answer = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
-    )
-    return answer.stdout.split()
+def answer(program, environment):
+    """Returns the words that a program of its own process prints."""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.split()
 
 
 def test_a_second_process_does_not_compile(tmp_path, clean_environment):
     environment = clean_environment | {"XDG_CACHE_HOME": str(tmp_path)}
-    folder, hit = run(environment)
+    folder, hit = answer(PROGRAM, environment)
     assert folder.startswith(str(tmp_path / "sacjax")) and hit == "False"
-    assert run(environment) == [folder, "True"]
+    assert answer(PROGRAM, environment) == [folder, "True"]
 
 
-def test_a_folder_of_the_users_choice_or_one_that_cannot_be_written(tmp_path, clean_environment):
-    assert run(clean_environment | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own")})[0] == str(
-        tmp_path / "own"
-    )
+@pytest.fixture
+def cache_folder():
+    """Puts JAX's cache folder back."""
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_a_folder_of_the_users_choice_or_one_that_cannot_be_written(
+    tmp_path, monkeypatch, cache_folder
+):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))  # JAX_COMPILATION_…
+    assert compilation.enable_cache() == tmp_path / "own" and (tmp_path / "own").is_dir()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own")
     (tmp_path / "file").write_text("")
-    assert run(clean_environment | {"XDG_CACHE_HOME": str(tmp_path / "file")})[0] == "None"
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert compilation.enable_cache() is None and jax.config.jax_compilation_cache_dir is None
 
 
 MEMORY = """
-import ctypes, resource
+import ctypes, os, resource
 from sacjax import compilation
-print(compilation.keep_freed_memory())
+
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-libc.memset.argtypes, libc.free.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], [ctypes.c_void_p]
-for _ in range(3):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    block = libc.malloc(1 << 28)
-    libc.memset(block, 1, 1 << 28)
-    libc.free(block)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+
+def touched():
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = libc.malloc(1 << 28)
+        libc.memset(block, 1, 1 << 28)
+        libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(compilation.keep_freed_memory(), touched())
+del os.environ["SACJAX_KEEP_MEMORY"]
+print(compilation.keep_freed_memory(), touched())
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's malloc")
 def test_freed_memory_is_kept_unless_it_shall_not(clean_environment):
-    def touched(**more):
-        done = subprocess.run(
-            [sys.executable, "-c", MEMORY],
-            env=clean_environment | more,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        kept, faults = done.stdout.split()
-        return kept == "True", int(faults)
-
-    left, faults = touched(SACJAX_KEEP_MEMORY="0")
-    assert not left and faults > 100
-    kept, fewer = touched()
-    if not kept:
+    words = answer(MEMORY, clean_environment | {"SACJAX_KEEP_MEMORY": "0"})
+    left, faults, kept, fewer = words
+    assert left == "False" and int(faults) > 100
+    if kept == "False":
         pytest.skip("an accelerator is here: memory is left alone")
-    assert fewer < faults / 10
+    assert int(fewer) < int(faults) / 10

@@ -2,24 +2,15 @@
 
 import numpy as np
 import pytest
-from workdirs import RATE, write_workdir
+from workdirs import RATE
 
 from sacjax import hear
-from sacjax.commands import embed
 from sacjax.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("hear")
-    for name, objective in (("wav2vec2", "contrastive"), ("small_cnn", "classification")):
-        write_workdir(root / name, name, objective)
-    return root
-
-
 @pytest.fixture(scope="module", params=["wav2vec2", "small_cnn"])
-def model(request, folders):
-    return hear.load_model(str(folders / request.param))
+def model(request, networks):
+    return hear.load_model(str(networks[request.param]))
 
 
 def noise(sounds, seconds, seed=0):
@@ -110,12 +101,12 @@ def test_sizes_are_few_and_at_most_a_quarter_too_long():
     assert len({size for size in sizes if 1024 < size <= 2048}) == 4
 
 
-def test_mistakes_of_the_user(folders):
+def test_mistakes_of_the_user(networks, tmp_path):
     with pytest.raises(UserError, match="needs a workdir"):
         hear.load_model()
     with pytest.raises(UserError, match="not a workdir"):
-        hear.load_model(str(folders))
-    model = hear.Model(embed.load(folders / "small_cnn"))
+        hear.load_model(str(tmp_path))
+    model = hear.load_model(str(networks["small_cnn"]))
     for shape in ((4000,), (0, 4000), (2, 0)):
         with pytest.raises(UserError, match="audio has shape"):
             hear.get_scene_embeddings(np.zeros(shape), model)

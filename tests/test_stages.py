@@ -1,17 +1,25 @@
-"""Stages in turn, and what they hand over."""
+"""Stages in turn: what they hand over, what is refused, which checkpoint is judged."""
 
+import itertools
 import json
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from processes import run_python
+from quick_stages import share_trainers
 
 from sacjax import config as config_lib
-from sacjax import stages as experiment
+from sacjax import inference, objectives, stages
+from sacjax.data import pipeline, sources, splits
+from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
-from sacjax.train import checkpoint
+from sacjax.inference.evaluate import evaluate_workdirs
+from sacjax.objectives.base import Frozen, Loss, Objective, build_encoder
+from sacjax.train.checkpoint import Checkpoints
 
 CONFIG = """
 from sacjax import config as config_lib
@@ -20,7 +28,8 @@ def get_config():
     c = config_lib.default(first=config_lib.stage(), second=config_lib.stage())
     c.tensorboard = False
     for s in (c.first, c.second):
-        s.data.source, s.data.examples, s.data.sample_rate, s.data.seconds = "synthetic", 100, 8000, 0.25
+        s.data.source, s.data.examples = "synthetic", 100
+        s.data.sample_rate, s.data.seconds = 8000, 0.25
         s.frontend.n_fft, s.frontend.hop_length, s.frontend.n_mels = 256, 128, 16
         s.model.name, s.model.encoder = "small_cnn", dict(channels=(4, 4), hidden=8)
         s.train.batch_size, s.train.steps, s.eval.batch_size = 8, 1, 16
@@ -28,29 +37,56 @@ def get_config():
     return c
 """
 
+# The command to train and the one to evaluate, one after the other.
+COMMANDS = """
+import sys
+from sacjax.commands import train
+train.main(["--config", sys.argv[1], "--workdir", sys.argv[2]])
+print("EVALUATED")
+train.main(["--mode=eval", "--workdir", sys.argv[2]])
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick_stages(monkeypatch):
+    share_trainers(monkeypatch)
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Loads the config above with overrides, such as 'first.train.steps=2'."""
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG)
+    return lambda *changes: config_lib.load(str(path), [f"--config.{c}" for c in changes])
+
+
+ONLY_FIRST = "stages=('first',)"
+
+
+def encoder_of(workdir, stage=None):
+    return nnx.state(inference.load_trained(workdir, "last", stage).model.encoder, nnx.Param)
+
 
 def test_a_stage_starts_from_an_earlier_ones_encoder_on_two_devices(tmp_path):
     config, workdir = tmp_path / "config.py", tmp_path / "run"
     config.write_text(CONFIG)
-    done = run_python("-m", "sacjax.main", "--config", config, "--workdir", workdir, devices=2)
+    done = run_python("-c", COMMANDS, config, workdir, devices=2)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "second: test accuracy" in done.stdout
-    both = [
-        100 * scores["test/accuracy"]
-        for scores in json.loads((workdir / "results.json").read_text()).values()
-    ]
-    assert f"test accuracy: first {both[0]:.1f} %, second {both[1]:.1f} %" in done.stdout
-    first, second = (
-        checkpoint.load_trained(workdir, "last", name).model.encoder for name in ("first", "second")
-    )
-    jax.tree.map(
-        np.testing.assert_array_equal, nnx.state(first, nnx.Param), nnx.state(second, nnx.Param)
-    )
-    evaluated = run_python("-m", "sacjax.main", "--mode=eval", "--workdir", workdir, devices=2)
-    assert evaluated.returncode == 0, evaluated.stderr[-2000:]
-    assert "test/accuracy" in evaluated.stdout
+    trained, evaluated = done.stdout.split("EVALUATED")
+    assert "second: test accuracy" in trained
+    results = json.loads((workdir / "results.json").read_text())
+    both = [100 * scores["test/accuracy"] for scores in results.values()]
+    assert f"test accuracy: first {both[0]:.1f} %, second {both[1]:.1f} %" in trained
+    first, second = (encoder_of(workdir, name) for name in ("first", "second"))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert "test/accuracy" in evaluated
     page = (workdir / "report.html").read_text()
     assert "Training of first" in page and "Training of second" in page
+
+
+SHARED = "config.first trains on .* of the clips that config.second is tested on, such as"
+NO_VALIDATION = "needs a validation part, which is empty"
+WITHOUT_VALIDATION = "second.data.holdout=(0.8,0.0,0.2)", "second.data.validation_fraction=0.0"
 
 
 @pytest.mark.parametrize(
@@ -73,159 +109,273 @@ def test_a_stage_starts_from_an_earlier_ones_encoder_on_two_devices(tmp_path):
             "first.init_from='second'",
             "config.first.init_from is 'second', which does not run before first",
         ),
+        (("first.data.holdout=(0.9,0.0,0.1)", "transductive=True"), SHARED),
+        (
+            (*WITHOUT_VALIDATION, "second.train.early_stopping=2"),
+            f"config.second.train.early_stopping {NO_VALIDATION}",
+        ),
+        (
+            (*WITHOUT_VALIDATION, "second.eval.checkpoint=best"),
+            f"config.second.eval.checkpoint=best {NO_VALIDATION}",
+        ),
+        (
+            "first.data.holdout=(0.0,0.5,0.5)",
+            "config.first.data: the training part is empty; see data.fold, data.holdout",
+        ),
     ],
 )
-def test_what_does_not_fit_is_told_before_the_first_stage_trains(tmp_path, change, message):
-    (tmp_path / "config.py").write_text(CONFIG)
+def test_what_does_not_fit_is_told_before_the_first_stage_trains(tmp_path, load, change, message):
+    changes = (change,) if isinstance(change, str) else change
     with pytest.raises(UserError, match=message):
-        experiment.run(
-            config_lib.load(str(tmp_path / "config.py"), [f"--config.{change}"]), tmp_path / "run"
-        )
+        stages.run(load(*changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("own", ["first", "elsewhere"])
-def test_the_checkpoint_that_hands_over_is_the_one_that_was_evaluated(tmp_path, monkeypatch, own):
-    """`load_trained` takes it from the other stage's `eval.checkpoint` where it is not told."""
-    (tmp_path / "config.py").write_text(CONFIG)
-    config = config_lib.load(str(tmp_path / "config.py"), [f"--config.second.init_from='{own}'"])
-    asked = []
-    monkeypatch.setattr(
-        experiment.checkpoint, "load_trained", lambda *args: asked.append(args) or 1 / 0
+# Clips that an earlier stage trains on and a later one is tested on
+
+
+def prepared(train, test, supervised=False, **source):
+    """Returns a stage as `check_leaks` sees it: its data, and whether it learns labels."""
+    names = [f"clip{k}" for k in range(6)]
+    data = dict(source="folder", path="/sounds", name="", split_seed=0)
+    data.update({key: value for key, value in source.items() if key != "paths"})
+    recordings = Recordings(names, [()] * 6, (), lambda k: None, paths=source.get("paths"))
+    return SimpleNamespace(
+        name="",
+        stage=SimpleNamespace(data=SimpleNamespace(**data)),
+        recordings=recordings,
+        parts={"train": np.array(train, int), "test": np.array(test, int)},
+        objective=SimpleNamespace(needs_labels=supervised),
     )
+
+
+def check_leaks(transductive=False, **made):
+    for name, stage in made.items():
+        stage.name = name
+    stages.check_leaks(SimpleNamespace(transductive=transductive), made)
+
+
+LEAK = "config.pretrain trains on 1 of the clips that config.finetune is tested on, such as clip2"
+
+
+def test_pretraining_on_clips_of_a_later_test_is_refused_unless_the_config_says_transductive():
+    made = dict(pretrain=prepared([0, 1, 2], [5]), finetune=prepared([0, 1], [2, 3], True))
+    with pytest.raises(UserError, match=f"{LEAK}: .*or set config.transductive=True"):
+        check_leaks(**made)
+    check_leaks(**made, transductive=True)
+    check_leaks(pretrain=prepared([0, 1], [5]), finetune=prepared([0, 1], [2, 3], True))
+    check_leaks(finetune=made["finetune"], pretrain=made["pretrain"])  # it comes later
+
+
+def test_a_supervised_stage_never_trains_on_clips_of_a_later_test():
+    made = dict(pretrain=prepared([0, 2], [5], True), finetune=prepared([0, 1], [2, 3], True))
+    for transductive in (False, True):
+        with pytest.raises(UserError, match=LEAK) as told:
+            check_leaks(**made, transductive=transductive)
+        assert "transductive" not in str(told.value)
+
+
+def test_files_are_the_same_clips_whatever_lists_them_and_records_by_their_data_set():
+    files = [f"/sounds/{k}.wav" for k in range(6)]
+    later = prepared([0], [2], True, paths=files)
+    shifted = [f"/sounds/{k + 1}.wav" for k in range(6)]
+    listed = dict(source="manifest", path="/sounds/list.csv", paths=shifted)
+    with pytest.raises(UserError, match="such as /sounds/2.wav"):
+        check_leaks(pretrain=prepared([1], [], **listed), finetune=later)
+    check_leaks(pretrain=prepared([2], [], **listed), finetune=later)
+    esc10 = prepared([0], [2], True, source="tfds", path="", name="esc50/esc10")
+    with pytest.raises(UserError, match="such as clip2"):
+        esc50 = prepared([2], [], source="tfds", path="", name="esc50/all")
+        check_leaks(pretrain=esc50, finetune=esc10)
+    other = prepared([2], [], source="tfds", path="", name="fsdd")
+    check_leaks(pretrain=other, finetune=esc10)
+    made, other = (
+        prepared([2], [2], True, source="synthetic", path="", split_seed=k) for k in (0, 1)
+    )
+    with pytest.raises(UserError, match="such as clip2"):
+        check_leaks(pretrain=made, finetune=made)
+    check_leaks(pretrain=other, finetune=made)  # other sounds by the same names
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize("own", ["first", "elsewhere"])
+def test_the_checkpoint_that_hands_over_is_the_one_that_was_evaluated(
+    tmp_path, monkeypatch, load, own
+):
+    """`load_trained` takes it from the other stage's `eval.checkpoint` where it is not told."""
+    config = load(f"second.init_from='{own}'")
+    asked = []
+    monkeypatch.setattr(inference, "load_trained", lambda *args: asked.append(args) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        experiment.start_from(config.second, config, tmp_path)
+        stages.pretrained_of(config.second, config, tmp_path)
     assert asked == [(tmp_path, None, "first") if own == "first" else (own, None)]
 
 
-def test_a_workdirs_encoder_gives_its_shape_and_asks_for_its_sample_rate(tmp_path):
-    (tmp_path / "config.py").write_text(CONFIG)
-    source, encoder = tmp_path / "source", "{'channels': (4, 4), 'hidden': 12}"
-    config = config_lib.load(
-        str(tmp_path / "config.py"),
-        ["--config.stages=('first',)", f"--config.first.model.encoder={encoder}"],
-    )
-    experiment.run(config, source)
-    overrides = [
-        "--config.stages=('second',)",
-        f"--config.second.init_from={source}",
-        "--config.second.model.encoder={}",
+def test_results_evaluation_and_inference_are_of_one_checkpoint_that_of_the_config(tmp_path, load):
+    changes = [
+        ONLY_FIRST,
+        "first.train.steps=3",
+        "first.train.evaluate_every=1",
+        "first.optimizer.learning_rate=0.02",
+        "first.eval.best=validation/loss",
+        "first.eval.best_mode=min",
     ]
-    config = config_lib.load(str(tmp_path / "config.py"), overrides)
-    assert experiment.resolve(config).second.model.encoder.to_dict() == {
-        "channels": (4, 4),
-        "hidden": 12,
-    }
-    experiment.run(config, tmp_path / "run")
-    trained = (
-        checkpoint.load_trained(folder, "last").model.encoder
-        for folder in (source, tmp_path / "run")
-    )
-    jax.tree.map(
-        np.testing.assert_array_equal, *(nnx.state(encoder, nnx.Param) for encoder in trained)
-    )
+    losses = []
+    for which in ("last", "best"):
+        workdir = tmp_path / which
+        results = stages.run(load(*changes, f"first.eval.checkpoint={which}"), workdir)["first"]
+        checkpoints = Checkpoints(workdir, "first", mode="min")
+        best, last = checkpoints.best(), checkpoints.latest()
+        assert best < last == 3
+        model = inference.load_trained(workdir)
+        assert model.step == (last if which == "last" else best)
+        scores = evaluate_workdirs([str(workdir)], [], "test")
+        judged = {name: value for name, value in results.items() if name.startswith("test/")}
+        assert scores == pytest.approx(judged, rel=1e-5)
+        losses.append(results["test/loss"])
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_workdirs_encoder_gives_its_shape_and_asks_for_its_sample_rate(tmp_path, load):
+    source = tmp_path / "source"
+    encoder = {"channels": (4, 4), "hidden": 12}
+    stages.run(load(ONLY_FIRST, f"first.model.encoder={encoder}"), source)
+    config = load("stages=('second',)", f"second.init_from={source}", "second.model.encoder={}")
+    assert stages.resolve(config).second.model.encoder.to_dict() == encoder
+    stages.run(config, tmp_path / "run")
+    trained = (encoder_of(folder) for folder in (source, tmp_path / "run"))
+    jax.tree.map(np.testing.assert_array_equal, *trained)
     config.second.data.sample_rate = 16000
-    with pytest.raises(
-        UserError,
-        match=f"sample_rate is 16000, but {source} was trained at 8000 Hz: set it to that",
-    ):
-        experiment.run(config, tmp_path / "other")
+    wanted = f"sample_rate is 16000, but {source} was trained at 8000 Hz: set it to that"
+    with pytest.raises(UserError, match=wanted):
+        stages.run(config, tmp_path / "other")
     config.second.data.sample_rate, config.second.model.name = 8000, "spectrogram_resnet"
-    with pytest.raises(
-        UserError, match=f"init_from={source} needs config.second.model.name=small_cnn"
-    ):
-        experiment.run(config, tmp_path / "other")
-    with pytest.raises(
-        UserError, match="not a workdir of sacjax .* a folder of transformers' is hf:"
-    ):
-        config.second.init_from = str(tmp_path / "nowhere")
-        experiment.resolve(config)
+    wanted = f"init_from={source} needs config.second.model.name=small_cnn"
+    with pytest.raises(UserError, match=wanted):
+        stages.run(config, tmp_path / "other")
+    config.second.init_from = str(tmp_path / "nowhere")
+    wanted = "not a workdir of sacjax .* a folder of transformers' is hf:"
+    with pytest.raises(UserError, match=wanted):
+        stages.resolve(config)
 
 
-def test_a_workdir_is_another_experiments_only_once_something_is_saved(tmp_path, monkeypatch):
-    (tmp_path / "config.py").write_text(CONFIG)
-    load = lambda *changes: config_lib.load(  # noqa: E731
-        str(tmp_path / "config.py"),
-        ["--config.stages=('first',)", *(f"--config.first.{change}" for change in changes)],
-    )
+# Runs that go on
+
+
+def test_a_workdir_is_another_experiments_only_once_something_is_saved(tmp_path, monkeypatch, load):
+    def fail(*args):
+        raise UserError("too many bad files")
+
     with monkeypatch.context() as broken:
-        broken.setattr(
-            experiment, "fit", lambda *args: (_ for _ in ()).throw(UserError("too many bad files"))
-        )
+        broken.setattr(stages, "fit", fail)
         with pytest.raises(UserError, match="too many bad files"):
-            experiment.run(load(), tmp_path / "run")
-    experiment.run(load("data.examples=90"), tmp_path / "run")
-    with pytest.raises(
-        UserError, match="holds a different experiment: config.first.data.examples is 90 there"
-    ):
-        experiment.run(load(), tmp_path / "run")
+            stages.run(load(ONLY_FIRST), tmp_path / "run")
+    stages.run(load(ONLY_FIRST, "first.data.examples=90"), tmp_path / "run")
+    wanted = "holds a different experiment: config.first.data.examples is 90 there"
+    with pytest.raises(UserError, match=wanted):
+        stages.run(load(ONLY_FIRST), tmp_path / "run")
 
 
-def test_a_run_goes_on_where_only_how_it_is_carried_out_has_changed(tmp_path, capsys):
-    (tmp_path / "config.py").write_text(CONFIG)
-    start = [
-        "--config.stages=('first',)",
-        "--config.checkpoint.every=1",
-        "--config.first.train.steps=2",
-    ]
-    config = config_lib.load(str(tmp_path / "config.py"), start)
-    results = experiment.run(config, tmp_path / "run")
+def test_a_run_goes_on_where_only_how_it_is_carried_out_has_changed(tmp_path, load, capsys):
+    start = [ONLY_FIRST, "checkpoint.every=1", "first.train.steps=2"]
+    results = stages.run(load(*start), tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()
     capsys.readouterr()
-    changes = [
+    changed = load(
+        *start,
         "checkpoint.keep=1",
         "mesh.fsdp=-1",
         "mesh.data=1",
         "profile=True",
         "first.data.cache=True",
-    ]
-    changed = config_lib.load(
-        str(tmp_path / "config.py"), [*start, *(f"--config.{change}" for change in changes)]
     )
-    again = experiment.run(changed, tmp_path / "run")
+    again = stages.run(changed, tmp_path / "run")
     assert "first: goes on from step 2" in capsys.readouterr().out
     assert again["first"]["test/loss"] == pytest.approx(results["first"]["test/loss"], rel=1e-5)
     with pytest.raises(UserError, match="config.first.train.steps is 2 there and 3 here"):
-        experiment.run(
-            config_lib.load(str(tmp_path / "config.py"), [*start, "--config.first.train.steps=3"]),
-            tmp_path / "run",
-        )
+        stages.run(load(*start, "first.train.steps=3"), tmp_path / "run")
 
 
-def test_a_stage_that_was_killed_goes_on_without_its_source(tmp_path):
+def test_a_stage_that_was_killed_goes_on_without_its_source(tmp_path, load):
     """The source of a stage that has a checkpoint is not read again."""
-    (tmp_path / "config.py").write_text(CONFIG)
     source, workdir = tmp_path / "source", tmp_path / "run"
-    config = config_lib.load(str(tmp_path / "config.py"), ["--config.stages=('first',)"])
-    experiment.run(config, source)
-    overrides = [
-        "--config.stages=('second',)",
-        f"--config.second.init_from={source}",
-        "--config.checkpoint.every=1",
-    ]
-    config = config_lib.load(str(tmp_path / "config.py"), overrides)
-    results = experiment.run(config, workdir)
+    stages.run(load(ONLY_FIRST), source)
+    config = load("stages=('second',)", f"second.init_from={source}", "checkpoint.every=1")
+    results = stages.run(config, workdir)
     (workdir / "results.json").unlink()
     source.rename(tmp_path / "gone")
-    assert json.loads(json.dumps(experiment.run(config, workdir))) == results
+    assert json.loads(json.dumps(stages.run(config, workdir))) == results
+
+
+# An objective that prepares something on the host
+
+
+class Centroid(Objective):
+    """Frames are near what the first two training batches sound like, on average."""
+
+    prepared = 0
+
+    def prepare(self, batches):
+        """Mean level of the batches, [1]."""
+        type(self).prepared += 1
+        given = itertools.islice(batches(), 2)
+        return {"level": np.float32([np.mean([np.abs(b["audio"]).mean() for b in given])])}
+
+    def build(self, rngs, artifacts=None):
+        """An encoder with a variable that stays as it is."""
+        model = nnx.Module()
+        model.encoder = build_encoder(self.stage, rngs)
+        model.level = Frozen(jnp.zeros([1]) if artifacts is None else artifacts["level"])
+        return model
+
+    def loss(self, model, batch, ctx):
+        """Squares of the differences."""
+        embedding = self.embed(model, batch, ctx)
+        errors = ((embedding - model.level[...]) ** 2).mean(-1) * batch["mask"]
+        total = errors.sum(), batch["mask"].sum()
+        return Loss(*total, {"loss": total})
+
+
+def test_what_an_objective_prepares_is_made_once_of_its_batches_and_kept(
+    tmp_path, monkeypatch, load
+):
+    monkeypatch.setitem(objectives.OBJECTIVES, "centroid", Centroid)
+    config = load(
+        ONLY_FIRST, "first.objective.name=centroid", "checkpoint.every=1", "first.train.steps=2"
+    )
+    results = stages.run(config, tmp_path / "run")
+    data = config.first.data
+    recordings = sources.load(data)
+    train = splits.split(recordings, data)["train"]
+    batches = iter(pipeline.train_batches(recordings, train, data, 8, config.seed, labels=False))
+    want = np.mean([np.abs(next(batches)["audio"]).mean() for _ in range(2)])
+    model = inference.load_trained(tmp_path / "run").model
+    np.testing.assert_allclose(model.level[...], [want], rtol=1e-6)
+    assert np.isfinite(results["first"]["test/loss"]) and Centroid.prepared == 1
+    (tmp_path / "run" / "results.json").unlink()
+    assert stages.run(config, tmp_path / "run") == results  # it goes on, and prepares nothing
+    assert Centroid.prepared == 1
+
+
+# What is printed
 
 
 @pytest.mark.parametrize(("shuffled", "warned"), [(0.05, False), (0.21, True)])
 def test_a_pretraining_that_is_no_better_than_chance_says_so(capsys, shuffled, warned):
     stage = config_lib.stage()
-    stage.eval.splits = ("validation",)
+    stage.eval.splits, stage.objective.name = ("validation",), "wav2vec2"
     scores = dict(
+        loss=1.0,
         contrastive_accuracy=0.22,
         chance_accuracy=0.05,
         shuffled_accuracy=shuffled,
         code_perplexity_1=41.7,
     )
-    experiment.print_scores(
-        "pretrain", {f"validation/{key}": value for key, value in scores.items()}, stage
-    )
+    values = {f"validation/{key}": value for key, value in scores.items()}
+    stages.print_scores("pretrain", values, stage, objectives.build(stage))
     lines = capsys.readouterr().out.splitlines()
-    assert (
-        lines[0]
-        == "pretrain: validation contrastive accuracy 22.0 % (chance 5.0 %), code perplexity 41.7"
-    )
+    said = "contrastive accuracy 22.0 % (chance 5.0 %), code perplexity 41.7"
+    assert lines[0] == f"pretrain: validation {said}"
     assert any("encoder/conv" in line for line in lines[1:]) == warned

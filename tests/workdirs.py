@@ -9,16 +9,21 @@ from sacjax import config as config_lib
 from sacjax import objectives
 from sacjax.data import sources
 from sacjax.train import checkpoint
+from sacjax.train.state import new_state, split_model
 
 RATE = 8000
 ENCODERS = {
     "wav2vec2": dict(
-        size="tiny", conv_channels=(16,) * 5, conv_kernels=(10, 3, 3, 3, 2), conv_strides=(5, 2, 2, 2, 2), positional_kernel=16,
+        size="tiny",
+        conv_channels=(16,) * 5,
+        conv_kernels=(10, 3, 3, 3, 2),
+        conv_strides=(5, 2, 2, 2, 2),
+        positional_kernel=16,
         positional_groups=4,
     ),
     "small_cnn": dict(channels=(4, 4), hidden=8),
     "spectrogram_resnet": dict(width=4, stem="small"),
-}  # fmt: skip
+}
 
 
 def config_of(name, objective="classification"):
@@ -35,8 +40,10 @@ def config_of(name, objective="classification"):
 
 
 def random_values(make, seed=3):
-    """Returns the module that `make()` makes with random values in it: scales about 1, statistics positive, kernels that keep the
-    size of what goes in. Nothing is compiled for them."""
+    """Returns the module that `make()` makes, with random values in it; nothing is compiled.
+
+    Scales are about 1, statistics positive, and kernels keep the size of what goes in.
+    """
     rng = np.random.default_rng(seed)
 
     def value(path, leaf):
@@ -55,11 +62,46 @@ def random_values(make, seed=3):
     return nnx.merge(graphdef, params, extra)
 
 
+def objective_of(config):
+    """Returns the objective of a config of `config_of`, and its label names."""
+    names = sources.load(config.supervised.data).class_names
+    return objectives.build(config.supervised, names, np.ones(len(names))), names
+
+
+def network_of(name, objective="classification"):
+    """Returns the network that `write_workdir` writes."""
+    made, _ = objective_of(config_of(name, objective))
+    return random_values(lambda: made.build(nnx.Rngs(0)))
+
+
 def write_workdir(folder, name, objective="classification"):
     """Writes a workdir with a random network, as if it had been trained; returns the network."""
     config = config_of(name, objective)
-    names = sources.load(config.supervised.data).class_names
-    made = objectives.build(config.supervised, names, np.ones(len(names)))
-    model = random_values(lambda: made.build(nnx.Rngs(0)))
-    checkpoint.write_trained(folder, config, "supervised", names, model)
+    model = network_of(name, objective)
+    checkpoint.write_trained(folder, config, "supervised", objective_of(config)[1], model)
     return model
+
+
+def write_best_and_last(folder, default):
+    """Writes a workdir with two checkpoints of a classifier, which say the same of every sound.
+
+    The best, of step 1, says the first label; the last, of step 2, the second.
+
+    Args:
+      folder: of the workdir.
+      default: its `eval.checkpoint`.
+    """
+    config = config_of("small_cnn")
+    config.supervised.eval.checkpoint = default
+    _, names = objective_of(config)
+    checkpoint.write_labels(folder, "supervised", names)
+    (folder / "config.json").write_text(config_lib.to_json(config))
+    checkpoints = checkpoint.Checkpoints(folder, "supervised", asynchronous=False)
+    for step, metric in ((1, 0.9), (2, 0.5)):
+        _, params, buffers = split_model(network_of("small_cnn"))
+        params["encoder"]["dense"]["kernel"] *= step
+        params["head"]["kernel"] *= 0
+        params["head"]["bias"] = jnp.eye(len(names))[step - 1]
+        state = new_state(params, buffers, {}, {}, ema=False, log_every=1)
+        checkpoints.save(step, state, {}, metric)
+    checkpoints.close()

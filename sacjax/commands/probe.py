@@ -4,8 +4,8 @@
         [--random] [--output FILE.json]
 
 embeds the training and the test part of a data set once (default: the workdir's own) and prints the
-test accuracy of nearest neighbours, of a linear classifier, and of linear classifiers trained on few
-labels. The validation part is not used.
+test accuracy of nearest neighbours, of a linear classifier, and of linear classifiers trained on
+few labels. The validation part is not used.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def data_of(model: Any, spec: str | None, name: str | None, overrides: list[str]
     if spec:
         config = config_lib.load(spec, overrides)
         name = name or config.stages[-1]
-    elif not model.step and not model.config[model.stage].data.path:
+    elif model.step is None:
         raise UserError("--config is missing: this checkpoint has no data set of its own to probe")
     else:
         # A copy: the model reads sound as it was trained to, whatever is overridden.
@@ -77,7 +77,7 @@ def run(
     test: np.ndarray,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Returns the results of all probes of vectors [N, D], labels [N] and the indices of two parts."""
+    """Returns the results of all probes of vectors [N, D], labels [N] and two parts' indices."""
     four = vectors[train], labels[train], vectors[test], labels[test]
     shots = few_shot(*four, args.shots, args.draws, args.seed)
     return {
@@ -144,7 +144,6 @@ def main(argv: list[str] | None = None) -> int:
     overrides = config_lib.overrides_from(unknown)
     from sacjax import compilation, inference
     from sacjax.data import sources
-    from sacjax.io import write_json
 
     compilation.start()
     model = inference.load(args.checkpoint, args.which, args.checkpoint_stage)
@@ -180,8 +179,21 @@ def main(argv: list[str] | None = None) -> int:
             "draws": args.draws,
             "seed": args.seed,
         }
-        write_json(Path(args.output), {"about": about, **results})
+        write(Path(args.output), {"about": about, **results})
     return 0
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    """Writes results as JSON, in a folder that is made. Raises UserError where it cannot be."""
+    from sacjax.io import write_json
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output {path}: cannot be written: {error.strerror}; choose another place"
+        ) from error
+    write_json(path, results, indent=1)
 
 
 def probed_vectors(

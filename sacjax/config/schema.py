@@ -115,6 +115,7 @@ def check_stage(c: ConfigDict) -> None:
         )
     models.check(c.model)
     objectives.check(c)
+    objectives.OBJECTIVES[c.objective.name].Options(**c.objective.options)  # checks their values
     evaluators.check(c)
     augment.check(c.augment.waveform, "waveform")
     augment.check(c.augment.spectrogram, "spectrogram")

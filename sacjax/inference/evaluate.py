@@ -28,23 +28,22 @@ def evaluate_workdirs(
 ) -> dict[str, float]:
     """Evaluates trained workdirs, several as an ensemble (mean probabilities).
 
-    The mesh and the batch are those of the workdirs' configs with the overrides, on whatever devices
-    there are here. Scores and predictions are written to `output`.
+    The batch is that of the workdirs' configs with the overrides, on whatever devices there are
+    here. Scores and predictions are written to `output`.
 
     Args:
       workdirs: one or more.
       overrides: `--config.….=…` strings: another data set with the same labels, another mesh.
       split: train, validation, test, or all.
       which: the best or the last checkpoint; None: what each stage's `eval.checkpoint` says.
-      output: folder for `scores.json` and `predictions.csv`; default `<first workdir>/eval/<split>`.
+      output: folder for `scores.json` and `predictions.csv`; None: `<first workdir>/eval/<split>`.
 
     Raises:
-      UserError: an unknown split or label, an empty part, workdirs with different labels, or devices
-        and batches that do not fit.
+      UserError: an unknown split or label, an empty part, workdirs with different labels, or
+        devices and batches that do not fit.
     """
     folder = Path(output) if output else Path(workdirs[0]) / "eval" / split
     prepared = [_prepare(workdir, overrides) for workdir in workdirs]
-    _writable(folder)
     found = [
         _judged(workdir, which, split, folder, *one)
         for workdir, one in zip(workdirs, prepared, strict=True)
@@ -55,13 +54,15 @@ def evaluate_workdirs(
         same = judged.recordings.names == first.recordings.names
         if judged.recordings.class_names != first.recordings.class_names:
             raise UserError(
-                f"{workdir}: its labels differ from those of {workdirs[0]}; an ensemble needs the same"
+                f"{workdir}: its labels differ from those of {workdirs[0]}; an ensemble needs the "
+                "same"
             )
         if not same or not np.array_equal(judged.parts[split], indices):
             raise UserError(
-                f"{workdir}: its {split} part differs from that of {workdirs[0]}; an ensemble needs "
-                "the same clips"
+                f"{workdir}: its {split} part differs from that of {workdirs[0]}; an ensemble "
+                "needs the same clips"
             )
+    _writable(folder)
     total, seen = np.zeros([]), np.ones(len(indices), bool)
     for judged in found:
         logits, read = judged.predict(indices)

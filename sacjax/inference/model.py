@@ -80,8 +80,8 @@ class Model:
     module: Any
     """The objective's `nnx.Module`, with `.encoder`."""
 
-    step: int = 0
-    """The update that its checkpoint is of."""
+    step: int | None = None
+    """The update that its checkpoint is of; None: it was not trained here."""
 
     sharding: Any = None
     """Where its variables are; None: one device."""

@@ -96,7 +96,7 @@ class Classification(Objective):
             example = (optax.sigmoid_binary_cross_entropy(logits, target) * weights).mean(-1)
             weight = known
         if self.stage.data.multi_label:
-            correct = ((logits > 0) == (label > 0.5)).all(-1)
+            correct = ((logits >= 0) == (label > 0.5)).all(-1)  # a half is a yes, as in `scores`
         else:
             correct = jnp.argmax(logits, -1) == jnp.argmax(label, -1)
         total, count = (example * weight).sum(), weight.sum()

@@ -1,54 +1,35 @@
-"""The learning-rate finder on curves with a known answer, and once for real."""
+"""`sacjax lr-find` once for real, and its mistakes."""
 
-import numpy as np
 import pytest
-from processes import run_python
 
-from sacjax.commands.lr_find import smooth, suggest, sweep
+from sacjax.commands import lr_find
 from sacjax.errors import UserError
 
 
-def test_suggestion_is_at_the_steepest_descent():
-    rates = np.logspace(-6, 0, 200)
-    losses = 2.3 - 1.5 / (
-        1 + np.exp(-4 * (np.log10(rates) + 3))
-    )  # a logistic fall, steepest at 1e-3
-    assert 1e-3 <= suggest(rates, losses) <= 10**-2.4  # the average lags a little
-
-
-def test_a_loss_that_only_rises_is_an_error():
-    with pytest.raises(UserError, match="does not fall"):
-        suggest(np.logspace(-6, 0, 50), np.linspace(1, 5, 50))
-
-
-def test_smoothing_as_worked_by_hand():
-    np.testing.assert_allclose(
-        smooth(np.array([1.0, 3.0]), 0.5), [1.0, (0.25 * 1 + 0.5 * 3) / 0.75]
-    )
-
-
-def test_sweep_stops_when_the_loss_explodes():
-    values = iter([1.0, 0.9, 0.8, 50.0, 60.0])
-    losses = sweep(
-        lambda state, batch: (state, next(values)), None, iter(range(10)), np.logspace(-3, 0, 5)
-    )
-    assert losses.tolist() == [1.0, 0.9, 0.8, 50.0]
-
-
-def test_command_suggests_a_rate_and_draws(tmp_path, small_overrides):
-    done = run_python(
-        "-m",
-        "sacjax.commands.lr_find",
-        "--config",
-        "configs/folder.py",
-        "--output",
-        tmp_path,
-        "--steps",
-        60,
-        *small_overrides,
-    )
-    assert done.returncode == 0, done.stderr
-    rate = float(done.stdout.split("suggested learning rate: ")[1].split()[0])
+def test_command_suggests_a_rate_and_draws(tmp_path, small_overrides, capsys):
+    output = tmp_path / "deep" / "out"
+    start = ["--config", "configs/folder.py", "--output", str(output), "--steps", "60"]
+    assert lr_find.main([*start, *small_overrides]) == 0
+    said = capsys.readouterr().out
+    rate = float(said.split("suggested learning rate: ")[1].split()[0])
     assert 1e-6 < rate < 1
-    assert (tmp_path / "lr_find.png").stat().st_size > 5000
-    assert len((tmp_path / "lr_find.csv").read_text().splitlines()) > 10
+    assert (output / "lr_find.png").stat().st_size > 5000
+    assert len((output / "lr_find.csv").read_text().splitlines()) > 10
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--start", "0"], "--start must lie above 0"),
+        (["--start", "1", "--end", "0.1"], "below --end"),
+        (["--steps", "9"], "--steps be 10 or more"),
+        (["--stage", "finetune"], "--stage is 'finetune'; known: supervised"),
+        (["--stpes", "3"], "unknown argument '--stpes'"),
+        (["--config.supervised.data.pth=x"], "did you mean 'path'"),
+    ],
+)
+def test_mistakes_of_the_user(tmp_path, small_overrides, flags, message):
+    start = ["--config", "configs/folder.py", "--output", str(tmp_path / "out")]
+    with pytest.raises(UserError, match=message):
+        lr_find.main([*start, *small_overrides, *flags])
+    assert not (tmp_path / "out").exists()

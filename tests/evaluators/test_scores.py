@@ -1,19 +1,13 @@
-"""Scores against scikit-learn and worked values; predictions over windows, on one host and on two."""
+"""Scores against scikit-learn and worked values."""
 
-import csv
-import os
-import socket
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pytest
-from processes import ROOT, simulated
 from sklearn import metrics as sk
 
 from sacjax.errors import UserError
-from sacjax.evaluators import evaluate
+from sacjax.evaluators.scores import calibration_error, scores
 
 NAMES = tuple("abcdef")
 
@@ -34,7 +28,7 @@ def made_up(seed=0, size=120):
 
 def test_single_label_agrees_with_sklearn():
     p, labels = made_up()
-    guess, got = p.argmax(1), evaluate.scores(p, labels, NAMES, top_k=2)
+    guess, got = p.argmax(1), scores(p, labels, NAMES, top_k=2)
     precision, recall, f1, _ = sk.precision_recall_fscore_support(labels, guess)
     want = {
         "accuracy": sk.accuracy_score(labels, guess),
@@ -63,7 +57,7 @@ def test_multi_label_agrees_with_sklearn():
     rng = np.random.default_rng(1)
     truth = (rng.random([90, 6]) < 0.3).astype(np.float32)
     p = np.clip(0.5 * rng.random([90, 6]) + 0.4 * truth, 0, 1)
-    got = evaluate.scores(p, truth, NAMES)
+    got = scores(p, truth, NAMES)
     assert got["accuracy"] == pytest.approx(sk.accuracy_score(truth, p >= 0.5))
     assert got["macro_f1"] == pytest.approx(sk.f1_score(truth, p >= 0.5, average="macro"))
     assert got["roc_auc"] == pytest.approx(sk.roc_auc_score(truth, p))
@@ -77,7 +71,7 @@ def test_multi_label_agrees_with_sklearn():
 def test_absent_classes_are_left_out_without_nan_or_warnings():
     p, _ = made_up(size=40)
     labels = np.repeat([0, 1], 20)  # c to f are predicted, but never true
-    got = evaluate.scores(p, labels, NAMES)
+    got = scores(p, labels, NAMES)
     assert np.isfinite(list(got.values())).all()
     f1 = [sk.f1_score(labels == k, p.argmax(1) == k) for k in (0, 1)]
     assert got["macro_f1"] == pytest.approx(np.mean(f1))
@@ -91,51 +85,49 @@ def test_absent_classes_are_left_out_without_nan_or_warnings():
 
 
 def test_a_class_that_is_never_predicted_has_precision_zero():
-    got = evaluate.scores(np.tile([0.9, 0.1], (4, 1)), np.array([0, 0, 1, 1]), ("a", "b"))
+    got = scores(np.tile([0.9, 0.1], (4, 1)), np.array([0, 0, 1, 1]), ("a", "b"))
     assert got["precision/b"] == got["recall/b"] == got["f1/b"] == 0.0
     assert got["precision/a"] == 0.5 and got["recall/a"] == 1.0
 
 
 def test_one_class_only():
     p, _ = made_up(size=30)
-    got = evaluate.scores(p, np.full(30, 2), NAMES)
+    got = scores(p, np.full(30, 2), NAMES)
     assert np.isfinite(list(got.values())).all() and "roc_auc" not in got
     assert got["mean_average_precision"] == 1.0
     truth = np.zeros([30, 6])
-    assert evaluate.scores(p, truth, NAMES)["macro_f1"] == 0.0
+    assert scores(p, truth, NAMES)["macro_f1"] == 0.0
     truth[:, 3] = 1
-    got = evaluate.scores(p, truth, NAMES)
+    got = scores(p, truth, NAMES)
     assert np.isfinite(list(got.values())).all() and "roc_auc" not in got
 
 
 def test_what_cannot_be_scored_is_refused():
     p, labels = made_up(size=10)
     with pytest.raises(ValueError, match="no examples"):
-        evaluate.scores(p[:0], labels[:0], NAMES)
+        scores(p[:0], labels[:0], NAMES)
     with pytest.raises(ValueError, match="from 0 to 5"):
-        evaluate.scores(p, np.full(10, -1), NAMES)  # NumPy would take it for the last class
+        scores(p, np.full(10, -1), NAMES)  # NumPy would take it for the last class
     with pytest.raises(ValueError, match="from 0 to 5"):
-        evaluate.scores(p, np.full(10, 6), NAMES)
+        scores(p, np.full(10, 6), NAMES)
     with pytest.raises(ValueError, match="from 0 to 1"):
-        evaluate.scores(p, np.full([10, 6], 0.5), NAMES)
+        scores(p, np.full([10, 6], 0.5), NAMES)
     with pytest.raises(ValueError, match="do not fit 5 classes"):
-        evaluate.scores(p, labels % 5, NAMES[:5])
+        scores(p, labels % 5, NAMES[:5])
     p[3, 2] = np.nan
     with pytest.raises(UserError, match="of 1 of 10 clips are not finite.*optimizer.learning_rate"):
-        evaluate.scores(p, labels, NAMES)
+        scores(p, labels, NAMES)
 
 
 def test_calibration_error_worked_values():
     # Confidence 0.9, half of it right; confidence 0.6, all right: (2 * 0.4 + 2 * 0.4) / 4.
     p = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
     truth = np.eye(2, dtype=int)[[0, 1, 0, 0]]
-    assert evaluate.calibration_error(p, truth, multi=False) == pytest.approx(0.4)
-    assert (
-        evaluate.calibration_error(np.eye(2)[[0, 1]], np.eye(2, dtype=int)[[0, 1]], multi=False)
-        == 0.0
-    )
+    assert calibration_error(p, truth, multi=False) == pytest.approx(0.4)
+    sure = np.eye(2)[[0, 1]]
+    assert calibration_error(sure, sure.astype(int), multi=False) == 0.0
     # Multi-label: both sides of a decision count with the confidence of the side taken.
-    assert evaluate.calibration_error(
+    assert calibration_error(
         np.array([[0.8, 0.2]]), np.array([[1, 0]]), multi=True
     ) == pytest.approx(0.2)
 
@@ -144,97 +136,22 @@ def test_bootstrap_interval_agrees_with_scipy():
     from scipy import stats
 
     p, labels = made_up(size=200)
-    got = evaluate.scores(p, labels, NAMES, seed=3, bootstrap=4000)
+    got = scores(p, labels, NAMES, seed=3, bootstrap=4000)
     correct = (p.argmax(1) == labels).astype(float)
     want = stats.bootstrap(
         (correct,), np.mean, n_resamples=4000, method="percentile", random_state=0
     ).confidence_interval
     assert got["accuracy_low"] == pytest.approx(want.low, abs=0.01)
     assert got["accuracy_high"] == pytest.approx(want.high, abs=0.01)
-    assert got == evaluate.scores(p, labels, NAMES, seed=3, bootstrap=4000)
-    assert "accuracy_low" not in evaluate.scores(p, labels, NAMES, bootstrap=0)
+    assert got == scores(p, labels, NAMES, seed=3, bootstrap=4000)
+    assert "accuracy_low" not in scores(p, labels, NAMES, bootstrap=0)
 
 
-def test_predict_means_logits_over_windows_and_leaves_out_clips_with_a_bad_one():
-    def batch(index, mask, value):
-        return dict(
-            index=np.array(index), mask=np.array(mask, np.float32), value=np.array(value, float)
-        )
-
-    batches = [
-        batch([0, 2, 0], [1, 1, 1], [1.0, 5.0, 3.0]),
-        batch([2, 3, -1], [1, 0, 0], [6.0, 9.0, 99.0]),
-    ]
-    batches += [batch([4, 4, -1], [0, 1, 0], [7.0, 8.0, 99.0])]
-    logits, seen = evaluate.predict(lambda b: np.stack([b["value"], -b["value"]], 1), batches, 5, 2)
-    np.testing.assert_allclose(logits, [[2, -2], [0, 0], [5.5, -5.5], [0, 0], [0, 0]])
-    assert seen.tolist() == [True, False, True, False, False]
-    with pytest.raises(ValueError, match="2 rows of logits for a batch of 3"):
-        evaluate.predict(lambda b: np.zeros([2, 2]), batches, 4, 2)
-
-
-WORKER = """
-import sys, jax, numpy as np
-jax.config.update("jax_platforms", "cpu"); jax.config.update("jax_cpu_collectives_implementation", "gloo")
-rank = int(sys.argv[2])
-jax.distributed.initialize(f"localhost:{sys.argv[1]}", num_processes=2, process_id=rank)
-from jax.sharding import Mesh
-from sacjax.evaluators import evaluate
-from sacjax.train import sharding
-mesh = Mesh(np.array(jax.devices())[[2, 1, 3, 0]], ("data",))  # hosts interleaved
-double = jax.jit(lambda x: np.array([2.0, -2.0]) * x[:, None], out_shardings=sharding.over_batch(mesh))
-rows = np.arange(16).reshape(2, 2, 4)[:, rank]  # two batches; each host has four rows of either
-batches = [dict(index=r.astype(np.int32), mask=(r < 15).astype(np.float32)) for r in rows]
-def on_mesh(batch):
-    return double(sharding.put_batch({"x": batch["index"].astype(np.float32)}, mesh)["x"])
-for apply in on_mesh, lambda b: np.array([2.0, -2.0], np.float32) * b["index"][:, None]:
-    logits, seen = evaluate.predict(apply, batches, 16, 2)
-    want = np.array([2.0, -2.0]) * np.arange(16)[:, None]; want[15] = 0
-    assert np.array_equal(logits, want), logits
-    assert seen.tolist() == [True] * 15 + [False]
-print("equal")
-"""
-
-
-def test_predict_on_two_hosts_whatever_the_order_of_the_mesh():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": simulated(2)}
-    hosts = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, port, str(k)],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for k in range(2)
-    ]
-    try:
-        for host in hosts:
-            out, err = host.communicate(timeout=120)
-            assert host.returncode == 0 and "equal" in out, err[-2000:]
-    finally:
-        for host in hosts:
-            host.kill()
-
-
-def test_write_predictions(tmp_path):
-    rows = [
-        dict(file='a,"b".wav', split="test", label="dog", probabilities=np.array([0.25, 0.75])),
-        dict(file="naïve-\udcff.wav", split="test", label="", probabilities=np.array([0.625, 0.5])),
-    ]
-    path = tmp_path / "predictions.csv"
-    evaluate.write_predictions(path, rows, ("cat", "dog"))
-    with open(path, newline="", encoding="utf-8") as file:
-        head, *table = csv.reader(file)
-    assert head == ["file", "split", "label", "prediction", "cat", "dog"]
-    assert table[0] == ['a,"b".wav', "test", "dog", "dog", "0.25", "0.75"]
-    assert table[1] == ["naïve-\\udcff.wav", "test", "", "cat", "0.625", "0.5"]
-    evaluate.write_predictions(path, rows, ("cat", "dog"), multi_label=True)
-    assert [line.split(",")[-3] for line in path.read_text(encoding="utf-8").splitlines()[1:]] == [
-        "dog",
-        "cat|dog",
-    ]
-    assert list(tmp_path.iterdir()) == [path]
+def test_the_loss_of_one_decision_a_class_is_that_of_all_decisions_also_of_one_label():
+    p, labels = made_up()
+    got = scores(p, labels, NAMES, sigmoid=True)
+    want = np.mean([sk.log_loss(labels == k, p[:, k]) for k in range(6)])
+    assert got["loss"] == pytest.approx(want)
+    assert {k: v for k, v in scores(p, labels, NAMES).items() if k != "loss"} == {
+        k: v for k, v in got.items() if k != "loss"
+    }

@@ -1,8 +1,10 @@
-"""wav2vec 2.0's objective against transformers', NumPy written out by hand and chance; collapse, schedules, devices.
+"""wav2vec 2.0's objective against transformers', NumPy written out by hand and chance.
 
-Run as a script (`test_contrastive.py out.json`) it writes loss and metrics on one device and on all of them.
+Also collapse, schedules and devices: run as a script (`test_wav2vec2.py out.json`) it writes loss
+and metrics on one device and on all of them.
 """
 
+import csv
 import dataclasses
 import functools
 import json
@@ -15,24 +17,41 @@ import numpy as np
 import pytest
 import scipy.stats
 from flax import nnx
+from processes import run_python
+from quick_stages import share_trainers
 
 from sacjax import config as config_lib
+from sacjax import stages
+from sacjax.context import Context
 from sacjax.errors import UserError
-from sacjax.models.base import EncoderOutput
+from sacjax.models.base import EncoderOutput, Tokens
 from sacjax.objectives.wav2vec2 import (
-    Contrastive,
-    Options,
+    Masked,
     Pretraining,
+    Wav2Vec2Objective,
+    Wav2Vec2Options,
     draw_negatives,
     masked_positions,
 )
 from sacjax.train import sharding
-from sacjax.train.loop import make_program
+from sacjax.train.step import make_trainer
+from sacjax.views import View
 
 ENCODER = dict(  # a frame every 64 samples
-    size="tiny", conv_channels=(8, 8), conv_kernels=(10, 8), conv_strides=(8, 8), width=16, depth=1, heads=2, mlp_width=16,
-    positional_kernel=4, positional_groups=2, dropout=0.0, attention_dropout=0.0, projection_dropout=0.0,
-)  # fmt: skip
+    size="tiny",
+    conv_channels=(8, 8),
+    conv_kernels=(10, 8),
+    conv_strides=(8, 8),
+    width=16,
+    depth=1,
+    heads=2,
+    mlp_width=16,
+    positional_kernel=4,
+    positional_groups=2,
+    dropout=0.0,
+    attention_dropout=0.0,
+    projection_dropout=0.0,
+)
 OPTIONS = dict(
     codebook_entries=8,
     codebook_dim=8,
@@ -48,7 +67,7 @@ def tiny_stage(options=None, **optimizer):
     stage = config_lib.stage()
     stage.data.update(source="synthetic", examples=60, sample_rate=4000, seconds=SAMPLES / 4000)
     stage.model.update(name="wav2vec2", encoder=ENCODER)
-    stage.objective.update(name="contrastive", options=OPTIONS | (options or {}))
+    stage.objective.update(name="wav2vec2", options=OPTIONS | (options or {}))
     plain = dict(schedule="constant", warmup_fraction=0.0, weight_decay=0.0, clip_norm=0.0)
     stage.optimizer.update(plain | optimizer)
     stage.train.batch_size = 8
@@ -60,20 +79,18 @@ def audio_batch(lengths, mask=None, seed=0):
     rng = np.random.default_rng(seed)
     count = len(lengths)
     return dict(
-        audio=rng.normal(0, 0.1, [count, SAMPLES]).astype(np.float32), length=np.asarray(lengths, np.int32),
-        label=np.full(count, -1, np.int32), index=np.arange(count, dtype=np.int32),
+        audio=rng.normal(0, 0.1, [count, SAMPLES]).astype(np.float32),
+        length=np.asarray(lengths, np.int32),
+        label=np.full(count, -1, np.int32),
+        index=np.arange(count, dtype=np.int32),
         mask=np.ones(count, np.float32) if mask is None else np.asarray(mask, np.float32),
-    )  # fmt: skip
+    )
 
 
 def inputs_of(batch):
-    """Returns what the preprocessing makes of a batch: here, other names."""
-    return {
-        "inputs": batch["audio"],
-        "input_length": batch["length"],
-        "mask": batch["mask"],
-        "index": batch["index"],
-    }
+    """Returns the views of a batch: here, the clip as it is."""
+    view = View(batch["audio"], batch["length"])
+    return {"views": (view,), "mask": batch["mask"], "index": batch["index"]}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,28 +106,30 @@ def quick_compiles():
 class Sizes:
     """What the heads ask of an encoder."""
 
-    conv_features: int
+    token_features: int
     features: int
 
 
-def heads_of(conv_features, features, options, seed=0):
-    return Pretraining(Sizes(conv_features, features), options, nnx.Rngs(seed))
+def heads_of(token_features, features, options, seed=0):
+    return Pretraining(Sizes(token_features, features), options, nnx.Rngs(seed))
 
 
 def with_frames(heads, frames):
     """Returns a model whose encoder gives these frames, and its features as they are."""
 
-    def contextualize(features, lengths, mask, rngs=None):
-        return EncoderOutput(jnp.asarray(frames), lengths), features
+    def context(tokens, ctx, mask):
+        return EncoderOutput(jnp.asarray(frames), tokens.lengths)
 
     return SimpleNamespace(
-        encoder=SimpleNamespace(contextualize=contextualize), quantizer=heads.quantizer,
-        project_hidden=heads.project_hidden, project_quantized=heads.project_quantized,
-    )  # fmt: skip
+        encoder=SimpleNamespace(context=context, normalize=lambda features: features),
+        quantizer=heads.quantizer,
+        project_hidden=heads.project_hidden,
+        project_quantized=heads.project_quantized,
+    )
 
 
 def objective_of(**options):
-    return Contrastive(tiny_stage(options))
+    return Wav2Vec2Objective(tiny_stage(options))
 
 
 # Against transformers
@@ -121,25 +140,48 @@ TEMPERATURE, KAPPA, DIVERSITY = 1.7, 0.2, 0.3
 
 
 def hugging_face():
-    """Returns a small random Wav2Vec2ForPreTraining, the variant with layer norms, without dropout."""
+    """Returns a small random Wav2Vec2ForPreTraining of the kind with layer norms, no dropout."""
     torch = pytest.importorskip("torch", reason="torch is the reference")
     transformers = pytest.importorskip("transformers", reason="transformers is the reference")
     torch.manual_seed(0)
-    s, off = SIZES, ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout",
-                     "feat_quantizer_dropout", "final_dropout", "layerdrop", "mask_feature_prob")  # fmt: skip
+    s = SIZES
+    off = (
+        "hidden_dropout",
+        "attention_dropout",
+        "activation_dropout",
+        "feat_proj_dropout",
+        "feat_quantizer_dropout",
+        "final_dropout",
+        "layerdrop",
+        "mask_feature_prob",
+    )
     config = transformers.Wav2Vec2Config(
-        hidden_size=s["hidden"], num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        conv_dim=(s["conv"],) * 2, conv_kernel=(10, 4), conv_stride=(8, 4), feat_extract_norm="layer", conv_bias=True,
-        do_stable_layer_norm=True, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
-        num_codevector_groups=s["groups"], num_codevectors_per_group=s["entries"], codevector_dim=s["codes"],
-        proj_codevector_dim=s["projected"], num_negatives=s["negatives"], contrastive_logits_temperature=KAPPA,
-        diversity_loss_weight=DIVERSITY, **dict.fromkeys(off, 0.0),
-    )  # fmt: skip
+        hidden_size=s["hidden"],
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(s["conv"],) * 2,
+        conv_kernel=(10, 4),
+        conv_stride=(8, 4),
+        feat_extract_norm="layer",
+        conv_bias=True,
+        do_stable_layer_norm=True,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        num_codevector_groups=s["groups"],
+        num_codevectors_per_group=s["entries"],
+        codevector_dim=s["codes"],
+        proj_codevector_dim=s["projected"],
+        num_negatives=s["negatives"],
+        contrastive_logits_temperature=KAPPA,
+        diversity_loss_weight=DIVERSITY,
+        **dict.fromkeys(off, 0.0),
+    )
     return transformers.Wav2Vec2ForPreTraining(config)
 
 
 def published_draws(model, batch, samples, lengths):
-    """Returns (attention mask of the samples, mask [B, T'], negatives [B, T', N] among the flattened frames)."""
+    """Returns (attention mask of samples, mask [B, T'], negatives [B, T', N] among all frames)."""
     from transformers.models.wav2vec2 import modeling_wav2vec2 as reference
 
     torch = pytest.importorskip("torch")
@@ -153,15 +195,15 @@ def published_draws(model, batch, samples, lengths):
     return attention, mask, negatives
 
 
-def places_among_masked(mask, negatives, positions):
-    """Returns transformers' negatives, places among all frames of the batch, as places among the masked frames of the clip."""
+def numbers_among_masked(mask, negatives, positions):
+    """Returns transformers' negatives, of all frames of a batch, as numbers of masked frames."""
     out = np.zeros([*positions.shape, negatives.shape[-1]], np.int32)
     for b, row in enumerate(mask):
-        place = np.cumsum(row) - 1
+        number = np.cumsum(row) - 1
         for k in range(row.sum()):
             frames = negatives[b, positions[b, k]] - b * len(row)
             assert row[frames].all()
-            out[b, k] = place[frames]
+            out[b, k] = number[frames]
     return out
 
 
@@ -192,11 +234,11 @@ def test_losses_and_gradients_as_transformers(training, monkeypatch):
     )
     most = int(mask.sum(-1).max()) + 2
     positions, used = (np.asarray(x) for x in masked_positions(jnp.asarray(mask), most))
-    rows, key = np.arange(batch)[:, None], nnx.Rngs(dropout=3).dropout()
+    rows, ctx = np.arange(batch)[:, None], Context(jax.random.key(3) if training else None)
     noise = np.zeros([*mask.shape, SIZES["groups"], SIZES["entries"]], np.float32)
-    noise[rows, positions] = jax.random.gumbel(
-        key, (batch, most, SIZES["groups"], SIZES["entries"])
-    )
+    if training:
+        shape = (batch, most, SIZES["groups"], SIZES["entries"])
+        noise[rows, positions] = jax.random.gumbel(ctx.rng(2), shape)
     noise = torch.tensor(noise.reshape(-1, SIZES["entries"]))
     monkeypatch.setattr(
         torch.Tensor, "exponential_", lambda self, *_: self.copy_(torch.exp(-noise))
@@ -206,58 +248,50 @@ def test_losses_and_gradients_as_transformers(training, monkeypatch):
     base = model.wav2vec2(audio, **arguments)
 
     options = dict(
-        codebook_groups=SIZES["groups"], codebook_entries=SIZES["entries"], codebook_dim=SIZES["codes"],
-        projection_dim=SIZES["projected"], negatives=SIZES["negatives"], logit_temperature=KAPPA,
-        diversity_weight=DIVERSITY, temperature_start=TEMPERATURE, temperature_end=0.1,
-    )  # fmt: skip
+        codebook_groups=SIZES["groups"],
+        codebook_entries=SIZES["entries"],
+        codebook_dim=SIZES["codes"],
+        projection_dim=SIZES["projected"],
+        negatives=SIZES["negatives"],
+        logit_temperature=KAPPA,
+        diversity_weight=DIVERSITY,
+        temperature_start=TEMPERATURE,
+        temperature_end=0.1,
+    )
     objective = objective_of(**options)
-    heads = heads_of(SIZES["conv"], SIZES["hidden"], Options(**options))
+    heads = heads_of(SIZES["conv"], SIZES["hidden"], Wav2Vec2Options(**options))
     put_weights(heads, model)
     frame_lengths = np.array([int(model._get_feat_extract_output_lengths(n)) for n in lengths])
-    ours = places_among_masked(mask, negatives, positions)
+    ours = numbers_among_masked(mask, negatives, positions)
     graphdef, state = nnx.split(heads)
+    frames = base.last_hidden_state.detach().numpy()
+    features = jnp.asarray(base.extract_features.detach().numpy())
+    tokens = Tokens(features, jnp.asarray(frame_lengths))
 
     def loss(state):
-        stub = with_frames(nnx.merge(graphdef, state), base.last_hidden_state.detach().numpy())
-        rngs = nnx.Rngs(dropout=3) if training else None
-        features = base.extract_features.detach().numpy()
-        (total, _), sums = objective.loss_of(
-            stub,
-            jnp.asarray(features),
-            jnp.asarray(frame_lengths),
-            mask,
-            positions,
-            used,
-            ours,
-            0.0,
-            rngs,
-        )
-        return total, sums
+        stub = with_frames(nnx.merge(graphdef, state), frames)
+        found = objective.loss_of(stub, tokens, Masked(mask, positions, used, ours), ctx)
+        return found.total, found.metrics
 
     (total, sums), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state)
     assert sums["contrastive_loss"][1] == mask.sum()
-    assert (
-        0.01 < sums["identical_negatives"][0] / sums["identical_negatives"][1] < 0.9
-    )  # some coincide
+    identical, of_all = sums["identical_negatives"]
+    assert 0.01 < identical / of_all < 0.9  # some coincide
     np.testing.assert_allclose(sums["contrastive_loss"][0], want.contrastive_loss.item(), rtol=1e-4)
     np.testing.assert_allclose(sums["diversity_loss"][0], want.diversity_loss.item(), rtol=1e-4)
     np.testing.assert_allclose(total, want.loss.item(), rtol=1e-4)
     values = objective.summarize(sums)
     perplexity = want.codevector_perplexity.item()
-    np.testing.assert_allclose(
-        values["softmax_perplexity"] * SIZES["groups"], perplexity, rtol=1e-4
-    )
+    softmax = values["softmax_perplexity"] * SIZES["groups"]
+    np.testing.assert_allclose(softmax, perplexity, rtol=1e-4)
     if not training:  # of the codes themselves
-        np.testing.assert_allclose(
-            values["code_perplexity_1"] + values["code_perplexity_2"], perplexity, rtol=1e-4
-        )
+        of_codes = values["code_perplexity_1"] + values["code_perplexity_2"]
+        np.testing.assert_allclose(of_codes, perplexity, rtol=1e-4)
         return
     want.loss.backward()
+    codebook = model.quantizer.codevectors.grad.reshape(heads.quantizer.codebook.shape)
     pairs = (
-        (
-            grads["quantizer"]["codebook"],
-            model.quantizer.codevectors.grad.reshape(heads.quantizer.codebook.shape),
-        ),
+        (grads["quantizer"]["codebook"], codebook),
         (grads["quantizer"]["logits"]["kernel"], model.quantizer.weight_proj.weight.grad.T),
         (grads["quantizer"]["logits"]["bias"], model.quantizer.weight_proj.bias.grad),
         (grads["project_hidden"]["kernel"], model.project_hid.weight.grad.T),
@@ -269,16 +303,16 @@ def test_losses_and_gradients_as_transformers(training, monkeypatch):
         np.testing.assert_allclose(got[...], tensor.numpy(), rtol=0, atol=1e-4 * scale)
 
 
-# Masked places and negatives
+# Masked frames and negatives
 
 
-def test_places_of_the_masked_frames():
+def test_positions_of_the_masked_frames():
     mask = np.random.default_rng(0).uniform(size=(5, 20)) < 0.4
     mask[3] = False
     positions, used = (np.asarray(x) for x in masked_positions(jnp.asarray(mask), 16))
     np.testing.assert_array_equal(used.sum(-1), mask.sum(-1))
-    for row, places, there in zip(mask, positions, used, strict=True):
-        np.testing.assert_array_equal(places[there], np.flatnonzero(row))
+    for row, found, there in zip(mask, positions, used, strict=True):
+        np.testing.assert_array_equal(found[there], np.flatnonzero(row))
 
 
 def test_negatives_are_uniform_over_the_clips_other_masked_frames():
@@ -302,14 +336,15 @@ def test_negatives_depend_on_the_clip_alone():
 
 
 def random_case(options, batch, frames, seed=0):
-    """Returns (heads, features, frames of the encoder, mask, positions, used, negatives) for clips masked as a whole."""
+    """Returns (heads, token features, the encoder's frames, Masked) for clips masked as a whole."""
     rng = np.random.default_rng(seed)
     normal = lambda size: jnp.asarray(rng.standard_normal([batch, frames, size]), jnp.float32)
     mask = jnp.ones([batch, frames], bool)
     positions, used = masked_positions(mask, frames)
     keys = jax.random.split(jax.random.key(seed), batch)
     negatives = draw_negatives(keys, used.sum(-1), frames, options.negatives)
-    return heads_of(6, 16, options), normal(6), normal(16), mask, positions, used, negatives
+    masked = Masked(mask, positions, used, negatives)
+    return heads_of(6, 16, options), normal(6), normal(16), masked
 
 
 @functools.cache
@@ -317,41 +352,38 @@ def evaluator(options):
     objective = objective_of(**dataclasses.asdict(options))
     graphdef = nnx.graphdef(heads_of(6, 16, options))
 
-    def run(state, frames, *args):
-        return objective.loss_of(with_frames(nnx.merge(graphdef, state), frames), *args, 0.0, None)
+    def run(state, frames, tokens, masked):
+        model = with_frames(nnx.merge(graphdef, state), frames)
+        return objective.loss_of(model, tokens, masked, Context())
 
     return objective, jax.jit(run)
 
 
-def evaluate(options, heads, features, frames, *rest):
+def evaluate(options, heads, features, frames, masked):
     """Returns (objective, count, sums) of the loss without randomness."""
     objective, run = evaluator(options)
-    (_, count), sums = run(
-        nnx.state(heads), frames, features, jnp.full(len(features), features.shape[1]), *rest
-    )
-    return objective, count, sums
+    tokens = Tokens(features, jnp.full(len(features), features.shape[1]))
+    loss = run(nnx.state(heads), frames, tokens, masked)
+    return objective, loss.count, loss.metrics
 
 
 def by_hand(heads, features, frames, positions, used, negatives, kappa):
-    """Returns the contrastive loss summed over each clip's masked frames, and how many negatives coincide: plain loops."""
+    """Returns each clip's contrastive loss, and how many negatives coincide: plain loops."""
     linear = lambda layer, x: x @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])
     length_one = lambda x: x / np.linalg.norm(x)
     quantizer, codebook = heads.quantizer, np.asarray(heads.quantizer.codebook[...])
     losses, coinciding = np.zeros(len(features)), 0
     for b in range(len(features)):
-        places = positions[b][used[b]]
-        if len(places) < 2:
+        masked = positions[b][used[b]]
+        if len(masked) < 2:
             continue
-        logits = linear(quantizer.logits, features[b][places]).reshape(
-            len(places), quantizer.groups, quantizer.entries
-        )
-        codes = logits.argmax(-1)
-        vectors = [
-            np.concatenate([codebook[g][c[g]] for g in range(quantizer.groups)]) for c in codes
-        ]
+        logits = linear(quantizer.logits, features[b][masked])
+        codes = logits.reshape(len(masked), quantizer.groups, quantizer.entries).argmax(-1)
+        groups = range(quantizer.groups)
+        vectors = [np.concatenate([codebook[g][c[g]] for g in groups]) for c in codes]
         targets = [length_one(linear(heads.project_quantized, v)) for v in vectors]
-        for k, place in enumerate(places):
-            prediction = length_one(linear(heads.project_hidden, frames[b][place]))
+        for k, position in enumerate(masked):
+            prediction = length_one(linear(heads.project_hidden, frames[b][position]))
             alive = [j for j in negatives[b, k] if (codes[j] != codes[k]).any()]
             coinciding += negatives.shape[-1] - len(alive)
             scores = np.array([prediction @ targets[j] for j in [k, *alive]]) / kappa
@@ -360,16 +392,15 @@ def by_hand(heads, features, frames, positions, used, negatives, kappa):
 
 
 def test_coinciding_codes_and_lone_frames_as_written_out():
-    """Few entries, so that many negatives have the target's own code; one clip has one masked frame, one has none."""
-    options = Options(codebook_entries=2, codebook_dim=4, projection_dim=5, negatives=6)
-    heads, features, frames, mask, positions, _, _ = random_case(options, batch=4, frames=12)
-    mask = np.random.default_rng(3).uniform(size=mask.shape) < 0.6
+    """Few entries, so that many negatives have the same code; clips of one frame and of none."""
+    options = Wav2Vec2Options(codebook_entries=2, codebook_dim=4, projection_dim=5, negatives=6)
+    heads, features, frames, masked = random_case(options, batch=4, frames=12)
+    mask = np.random.default_rng(3).uniform(size=masked.mask.shape) < 0.6
     mask[2], mask[3] = np.arange(12) == 4, False
     positions, used = masked_positions(jnp.asarray(mask), 10)
     negatives = draw_negatives(jax.random.split(jax.random.key(2), 4), used.sum(-1), 10, 6)
-    _, count, sums = evaluate(
-        options, heads, features, frames, jnp.asarray(mask), positions, used, negatives
-    )
+    masked = Masked(jnp.asarray(mask), positions, used, negatives)
+    _, count, sums = evaluate(options, heads, features, frames, masked)
     case = [np.asarray(x) for x in (features, frames, positions, used, negatives)]
     losses, coinciding = by_hand(heads, *case, options.logit_temperature)
     assert count == mask[:2].sum() and 0 < coinciding < 6 * count
@@ -382,13 +413,16 @@ def test_coinciding_codes_and_lone_frames_as_written_out():
 
 @functools.cache
 def compiled():
-    """Returns (parameters, loss, its gradient): jitted functions (params, batch, key or None) -> (total, (count, sums))."""
+    """Returns (parameters, loss, its gradient).
+
+    These are jitted functions (params, batch, key or None) → (total, (count, sums)).
+    """
     objective = objective_of(feature_dropout=0.1)
     graphdef, params, rest = nnx.split(objective.build(nnx.Rngs(0)), nnx.Param, ...)
 
     def run(params, batch, key):
-        rngs = None if key is None else nnx.Rngs(dropout=key)
-        (total, count), sums = objective.loss(nnx.merge(graphdef, params, rest), batch, rngs)
+        model = nnx.merge(graphdef, params, rest)
+        total, count, sums = objective.loss(model, batch, Context(key))
         return total, (count, sums)
 
     return nnx.as_pure(params), jax.jit(run), jax.jit(jax.value_and_grad(run, has_aux=True))
@@ -410,7 +444,7 @@ ONE_FRAME = 100  # samples; 74 are needed
 
 @pytest.mark.parametrize("training", [False, True])
 def test_padded_rows_lone_frames_and_empty_clips_count_nothing(training):
-    """Rows: a clip that does not fill its row, a row of mask 0 with sound in it, a clip of one frame, an empty one."""
+    """Rows: a clip that does not fill its row, one of mask 0 with sound, of one frame, empty."""
     odd = audio_batch([900, 1600, ONE_FRAME, 0], [1, 0, 1, 1])
     empty = odd | {"length": np.array([900, 0, 0, 0], np.int32)}
     total, count, sums, grads = losses(odd, training)
@@ -447,9 +481,8 @@ def test_evaluation_does_not_depend_on_rows():
     np.testing.assert_allclose((again, same), (total, count), rtol=1e-5)
     np.testing.assert_allclose(other["codes"][0], sums["codes"][0])
     moved = batch | {"index": batch["index"] + 7}
-    assert losses(moved, False)[1] != count or losses(moved, False)[0] != pytest.approx(
-        total, rel=1e-6
-    )
+    other_total, other_count, _, _ = losses(moved, False)
+    assert other_count != count or other_total != pytest.approx(total, rel=1e-6)
 
 
 def test_rows_of_mask_0_count_nothing_in_the_feature_penalty():
@@ -464,17 +497,15 @@ def test_rows_of_mask_0_count_nothing_in_the_feature_penalty():
 
 
 def accuracies(frames, negatives, perfect=False):
-    """Returns the metrics for 16 random clips with random predictions, or with predictions equal to the targets."""
-    options = Options(codebook_dim=16, projection_dim=16, negatives=negatives)
-    heads, features, hidden, *rest = random_case(options, batch=16, frames=frames)
+    """Returns the metrics of 16 random clips, predicted at random or as their targets are."""
+    options = Wav2Vec2Options(codebook_dim=16, projection_dim=16, negatives=negatives)
+    heads, features, hidden, masked = random_case(options, batch=16, frames=frames)
     if perfect:
         vectors = heads.quantizer(features).vectors
         hidden = heads.project_quantized(vectors)
-        heads.project_hidden.kernel[...], heads.project_hidden.bias[...] = (
-            jnp.eye(16),
-            jnp.zeros(16),
-        )
-    objective, _, sums = evaluate(options, heads, features, hidden, *rest)
+        heads.project_hidden.kernel[...] = jnp.eye(16)
+        heads.project_hidden.bias[...] = jnp.zeros(16)
+    objective, _, sums = evaluate(options, heads, features, hidden, masked)
     return objective.summarize(sums)
 
 
@@ -499,34 +530,37 @@ def test_chance_of_clips_with_fewer_masked_frames_than_negatives():
 
 
 def test_shuffled_control_of_clips_with_fewer_masked_frames_than_negatives():
-    assert accuracies(frames=20, negatives=100)["shuffled_accuracy"] == pytest.approx(
-        1 / 20, abs=0.04
-    )
+    values = accuracies(frames=20, negatives=100)
+    assert values["shuffled_accuracy"] == pytest.approx(1 / 20, abs=0.04)
 
 
-# Accumulation and schedules by the program
+# Accumulation and schedules by the step
 
 
-SEED, LENGTHS = (
-    3,
-    [1600, 400, 1600, 350, 1500, 350, 1600, 300],
-)  # rows 0, 2, … are the first micro-batch
+SEED = 3
+LENGTHS = [1600, 400, 1600, 350, 1500, 350, 1600, 300]  # rows 0, 2, … are the first micro-batch
 
 
 @pytest.fixture(scope="module")
 def two_steps():
     """Returns the states before, between and after two steps of accumulation 2, on the host."""
     stage = tiny_stage(
-        {"feature_dropout": 0.1}, name="sgd", momentum=0.0, learning_rate=0.1, schedule="linear", final_fraction=0.0,
-        schedule_steps=4, schedule_frames=40, accumulation=2,
-    )  # fmt: skip
-    objective = Contrastive(stage)
+        {"feature_dropout": 0.1},
+        name="sgd",
+        momentum=0.0,
+        learning_rate=0.1,
+        schedule="linear",
+        final_fraction=0.0,
+        schedule_steps=4,
+        schedule_count=40,
+        accumulation=2,
+    )
     mesh = sharding.make_mesh(config_lib.default().mesh)
-    program = make_program(objective, stage, mesh, 100, seed=SEED)
-    state, states = program.init(), []
+    trainer = make_trainer(Wav2Vec2Objective(stage), stage, mesh, 100, seed=SEED)
+    state, states = trainer.init(), []
     for step in range(2):
         states.append(jax.device_get(state))
-        state = program.step(state, sharding.put_batch(audio_batch(LENGTHS, seed=step), mesh))
+        state = trainer.step(state, sharding.put_batch(audio_batch(LENGTHS, seed=step), mesh))
     return [*states, jax.device_get(state)]
 
 
@@ -536,15 +570,12 @@ def test_accumulation_weighs_micro_batches_by_their_masked_frames(two_steps):
     _, step_key = jax.random.split(jax.random.key(SEED))
     _, key = jax.random.split(jax.random.fold_in(step_key, 0))
     batch = inputs_of(audio_batch(LENGTHS))
-    parts = [
-        gradient(
-            before.params,
-            {name: value[k::2] for name, value in batch.items()},
-            jax.random.fold_in(key, k),
-        )
-        for k in (0, 1)
-    ]
-    ((_, (m, _)), first), ((_, (n, _)), second) = parts
+
+    def micro(k):
+        part = jax.tree.map(lambda x: x[k::2], batch)
+        return gradient(before.params, part, jax.random.fold_in(key, k))
+
+    ((_, (m, _)), first), ((_, (n, _)), second) = micro(0), micro(1)
     assert m > 1.5 * n > 0
     assert float(after.sums["loss"][1]) == m + n
     wrong = 0.0
@@ -562,29 +593,33 @@ def test_schedule_counts_masked_frames(two_steps):
     assert 10 < seen[0] < seen[1]
     for state, frames in zip((first, second), seen, strict=True):
         assert list(state.progress) == [frames // 40, frames % 40]
-    moved = np.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(*map(jax.tree.leaves, (first.params, second.params)), strict=True)))  # fmt: skip
+    pairs = zip(*map(jax.tree.leaves, (first.params, second.params)), strict=True)
+    moved = np.sqrt(sum(((a - b) ** 2).sum() for a, b in pairs))
     norm = float(second.sums["gradient_norm"][0] - first.sums["gradient_norm"][0])
-    assert moved / norm == pytest.approx(
-        0.1 * (1 - seen[0] / 40 / 4), rel=1e-4
-    )  # linear over 4 steps of 40 frames
+    rate = 0.1 * (1 - seen[0] / 40 / 4)  # linear over 4 steps of 40 frames
+    assert moved / norm == pytest.approx(rate, rel=1e-4)
 
 
 def test_gumbel_temperature():
     objective = objective_of(temperature_start=2.0, temperature_end=0.5, temperature_decay=0.999995)
     np.testing.assert_allclose(objective.temperature(0.0), 2.0)
-    np.testing.assert_allclose(
-        objective.temperature(100_000.0), 2 * np.exp(100_000 * np.log(0.999995)), rtol=1e-4
-    )
-    np.testing.assert_allclose(
-        objective.temperature(277_258.0), 0.5, rtol=1e-3
-    )  # ln 4 / 5e-6 steps
+    want = 2 * np.exp(100_000 * np.log(0.999995))
+    np.testing.assert_allclose(objective.temperature(100_000.0), want, rtol=1e-4)
+    # ln 4 / 5e-6 steps.
+    np.testing.assert_allclose(objective.temperature(277_258.0), 0.5, rtol=1e-3)
     np.testing.assert_allclose(objective.temperature(400_000.0), 0.5)
 
 
 # Collapse
 
 
-HEALTHY = dict(code_perplexity_1=5.0, code_perplexity_2=1.2, identical_negatives=0.3, target_variance=0.4, prediction_variance=0.2)  # fmt: skip
+HEALTHY = dict(
+    code_perplexity_1=5.0,
+    code_perplexity_2=1.2,
+    identical_negatives=0.3,
+    target_variance=0.4,
+    prediction_variance=0.2,
+)
 
 
 @pytest.mark.parametrize(
@@ -597,20 +632,20 @@ HEALTHY = dict(code_perplexity_1=5.0, code_perplexity_2=1.2, identical_negatives
         ({"identical_negatives": 0.94}, ""),
         ({"target_variance": 9e-5}, "target variance 9.0e-05"),
         ({"target_variance": 2e-4}, ""),
-        ({"prediction_variance": 9e-6}, "prediction variance 9.0e-06: the features are constant"),
+        ({"prediction_variance": 9e-6}, "prediction variance 9.0e-06: constant features"),
         ({"prediction_variance": 2e-5}, ""),
     ],
 )
 def test_what_looks_collapsed(values, seen):
     """One group of codes in use is enough; a line without these metrics says nothing."""
-    found = objective_of().collapse(HEALTHY | values)
+    found = objective_of().health(HEALTHY | values)
     assert found.startswith(seen) and bool(found) == bool(seen)
-    assert objective_of().collapse({"loss": 1.0}) == ""
+    assert objective_of().health({"loss": 1.0}) == ""
 
 
-def run_config(learning_rate, **options):
-    options = dict(diversity_weight=0.0, collapse_patience=2) | options
-    stage = tiny_stage(options, learning_rate=learning_rate, schedule_frames=30)
+def run_config(learning_rate):
+    options = dict(diversity_weight=0.0, collapse_patience=2)
+    stage = tiny_stage(options, learning_rate=learning_rate, schedule_count=30)
     stage.optimizer.update(schedule="linear", schedule_steps=20, final_fraction=0.1)
     stage.train.update(steps=4, log_every=1, evaluate_every=4)
     config = config_lib.default(pretrain=stage)
@@ -624,14 +659,11 @@ def log_of(workdir):
 
 def test_a_collapsed_run_stops_and_says_what_to_do(tmp_path):
     """The first update, at so high a rate, leaves one code for all frames."""
-    from sacjax import stages as experiment
-
     with pytest.raises(UserError) as error:
-        experiment.run(run_config(10.0), tmp_path)
+        stages.run(run_config(10.0), tmp_path)
     message, lines = str(error.value), log_of(tmp_path)
-    assert message.startswith(
-        "stage pretrain has collapsed (2 log lines in a row, up to step 3): code perplexity 1.0"
-    )
+    where = "stage pretrain has collapsed (2 log lines in a row, up to step 3)"
+    assert message.startswith(f"{where}: code perplexity 1.0")
     assert [line["step"] for line in lines] == [1, 2, 3]  # of 4
     alive = [line["train/code_perplexity_1"] > 1.5 for line in lines]
     assert alive == [True, False, False]
@@ -644,43 +676,66 @@ def test_a_collapsed_run_stops_and_says_what_to_do(tmp_path):
     ):
         assert words in message
     assert not (tmp_path / "results.json").exists()
-    assert (
-        "Training of pretrain" in (tmp_path / "report.html").read_text()
-    )  # the curves tell how it came
+    # The curves tell how it came.
+    assert "Training of pretrain" in (tmp_path / "report.html").read_text()
 
 
-def test_a_healthy_run_ends_and_its_rate_follows_the_masked_frames(tmp_path):
-    from sacjax import stages as experiment
-
-    results, lines, seen = (
-        experiment.run(run_config(1e-3), tmp_path)["pretrain"],
-        log_of(tmp_path),
-        0.0,
-    )
-    lines = [line for line in lines if "train/loss" in line]
+def test_a_healthy_run_ends_and_its_rate_follows_the_masked_frames(tmp_path, monkeypatch):
+    share_trainers(monkeypatch)
+    config = run_config(1e-3)
+    results = stages.run(config, tmp_path)["pretrain"]
+    everything = log_of(tmp_path)
+    lines, seen = [line for line in everything if "train/loss" in line], 0.0
     for line in lines:
         assert line["learning_rate"] == pytest.approx(1e-3 * (1 - 0.9 * seen / 30 / 20), rel=1e-5)
         seen += line["train/masked_frames"]
     assert len(lines) == 4 and seen > 100
-    assert 1 < results["validation/code_perplexity_1"] <= 8 and np.isfinite(
-        results["validation/loss"]
-    )
+    assert 1 < results["validation/code_perplexity_1"] <= 8
+    assert np.isfinite(results["validation/loss"])
     assert 1 / 6 <= results["validation/chance_accuracy"] < 0.5  # 5 negatives or fewer
+    check_display(set().union(*everything), Wav2Vec2Objective(config.pretrain).display)
 
 
-def test_without_a_validation_part_the_live_probe_leaves_each_training_clip_out_in_turn(tmp_path):
-    from sacjax import stages as experiment
+def check_display(logged, display):
+    """What the bar, the pictures and the reference name is what a run logs."""
+    named = set(display.bar.values()).union(*display.panels.values(), display.scales)
+    assert named - logged == {"train/knn_accuracy", "validation/knn_accuracy"}  # not asked for here
+    with open(display.reference, newline="") as file:
+        share, *columns = next(csv.reader(file))
+    assert share == "share_of_run" and set(columns) <= named
 
-    config = run_config(1e-3, probe_examples=40, probe_neighbours=1)
+
+def test_without_a_validation_part_the_live_probe_leaves_each_training_clip_out_in_turn(
+    tmp_path, monkeypatch
+):
+    share_trainers(monkeypatch)
+    config = run_config(1e-3)
     config.pretrain.data.holdout = (0.8, 0.0, 0.2)
-    results = experiment.run(config, tmp_path)["pretrain"]
-    (accuracy,) = [
-        line["train/knn_accuracy"] for line in log_of(tmp_path) if "train/knn_accuracy" in line
-    ]
-    assert (
-        accuracy * 40 == pytest.approx(round(accuracy * 40)) and accuracy < 1
-    )  # its own neighbour it would be right
+    config.pretrain.eval.evaluators = (
+        dict(name="objective"),
+        dict(name="knn", examples=40, neighbours=1),
+    )
+    results = stages.run(config, tmp_path)["pretrain"]
+    key = "train/knn_accuracy"
+    (accuracy,) = [line[key] for line in log_of(tmp_path) if key in line]
+    assert accuracy * 40 == pytest.approx(round(accuracy * 40))
+    assert accuracy < 1  # its own neighbour it would be right
     assert 0 <= results["test/knn_accuracy"] <= 1
+    assert np.isfinite(results["test/loss"])
+
+
+def test_it_says_how_good_it_is_and_warns_where_that_is_chance():
+    values = dict(
+        contrastive_accuracy=0.22,
+        chance_accuracy=0.05,
+        shuffled_accuracy=0.05,
+        code_perplexity_1=41.7,
+    )
+    said = "contrastive accuracy 22.0 % (chance 5.0 %), code perplexity 41.7"
+    assert objective_of().describe(values) == said
+    assert objective_of().verdict(values) == ""
+    for name in ("chance_accuracy", "shuffled_accuracy"):
+        assert "encoder/conv" in objective_of().verdict(values | {name: 0.21})
 
 
 # What is refused
@@ -689,7 +744,10 @@ def test_without_a_validation_part_the_live_probe_leaves_each_training_clip_out_
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (dict(codebook_entrys=8), "objective.options.codebook_entrys: contrastive has no such option.*codebook_entries"),
+        (
+            dict(codebook_entrys=8),
+            "options.codebook_entrys: wav2vec2 has no such option.*codebook_entries",
+        ),
         (dict(negatives="many"), "objective.options.negatives is 'many': expected int"),
         (dict(negatives=2.5), "objective.options.negatives is 2.5: expected int"),
         (dict(mask_exact=1), "objective.options.mask_exact is 1: expected bool"),
@@ -698,37 +756,34 @@ def test_without_a_validation_part_the_live_probe_leaves_each_training_clip_out_
         (dict(logit_temperature=0.0), "objective.options.logit_temperature is 0.0"),
         (dict(mask_probability=1.5), "objective.options.mask_probability is 1.5"),
         (dict(feature_dropout=-0.1), "objective.options.feature_dropout is -0.1"),
-        (dict(temperature_start=0.2), "objective.options.temperature_start 0.2 is below temperature_end 0.5"),
+        (
+            dict(temperature_start=0.2),
+            "objective.options.temperature_start 0.2 is below temperature_end 0.5",
+        ),
         (dict(codebook_dim=9), "objective.options.codebook_dim is 9"),
-        (dict(mask_span=24), "data.seconds=0.4 gives 24 frames a clip.*objective.options.mask_span=24"),
+        (
+            dict(mask_span=24),
+            "data.seconds=0.4 gives 24 frames a clip.*objective.options.mask_span=24",
+        ),
     ],
-)  # fmt: skip
+)
 def test_options_that_are_refused(change, named):
     with pytest.raises(UserError, match=named):
         config_lib.check(config_lib.default(pretrain=tiny_stage(change)))
 
 
 def test_a_span_one_frame_shorter_than_the_clip_is_taken():
-    config_lib.check(
-        config_lib.default(pretrain=tiny_stage({"mask_span": 23, "feature_penalty": 10}))
-    )
+    stage = tiny_stage({"mask_span": 23, "feature_penalty": 10})
+    config_lib.check(config_lib.default(pretrain=stage))
 
 
 def test_another_encoder_is_refused():
     stage = tiny_stage()
     stage.model.name = "audionet"
     stage.model.encoder = {}
-    with pytest.raises(
-        UserError, match="objective.name=contrastive needs model.name=wav2vec2, not 'audionet'"
-    ):
+    wanted = "objective.name=wav2vec2 needs model.name=wav2vec2, not 'audionet'"
+    with pytest.raises(UserError, match=wanted):
         config_lib.check(config_lib.default(pretrain=stage))
-
-
-def test_schedule_frames_is_refused_where_nothing_is_masked():
-    stage = config_lib.stage()
-    stage.optimizer.schedule_frames = 100
-    with pytest.raises(UserError, match="optimizer.schedule_frames.*objective.name=contrastive"):
-        config_lib.check(config_lib.default(supervised=stage))
 
 
 # Devices
@@ -736,9 +791,7 @@ def test_schedule_frames_is_refused_where_nothing_is_masked():
 
 def on_devices(devices):
     """Returns the loss, its count and all metrics, the batch split over these devices."""
-    mesh = jax.make_mesh(
-        (len(devices),), ("data",), devices=devices, axis_types=(jax.sharding.AxisType.Auto,)
-    )
+    mesh = sharding.make_mesh({"data": -1}, devices)
     params, loss, _ = compiled()
     batch = sharding.put_batch(inputs_of(audio_batch(LENGTHS)), mesh)
     results = loss(jax.device_put(params, sharding.replicated(mesh)), batch, jax.random.key(5))
@@ -746,9 +799,7 @@ def on_devices(devices):
 
 
 def test_the_same_loss_on_1_and_on_8_devices(tmp_path):
-    from processes import run_python
-
-    done = run_python(__file__, tmp_path / "out.json", devices=8)
+    done = run_python(__file__, tmp_path / "out.json", devices=8, path="tests")
     assert done.returncode == 0, done.stderr
     count, one, all_of_them = json.loads((tmp_path / "out.json").read_text())
     assert count == 8

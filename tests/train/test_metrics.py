@@ -34,8 +34,11 @@ def test_log_appends_and_drops_what_a_killed_run_had_not_saved(tmp_path):
     log.close()
     rows = lines(tmp_path / "metrics.jsonl")
     assert [(row["stage"], row["step"], row["train/loss"]) for row in rows] == [
-        ("supervised", 10, 0.1), ("supervised", 20, 0.05), ("pretrain", 30, 1.0), ("supervised", 30, 0.5),
-    ]  # fmt: skip
+        ("supervised", 10, 0.1),
+        ("supervised", 20, 0.05),
+        ("pretrain", 30, 1.0),
+        ("supervised", 30, 0.5),
+    ]
     assert rows[0]["bad"] is None
 
 
@@ -52,7 +55,7 @@ def test_tensorboard_reads_the_events(tmp_path):
 
 
 def test_progress_counts_what_happened(capsys):
-    progress = metrics.Progress("supervised", 0, 10, batch_size=4, seconds=2.0, show=False)
+    progress = metrics.Progress("supervised", 0, 10, 4, seconds=2.0, shown={}, show=False)
     batches = iter([1, 2])
     assert progress.wait(batches) == 1
     progress.tick()
@@ -60,13 +63,21 @@ def test_progress_counts_what_happened(capsys):
     assert progress.wait(batches) == 2
     progress.tick()
     rates = progress.rates()
-    assert (
-        rates["time/step_seconds"] == pytest.approx(1 / rates["time/steps_per_second"])
-        and "time/mfu" not in rates
-    )
+    assert rates["time/step_seconds"] == pytest.approx(1 / rates["time/steps_per_second"])
+    assert "time/mfu" not in rates
     assert 0 <= rates["time/data_wait_share"] <= 1
-    assert (
-        abs(rates["time/audio_seconds_per_second"] - 2 * rates["time/examples_per_second"]) < 1e-3
-    )
+    sound = rates["time/audio_seconds_per_second"]
+    assert abs(sound - 2 * rates["time/examples_per_second"]) < 1e-3
     assert abs(rates["time/eta_seconds"] * rates["time/steps_per_second"] - 8) < 1e-6
     progress.close()
+
+
+def test_the_bar_shows_what_the_objective_names_and_keeps_it(capsys):
+    shown = {"loss": "train/loss", "val": "validation/accuracy"}
+    progress = metrics.Progress("supervised", 0, 10, 4, seconds=2.0, shown=shown)
+    progress.show({"train/loss": 0.51234, "train/other": 7.0, "validation/accuracy": 1.0})
+    progress.show({"train/loss": 0.25, "train/knn_accuracy": 0.75})
+    progress.show({"validation/knn_accuracy": 0.5})
+    assert progress.shown == {"loss": "0.25", "val": "1", "knn": "0.5"}
+    progress.close()
+    assert "loss=0.5123" in (bar := capsys.readouterr().err) and "knn=0.5" in bar

@@ -1,0 +1,121 @@
+"""Probes on vectors with known answers."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from sacjax.errors import UserError
+from sacjax.evaluators import probes
+
+
+def clouds(per_class, classes, dim, spread, seed):
+    """Gaussian clouds around fixed centres: (vectors [N, dim], labels [N])."""
+    centres = np.random.default_rng(99).standard_normal([classes, dim])
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(classes), per_class)
+    return centres[labels] + spread * rng.standard_normal([len(labels), dim]), labels
+
+
+def test_nearest_neighbours_as_worked_by_hand():
+    train = np.array([[1.0, 0], [10, 1], [0, 1], [1, 10]])
+    test = np.array([[5.0, 1], [0.1, 3], [0.1, 4]])
+    labels = np.array([0, 0, 1, 1])
+    assert probes.knn(train, labels, test, np.array([0, 1, 0]), 2) == pytest.approx(2 / 3)
+    assert (
+        probes.knn(train, labels, None, None, 1) == 1.0
+    )  # each one's neighbour is the other of its class
+    assert (
+        probes.knn(train, np.array([0, 1, 1, 0]), None, None, 1) == 0.0
+    )  # its own neighbour it would be right
+
+
+def test_the_linear_probe_standardizes():
+    """One small dimension tells the classes, one large one tells nothing."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 2
+    vectors = np.stack([1e-4 * (2 * labels - 1), 1e3 * rng.standard_normal(80)], 1)
+    assert probes.linear(vectors[:40], labels[:40], vectors[40:], labels[40:], 0) == 1.0
+    plain = LogisticRegression().fit(vectors[:40], labels[:40]).score(vectors[40:], labels[40:])
+    assert plain < 0.8
+
+
+def test_regularization_is_chosen_on_the_training_vectors():
+    """Many dimensions, of which two tell: C = 1 overfits.
+
+    The choice must not see the test vectors.
+    """
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    vectors = rng.standard_normal([400, 100])
+    vectors[:, :2] += (labels[:, None] - 0.5) * 1.6
+    four = vectors[:80], labels[:80], vectors[80:], labels[80:]
+    chosen = probes.linear(*four, 0)
+    (fixed,) = probes.few_shot(*four, (40,), 1, 0)[40]  # the same classifier with C = 1
+    assert chosen > fixed + 0.03
+    halves = [
+        probes.linear(vectors[:80], labels[:80], vectors[k::2], labels[k::2], 0) for k in (80, 81)
+    ]
+    assert np.mean(halves) == pytest.approx(chosen)
+
+
+def test_few_training_vectors_take_c_1():
+    train, labels = clouds(4, 3, 20, 2.0, 1)  # fewer than five a class: no folds
+    test, answers = clouds(50, 3, 20, 2.0, 2)
+    centre, scale = train.mean(0), train.std(0)
+    want = LogisticRegression(C=1.0, max_iter=1000).fit((train - centre) / scale, labels)
+    want = want.score((test - centre) / scale, answers)
+    assert probes.linear(train, labels, test, answers, 0) == pytest.approx(want) and 0.4 < want < 1
+
+
+def test_draws_of_few_shots(monkeypatch):
+    labels = np.repeat([0, 1, 2], [30, 3, 10])
+    train = np.arange(len(labels))[:, None]  # each vector is its place
+    taken = []
+
+    def record(model, vectors, own, test, answers):
+        assert np.array_equal(own, labels[vectors[:, 0]])
+        taken.append(vectors[:, 0].tolist())
+        return len(taken)
+
+    monkeypatch.setattr(probes, "_accuracy", record)
+    result = probes.few_shot(train, labels, train, labels, (1, 5), 3, 7)
+    assert result == {1: [1, 3, 5], 5: [2, 4, 6]}
+    ones, fives = taken[::2], taken[1::2]
+    for one, five in zip(ones, fives, strict=True):
+        assert np.bincount(labels[one]).tolist() == [1, 1, 1] and np.bincount(
+            labels[five]
+        ).tolist() == [5, 3, 5]
+        assert set(one) < set(five) and len(set(five)) == 13
+    assert fives[0] != fives[1] != fives[2]
+    taken.clear()
+    probes.few_shot(train, labels, train, labels, (5,), 3, 7)
+    assert taken == fives  # neither chance nor the other shots change a draw
+    assert list(probes.few_shot(train, labels, train, labels, (30, 31), 1, 7)) == [
+        30
+    ]  # no class has 31
+    taken.clear()
+    probes.few_shot(train, labels, train, labels, (5,), 3, 8)
+    assert taken != fives
+
+
+def test_more_labels_help():
+    train, labels = clouds(60, 4, 30, 2.5, 1)
+    test, answers = clouds(100, 4, 30, 2.5, 2)
+    result = probes.few_shot(train, labels, test, answers, (1, 50), 4, 0)
+    assert (
+        len(result[1]) == 4
+        and np.mean(result[50]) > np.mean(result[1]) + 0.15
+        and len(set(result[1])) > 1
+    )
+
+
+def test_what_cannot_be_probed():
+    vectors, labels = clouds(3, 2, 4, 1.0, 1)
+    with pytest.raises(UserError, match="training part has no labelled clip"):
+        probes.linear(vectors[:0], labels[:0], vectors, labels)
+    with pytest.raises(UserError, match="test part has no labelled clip"):
+        probes.few_shot(vectors, labels, vectors[:0], labels[:0])
+    with pytest.raises(UserError, match="training part has 1 class"):
+        probes.linear(vectors[:3], labels[:3], vectors, labels)
+    with pytest.raises(UserError, match="--draws 0"):
+        probes.few_shot(vectors, labels, vectors, labels, (1,), 0)
