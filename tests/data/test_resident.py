@@ -8,7 +8,11 @@ import pytest
 import soundfile as sf
 
 from sacjax import config as config_lib
+<<<<<<< ours
 from sacjax import stages
+=======
+from sacjax import stages as experiment
+>>>>>>> theirs
 from sacjax.data import pipeline, resident, sources
 from sacjax.errors import UserError
 from sacjax.train import sharding
@@ -55,6 +59,8 @@ def test_the_same_batches_as_from_the_cache(sounds, pad, crop):
         for key, value in want.items():
             np.testing.assert_array_equal(got[key], value, err_msg=key)
             assert got[key].dtype == value.dtype
+        if pad != "zero":
+            assert set(want["length"][want["mask"] > 0]) == {4000}
     assert broken
 
 
@@ -69,6 +75,25 @@ def test_a_run_learns_the_same(tmp_path, small_overrides):
         lines = map(json.loads, (tmp_path / change / "metrics.jsonl").read_text().splitlines())
         losses.append([line["train/loss"] for line in lines if "train/loss" in line])
     assert len(losses[0]) == 12 and losses[0] == losses[1]
+
+
+def test_short_files_are_told_and_a_disk_that_fails_is_no_bad_clip(sounds, failing_disk):
+    data = config_lib.stage().data
+    data.update(source="folder", path=str(sounds), sample_rate=8000, seconds=0.5)
+    path = sounds / "b" / "5.wav"  # of 12,345 samples
+    path.write_bytes(path.read_bytes()[: 44 + 2 * 8345])
+    recordings, mesh = sources.load(data), sharding.make_mesh(config_lib.default().mesh)
+    indices = np.arange(len(recordings))
+    failing_disk.every = 3
+    kept = resident.Resident(recordings, indices, data, mesh)
+    batch = kept([(i, 0.0) for i in indices])
+    short = recordings.names.index("b/5.wav")
+    assert failing_disk.failed and sum(bool(error) for error in batch["error"]) == 1
+    assert np.flatnonzero(batch["missing"]).tolist() == [short]
+    assert batch["missing"][short] == pytest.approx(0.5, abs=0.01) and batch["mask"][short] == 1
+    failing_disk.every = 1
+    with pytest.raises(UserError, match="wav: cannot be read: Input/output error"):
+        resident.Resident(recordings, indices, data, mesh)
 
 
 def test_what_does_not_fit_is_told(sounds, monkeypatch):

@@ -20,12 +20,12 @@ from sacjax import config as config_lib
 from sacjax import distributed, objectives
 from sacjax import io as io_lib
 from sacjax.errors import UserError
+from sacjax.inference import load_trained
 from sacjax.train.checkpoint import (
     Checkpoints,
     best_of,
     complete,
     is_better,
-    load_trained,
     take_encoder,
     write_labels,
 )
