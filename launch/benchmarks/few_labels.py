@@ -203,7 +203,9 @@ def show(task: str, summary: dict[str, dict[int, dict[str, Any]]]) -> str:
                 notes.append(f"{head}, {title}: left out {'; '.join(cell['left_out'])}")
         lines.append(f"| {' | '.join([title, *cells])} |")
     for shots, head in zip(about["shots"], heads, strict=True):
-        folds = next((table[shots]["folds"] for table in summary.values() if shots in table), [])
+        folds: list[int] = next(
+            (table[shots]["folds"] for table in summary.values() if shots in table), []
+        )
         missing = sorted(set(about["folds"]) - set(folds))
         if missing and folds:
             notes.append(

@@ -229,10 +229,13 @@ def compare(a: Runs, b: Runs) -> dict[str, Any]:
     )
     if not folds or not seeds:
         raise UserError(f"--compare: no seed is there of both in all of their shared folds {folds}")
-    scores = [[[r[f, s]["accuracy"] for s in seeds] for f in folds] for r in (a, b)]
+    in_a, in_b = (
+        np.asarray([[runs[fold, seed]["accuracy"] for seed in seeds] for fold in folds])
+        for runs in (a, b)
+    )
     tested = {fold: set(run["files"]) for (fold, _), run in (b | a).items()}
     share = np.mean([len(tested[fold]) for fold in folds]) / len(set().union(*tested.values()))
-    t = paired_test(*scores, test_share=float(share))
+    t = paired_test(in_a, in_b, test_share=float(share))
     right_a, right_b = (mostly_right([r[f, s] for f in folds for s in seeds]) for r in (a, b))
     shared = sorted(set(right_a) & set(right_b))
     if not shared:
