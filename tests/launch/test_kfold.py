@@ -266,7 +266,7 @@ def started(tmp_path, monkeypatch):
     def run(command, **how):
         commands.append(command)
         if together:
-            together[0].wait(timeout=20)  # until as many run as were asked for
+            together[0].wait(timeout=600)  # until as many run as were asked for
         path = tmp_path / "out" / command[command.index("--workdir") + 1].rsplit("/", 1)[1]
         fold, seed = (int(part.lstrip("foldse")) for part in path.name.split("_"))
         if (fold, seed) in failing:
