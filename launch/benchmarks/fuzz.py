@@ -180,6 +180,23 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def places(found: dict[str, dict[str, Any]]) -> str:
+    """Returns the findings by the line that they come from, in Markdown; '' where there are none."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for kind, row in found.items():
+        for finding in row["findings"]:
+            place = finding["why"].rpartition(" (")[2].rstrip(")")
+            groups.setdefault((kind, place), []).append(finding)
+    if not groups:
+        return ""
+    lines = ["", "", "| input | where | how often | seed of one | what |", "| --- " * 5 + "|"]
+    for (kind, place), group in groups.items():
+        what = group[0]["why"].rpartition(" (")[0] or group[0]["why"]
+        cells = [kind, place, str(len(group)), str(group[0]["seed"]), what.replace("|", "/")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def show(kind: str, seed: int) -> int:
     """Reads one input in this process and prints what became of it, with its traceback."""
     with tempfile.TemporaryDirectory() as name:
@@ -218,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
     for kind in args.only:
         found[kind] = fuzz(kind, args.count or CASES[kind].inputs, root, args.patience)
         path.write_text(json.dumps(found, indent=1) + "\n")
-    print(table(found))
+    print(table(found) + places(found))
     return int(any(row["findings"] for row in found.values()))
 
 
