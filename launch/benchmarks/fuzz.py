@@ -181,7 +181,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def places(found: dict[str, dict[str, Any]]) -> str:
-    """Returns the findings by the line that they come from, in Markdown; '' where there are none."""
+    """Returns the findings by the line that they come from, in Markdown; '' for none."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for kind, row in found.items():
         for finding in row["findings"]:

@@ -35,8 +35,9 @@ def check(rng: np.random.Generator, originals: Path, folder: Path) -> str:
     saved = json.loads((originals / f"{number}.json").read_text())
     how = rng.random()
     if how < 0.6:
-        count = int(rng.integers(1, 3))
-        config_lib.load(str(ROOT / SPECS[number]), [override(rng, saved) for _ in range(count)])
+        overrides = [override(rng, saved) for _ in range(int(rng.integers(1, 3)))]
+        (folder / "overrides.txt").write_text("\n".join(map(ascii, overrides)))  # to look at
+        config_lib.load(str(ROOT / SPECS[number]), overrides)
     elif how < 0.75:
         lines = (ROOT / SPECS[number]).read_text().splitlines()
         del lines[int(rng.integers(len(lines)))]
