@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # One run as several hosts on this machine, each with devices of its own: to try what a pod will do.
 #
-#   launch/local_multiprocess.sh PROCESSES DEVICES_EACH --config FILE --workdir DIR [more of sacjax.main]
+#   launch/local_multiprocess.sh PROCESSES DEVICES_EACH --config FILE --workdir DIR [more flags]
 #
-# The first host's messages come to the console, the others' are shown where one fails; a host that fails ends the others.
+# The first host's messages come to the console, the others' are shown where one fails; a host
+# that fails ends the others.
 set -euo pipefail
 
 if [ $# -lt 2 ] || ! [[ "$1$2" =~ ^[0-9]+$ ]]; then
-  sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 processes=$1 devices=$2
@@ -20,7 +21,8 @@ export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices
 pids=()
 trap 'kill "${pids[@]}" 2>/dev/null || true' EXIT
 for ((host = processes - 1; host >= 0; host--)); do
-  command=("${PYTHON:-python}" -m sacjax.main "$@" --coordinator "localhost:$port" --process_count "$processes" --process_id "$host")
+  command=("${PYTHON:-python}" -m sacjax.main "$@" --coordinator "localhost:$port"
+    --process_count "$processes" --process_id "$host")
   if [ "$host" = 0 ]; then
     "${command[@]}" &
   else

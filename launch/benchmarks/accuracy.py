@@ -1,11 +1,11 @@
-"""The README's ESC-10 and FSDD tables: every cross-validation in turn, resumably, then the table in Markdown.
+"""The README's ESC-10 and FSDD tables: every cross-validation in turn, resumably, then the table.
 
-    python launch/benchmarks/accuracy.py --runs runs                          # everything; about a day on two cores
+    python launch/benchmarks/accuracy.py --runs runs         # everything; about a day on two cores
     python launch/benchmarks/accuracy.py --runs runs --only resnet --seeds 0  # some of it
-    python launch/benchmarks/accuracy.py --runs runs --only                   # only the table of what is there
+    python launch/benchmarks/accuracy.py --runs runs --only  # only the table of what is there
 
-Hyper-parameters were chosen on folds 2 to 5 alone, each in turn as a validation fold with the other three as training data; no run is
-picked by its test accuracy: the last step is the one reported.
+Hyper-parameters were chosen on folds 2 to 5 alone, each in turn as a validation fold with the other
+three as training data; no run is picked by its test accuracy: the last step is the one reported.
 """
 
 import argparse
@@ -14,11 +14,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # of a script, Python sees its folder
+
+from launch.benchmarks import jobs
 from sacjax import errors
 
 KFOLD = [sys.executable, str(Path(__file__).with_name("kfold.py"))]
 FIVE, SIX = ["1", "2", "3", "4", "5"], ["1", "2", "3", "4", "5", "6"]
-EXPERIMENTS = {  # name: (what the table calls it, config, folds; none: the data set's own test part)
+# name: (what the table calls it, config, folds; none: the data set's own test part)
+EXPERIMENTS: dict[str, tuple[str, str, list[str]]] = {
     "resnet": ("ESC-10, SpectrogramResNet", "configs/esc50/resnet.py:esc10", FIVE),
     "audionet": ("ESC-10, AudioNet (M11)", "configs/esc50/audionet.py:esc10", FIVE),
     "resnet_no_specaugment": (
@@ -46,12 +50,26 @@ ENSEMBLES = {"ensemble": ("ESC-10, ResNet + AudioNet", ("resnet", "audionet"))}
 
 def row(title: str, summary: dict) -> str:
     """Returns a line of the table from a `summary.json`."""
-    accuracy, f1 = summary["accuracy"], summary["macro_f1"]
-    spread = f" ± {100 * accuracy['std']:.1f}" if accuracy["std"] is not None else ""
+    accuracy, f1, seeds = summary["accuracy"], summary["macro_f1"], len(summary["seeds"])
     folds = ", ".join(f"{100 * value:.1f}" for value in accuracy["by_fold"].values())
     if accuracy["mean"] is None:
-        return f"| {title} | not all folds yet | | {len(summary['seeds'])} | {folds} |"
-    return f"| {title} | {100 * accuracy['mean']:.1f}{spread} | {100 * f1['mean']:.1f} | {len(summary['seeds'])} | {folds} |"
+        return f"| {title} | not all folds yet | | {seeds} | {folds} |"
+    spread = f" ± {100 * accuracy['std']:.1f}" if accuracy["std"] is not None else ""
+    mean = f"{100 * accuracy['mean']:.1f}{spread}"
+    return f"| {title} | {mean} | {100 * f1['mean']:.1f} | {seeds} | {folds} |"
+
+
+def commands(name: str, output: Path, seeds: list[str], count: int) -> list[list[str]]:
+    """Returns what runs an experiment, `count` runs at a time, and sums it up."""
+    _, config, folds = EXPERIMENTS[name]
+    if folds:
+        start = [*KFOLD, "--config", config, "--output", str(output), "--jobs", str(count)]
+        return [[*start, "--folds", *folds, "--seeds", *seeds]]
+    runs = [
+        jobs.training(config, output / f"fold0_seed{seed}", [f"--config.seed={seed}"])
+        for seed in seeds
+    ]
+    return [*runs, [*KFOLD, "--output", str(output)]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,48 +90,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     for name in EXPERIMENTS if args.only is None else args.only:
-        _, config, folds = EXPERIMENTS[name]
-        if not folds:
-            for seed in args.seeds:
-                workdir = args.runs / name / f"fold0_seed{seed}"
-                command = [
-                    sys.executable,
-                    "-m",
-                    "sacjax.main",
-                    "--config",
-                    config,
-                    "--workdir",
-                    str(workdir),
-                ]
-                subprocess.run([*command, f"--config.seed={seed}"], check=True)
-            subprocess.run([*KFOLD, "--output", str(args.runs / name)], check=True)
-            continue
-        command = [
-            *KFOLD,
-            "--config",
-            config,
-            "--folds",
-            *folds,
-            "--seeds",
-            *args.seeds,
-            "--jobs",
-            str(args.jobs),
-            "--output",
-            str(args.runs / name),
-        ]
-        subprocess.run(command, check=True)
+        for command in commands(name, args.runs / name, args.seeds, args.jobs):
+            subprocess.run(command, check=True)
     for name, (_, parts) in ENSEMBLES.items():
         if all((args.runs / part / "summary.json").is_file() for part in parts):
-            command = [
-                *KFOLD,
-                "--output",
-                str(args.runs / name),
-                "--ensemble",
-                *(str(args.runs / part) for part in parts),
-            ]
+            folders = [str(args.runs / part) for part in parts]
+            command = [*KFOLD, "--output", str(args.runs / name), "--ensemble", *folders]
             subprocess.run(command, check=True)
     print("| | accuracy, % | macro F1, % | seeds | each fold, % |\n| --- | --- | --- | --- | --- |")
-    for name, title in {k: v[0] for k, v in (EXPERIMENTS | ENSEMBLES).items()}.items():
+    for name, (title, *_) in (EXPERIMENTS | ENSEMBLES).items():
         path = args.runs / name / "summary.json"
         if path.is_file():
             print(row(title, json.loads(path.read_text())))

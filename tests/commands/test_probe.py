@@ -7,12 +7,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-<<<<<<< ours
 from sacjax import inference
 from sacjax.commands import probe
-=======
-from sacjax.commands import embed, probe
->>>>>>> theirs
 from sacjax.data import sources, splits
 from sacjax.errors import UserError
 from sacjax.evaluators import probes

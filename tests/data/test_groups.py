@@ -7,8 +7,7 @@ import pytest
 import soundfile as sf
 
 from sacjax import config as config_lib
-from sacjax.data import groups, splits
-from sacjax.data.sources import files as sources
+from sacjax.data import groups, sources, splits
 from sacjax.errors import UserError
 
 

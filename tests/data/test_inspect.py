@@ -7,9 +7,8 @@ import pytest
 import soundfile
 
 from sacjax import config as config_lib
-from sacjax.data import inspect
+from sacjax.data import inspect, sources
 from sacjax.data.recordings import Recordings
-from sacjax.data.sources import files as sources
 
 RATE = 8000
 

@@ -8,9 +8,8 @@ import soundfile as sf
 
 from sacjax import config as config_lib
 from sacjax.commands import prepare
-from sacjax.data import labels, pipeline
+from sacjax.data import labels, pipeline, sources
 from sacjax.data.recordings import Recordings
-from sacjax.data.sources import files as sources
 from sacjax.data.sources.array_record import load_array_record
 from sacjax.errors import UserError
 

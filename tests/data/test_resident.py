@@ -8,11 +8,7 @@ import pytest
 import soundfile as sf
 
 from sacjax import config as config_lib
-<<<<<<< ours
 from sacjax import stages
-=======
-from sacjax import stages as experiment
->>>>>>> theirs
 from sacjax.data import pipeline, resident, sources
 from sacjax.errors import UserError
 from sacjax.train import sharding

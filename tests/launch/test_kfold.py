@@ -11,18 +11,28 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from launch.benchmarks import kfold
+from launch.benchmarks import jobs, kfold
 from sacjax import config as config_lib
-from sacjax import jobs
+from sacjax import stages
 from sacjax.errors import UserError
-from sacjax.evaluators import evaluate
+from sacjax.evaluators.predictions import write_predictions
+from sacjax.evaluators.scores import scores as score
+from sacjax.evaluators.statistics import paired_test
 
 NAMES = ("cat", "dog", "sea")
 TRUTH = np.tile([0, 1, 2], 4)
 
 
-def workdir(folder, fold, seed, wrong, stage="supervised", sure=0.8):
-    """A finished run with 12 test clips; those whose places are in `wrong` are labelled one class too far."""
+def config_of(fold, seed, **changes):
+    """The config.json of a run; `changes` are keys of its stage's `train`."""
+    config = config_lib.default()
+    config.seed, config.supervised.data.fold = seed, fold
+    config.supervised.train.update(changes)
+    return config_lib.to_json(config)
+
+
+def workdir(folder, fold, seed, wrong, stage="supervised", sure=0.8, **changes):
+    """A finished run with 12 test clips; those at `wrong` are taken for the next class."""
     path = folder / f"fold{fold}_seed{seed}"
     path.mkdir(parents=True)
     guess = np.where(np.isin(np.arange(12), wrong), (TRUTH + 1) % 3, TRUTH)
@@ -32,10 +42,11 @@ def workdir(folder, fold, seed, wrong, stage="supervised", sure=0.8):
         for k in range(12)
     ]
     rows += [dict(file="seen.wav", split="validation", label="cat", probabilities=p[0])]
-    evaluate.write_predictions(path / "predictions.csv", rows, NAMES)
-    scores = evaluate.scores(p, TRUTH, NAMES, bootstrap=0)
+    write_predictions(path / "predictions.csv", rows, NAMES)
+    scores = score(p, TRUTH, NAMES, bootstrap=0)
     results = {stage: {f"test/{name}": value for name, value in scores.items()}}
     (path / "results.json").write_text(json.dumps(results))
+    (path / "config.json").write_text(config_of(fold, seed, **changes))
     return path
 
 
@@ -96,35 +107,71 @@ def test_what_is_written(runs_of, capsys):
     )
 
 
-def test_paired_tests_agree_with_scipy(runs_of, capsys):
+def test_paired_tests_count_folds_and_clips(runs_of, capsys):
     a = runs_of("a", {(1, 0): [0], (2, 0): [], (1, 1): [0, 1], (2, 1): [3]})
     b = runs_of(
-        "b", {(1, 0): [0, 4, 5], (2, 0): [3, 4], (1, 1): [4, 5], (2, 1): [3, 5], (3, 0): []}
+        "b",
+        {(1, 0): [0, 4, 5], (2, 0): [3, 4], (1, 1): [4, 5], (2, 1): [3, 5, 6], (3, 0): []},
     )
     got = kfold.compare(kfold.read_runs(a), kfold.read_runs(b))
-    x, y = np.array([11, 10, 12, 11]) / 12, np.array([9, 10, 10, 10]) / 12
-    assert got["pairs"] == 4 and got["difference"] == pytest.approx((x - y).mean())
-    assert got["p_t"] == pytest.approx(stats.ttest_rel(x, y).pvalue)
-    # Right with both seeds counts. Fold 1: a misses {0, 1}, b {0, 4, 5}; fold 2: a misses {3}, b {3, 4, 5}.
-    assert (got["only_a"], got["only_b"]) == (4, 1)
-    assert got["p_mcnemar"] == pytest.approx(2 * stats.binom.cdf(1, 5, 0.5))
+    x, y = np.array([[11, 10], [12, 11]]) / 12, np.array([[9, 10], [10, 9]]) / 12
+    assert got["folds"] == [1, 2] and got["seeds"] == [0, 1]
+    assert got["test_share"] == pytest.approx(1 / 3)  # of the clips of three folds
+    assert got["difference"] == pytest.approx((x - y).mean())
+    assert got["p_t"] == pytest.approx(paired_test(x, y, 1 / 3).p) and got["note_t"] == ""
+    # Right with both seeds counts. Fold 1: a misses {0, 1}, b {0, 4, 5}; fold 2: a {3}, b {3 to 6}.
+    assert (got["only_a"], got["only_b"]) == (5, 1)
+    assert got["p_mcnemar"] == pytest.approx(2 * stats.binom.cdf(1, 6, 0.5))
     back = kfold.compare(kfold.read_runs(b), kfold.read_runs(a))
     assert back["p_t"] == pytest.approx(got["p_t"]) and back["difference"] == -got["difference"]
     kfold.main(["--output", str(a), "--compare", str(b)])
-    assert (
-        "+10.42 points (paired t, p = 0.0796); right in most seeds here alone 4 clips, there alone 1"
-        in capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    assert f"against {b}: +12.50 points over folds 1, 2, seeds 0, 1; paired t-test" in out
+    assert f"p = {got['p_t']:.3g}" in out and "here alone 5 clips, there alone 1; McNemar" in out
     assert json.loads((a / "summary.json").read_text())["compare"][str(b)] == got
 
 
-def test_paired_tests_without_spread(runs_of):
-    a = kfold.read_runs(runs_of("a", {(1, 0): [], (2, 0): []}))
+def test_paired_tests_without_spread_give_no_p_but_a_sentence(runs_of, capsys):
+    a = runs_of("a", {(1, 0): [], (2, 0): []})
     b = kfold.read_runs(runs_of("b", {(1, 0): [3], (2, 0): [4]}))
-    assert kfold.compare(a, a)["p_t"] == kfold.compare(a, a)["p_mcnemar"] == 1.0
-    assert kfold.compare(a, b)["p_t"] == 0.0 and kfold.compare(a, b)["p_mcnemar"] == 0.5
-    with pytest.raises(UserError, match="fewer than two runs"):
-        kfold.compare(a, {(1, 0): b[1, 0]})
+    kfold.main(["--output", str(a), "--compare", str(a)])
+    out = capsys.readouterr().out
+    assert "no p, for the difference is the same in every fold" in out
+    assert "McNemar: no p, for no clip tells the two apart" in out
+    a = kfold.read_runs(a)
+    got = kfold.compare(a, b)
+    assert got["p_t"] is None and "no spread" in got["note_t"] and got["p_mcnemar"] == 0.5
+    one = kfold.compare(a, {(1, 0): b[1, 0]})
+    assert one["p_t"] is None and "one fold" in one["note_t"]
+
+
+def test_a_comparison_needs_a_seed_in_all_shared_folds(runs_of):
+    a = kfold.read_runs(runs_of("a", {(1, 0): [], (2, 1): []}))
+    b = kfold.read_runs(runs_of("b", {(1, 0): [], (2, 0): []}))
+    with pytest.raises(UserError, match=r"no seed is there of both in all .* folds \[1, 2\]"):
+        kfold.compare(a, b)
+    with pytest.raises(UserError, match="no seed"):
+        kfold.compare(a, {})
+
+
+def test_runs_of_different_experiments_are_not_pooled(runs_of):
+    folder = runs_of("a", {(1, 0): [0], (2, 0): []}, epochs=10.0)
+    runs_of("a", {(3, 0): [0]}, epochs=100.0)
+    told = r"fold3_seed0: .* than fold1_seed0: config.supervised.train.epochs is 10.0 there and 100"
+    with pytest.raises(UserError, match=told):
+        kfold.main(["--output", str(folder)])
+    assert not (folder / "summary.json").exists()
+
+
+def test_a_run_is_of_the_fold_and_seed_that_its_folder_says(runs_of):
+    path = runs_of("a", {(1, 0): [0], (2, 0): []}) / "fold2_seed0" / "config.json"
+    for wrong, told in ((config_of(1, 0), "fold 1, seed 0"), (config_of(2, 5), "fold 2, seed 5")):
+        path.write_text(wrong)
+        with pytest.raises(UserError, match=f"fold2_seed0: its config is of {told}"):
+            kfold.read_runs(path.parents[1])
+    path.unlink()
+    with pytest.raises(UserError, match="fold2_seed0: there is no config.json"):
+        kfold.read_runs(path.parents[1])
 
 
 def test_ensembles_average_the_probabilities_of_matching_runs(runs_of, tmp_path, capsys):
@@ -167,13 +214,15 @@ def test_reading_runs(runs_of, tmp_path):
     assert set(kfold.read_runs(folder)) == {(1, 0), (2, 0)}
     # The last stage in the config's order, not in the file's, which is sorted by name.
     path = folder / "fold1_seed0"
-    (path / "config.json").write_text(json.dumps({"stages": ["pretrain", "finetune"]}))
+    two = config_lib.default(pretrain=config_lib.stage(), finetune=config_lib.stage())
+    two.pretrain.data.fold = two.finetune.data.fold = 1
+    (path / "config.json").write_text(config_lib.to_json(two))
     results = {
         "finetune": {"test/accuracy": 0.9, "test/macro_f1": 0.8},
         "pretrain": {"test/accuracy": 0.1, "test/macro_f1": 0.1},
     }
     (path / "results.json").write_text(json.dumps(results))
-    assert kfold.read_runs(folder)[1, 0]["accuracy"] == 0.9
+    assert kfold.read_run(path, 1, 0)["accuracy"] == 0.9
     (path / "results.json").write_text(json.dumps({"finetune": {}}))
     with pytest.raises(UserError, match="fold1_seed0: there are no results"):
         kfold.read_runs(folder)
@@ -212,13 +261,13 @@ def test_groups_that_cross_folds_are_an_error(tmp_path):
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
-    """Stands in for the processes: notes their commands, and leaves a finished workdir unless told to fail."""
+    """Stands in for the processes: notes their commands, and leaves a finished workdir or fails."""
     commands, failing, together = [], set(), []
 
     def run(command, **how):
         commands.append(command)
         if together:
-            together[0].wait(timeout=20)  # until as many run as were asked for
+            together[0].wait(timeout=600)  # until as many run as were asked for
         path = tmp_path / "out" / command[command.index("--workdir") + 1].rsplit("/", 1)[1]
         fold, seed = (int(part.lstrip("foldse")) for part in path.name.split("_"))
         if (fold, seed) in failing:
@@ -246,6 +295,7 @@ def test_runs_are_resumed_and_never_mixed_with_another_config(tmp_path, started)
         "def get_config():\n"
         "    c = config_lib.default()\n"
         f"    c.supervised.data.source, c.supervised.data.path = 'manifest', {data.path!r}\n"
+        "    c.supervised.model.name = 'small_cnn'  # quick to check\n"
         "    return c\n"
     )
     args = ["--config", str(config), "--seeds", "0", "7", "--output", str(started.path)]
@@ -268,10 +318,61 @@ def test_runs_are_resumed_and_never_mixed_with_another_config(tmp_path, started)
         ["--config.supervised.data.fold=2", "--config.seed=7"]
     ]
     assert kfold.main([*args, override]) == 0 and len(started.commands) == 1
-    with pytest.raises(UserError, match="fold1_seed0 holds results of a different config"):
+    told = "fold1_seed0 holds .* config.supervised.train.batch_size is 8 there and 16 here"
+    with pytest.raises(UserError, match=told):
         kfold.main([*args, "--config.supervised.train.batch_size=16"])
     assert len(started.commands) == 1
     assert kfold.main(["--output", str(started.path)]) == 0
+
+
+def test_resuming_accepts_what_training_accepts(tmp_path):
+    path = workdir(tmp_path, 1, 0, [])
+    config = config_lib.from_json((path / "config.json").read_text())
+    assert jobs.finished(path, config)
+    config.supervised.data.workers, config.checkpoint.every = 3, 7  # how, not what
+    stages._check_workdir(config, path)
+    assert jobs.finished(path, config)
+    config.supervised.train.epochs = 11.0
+    for check in (stages._check_workdir, lambda c, w: jobs.finished(w, c)):
+        with pytest.raises(UserError, match="config.supervised.train.epochs is 10.0 there and 11"):
+            check(config, path)
+    (path / "results.json").write_text("{}")  # begun, and of another experiment
+    with pytest.raises(UserError, match="epochs"):
+        jobs.finished(path, config)
+    (path / "results.json").unlink()
+    assert not jobs.finished(path, config)
+
+
+def test_resuming_knows_the_options_that_a_run_has_inherited(tmp_path):
+    path = workdir(tmp_path, 1, 0, [])
+    config = config_lib.from_json((path / "config.json").read_text())
+    config.supervised.init_from = str(tmp_path / "pretrained_and_gone")
+    inherited = config_lib.from_json(config_lib.to_json(config))
+    with inherited.supervised.model.unlocked():
+        inherited.supervised.model.encoder.width = 48
+    (path / "config.json").write_text(config_lib.to_json(inherited))
+    assert jobs.finished(path, config)
+
+
+def test_every_stage_whose_data_has_the_fold_holds_it_out(tmp_path, started):
+    data = manifest(tmp_path, ["x", "x", "y", "y"], [1, 1, 2, 2])
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from sacjax import config as config_lib\n"
+        "def get_config():\n"
+        "    names = ('elsewhere', 'pretrain', 'supervised')\n"
+        "    c = config_lib.default(**{name: config_lib.stage() for name in names})\n"
+        "    for s in (c.pretrain, c.supervised):\n"
+        f"        s.data.source, s.data.path = 'manifest', {data.path!r}\n"
+        "    for name in names:\n"
+        "        c[name].model.name = 'small_cnn'  # quick to check\n"
+        "    return c\n"
+    )
+    kfold.run_all(str(config), [], started.path, None, [0])
+    held = [[word for word in command if ".fold=" in word] for command in started.commands]
+    assert held == [
+        [f"--config.pretrain.data.fold={k}", f"--config.supervised.data.fold={k}"] for k in (1, 2)
+    ]
 
 
 def test_jobs_get_cores_of_their_own(tmp_path):
@@ -296,6 +397,8 @@ def test_jobs_run_together(tmp_path, started):
     overrides = [
         "--config.supervised.data.source=manifest",
         f"--config.supervised.data.path={data.path}",
+        "--config.supervised.model.name=small_cnn",  # quick to check
+        "--config.supervised.model.encoder={}",
     ]
     args = [
         "--config",

@@ -1,4 +1,7 @@
-"""The speed benchmark at tiny size: that its cheap parts run, and what its JSON and table say; never the timings themselves."""
+"""The speed benchmark at tiny size: that its cheap parts run, and what its JSON and table say.
+
+Never the timings themselves.
+"""
 
 import json
 import statistics
@@ -7,6 +10,8 @@ import numpy as np
 import pytest
 
 from launch.benchmarks import speed
+from launch.benchmarks.speed_cases import input_pipeline, log_mel, ours, peers
+from launch.benchmarks.speed_cases.case import SMALL, Case
 from sacjax import errors
 from sacjax.data import pipeline, sources
 
@@ -35,41 +40,41 @@ def test_a_part_gives_one_json_and_one_table(tmp_path, capsys):
 def test_peers_features_are_ours():
     """They do the same work: without masks torch's log-mel spectrogram is that of the front end."""
     torch = pytest.importorskip("torch", reason="needs the extra `parity`")
-    config = speed.resnet_config(speed.SMALL, augment__spectrogram=())
-    ours = speed.Ours(config, "supervised")
-    mine = ours.preprocess(ours.batch)["inputs"]
-    theirs = speed.torch_features(ours.stage)(ours.peer_batch()[0])
+    config = ours.resnet_config(SMALL, augment__spectrogram=())
+    stage = ours.Ours(config, "supervised")
+    mine = stage.preprocess(stage.batch)["inputs"]
+    theirs = log_mel.torch_features(stage.stage)(stage.peer_batch()[0])
     torch.testing.assert_close(torch.tensor(mine.tolist()), theirs.mT, atol=1e-3, rtol=0)
 
 
 def test_both_pipelines_read_the_same_samples(tmp_path):
     """From files as long as a crop; and what `timed` takes of a stream."""
     pytest.importorskip("torch", reason="needs the extra `parity`")
-    speed.write_sounds(tmp_path, speed.SMALL)
-    for kind in speed.FORMATS:
-        data = speed.data_config("folder", tmp_path / kind, speed.SMALL.seconds)
+    input_pipeline.write_sounds(tmp_path, SMALL)
+    for kind in input_pipeline.FORMATS:
+        data = input_pipeline.data_config("folder", tmp_path / kind, SMALL.seconds)
         recordings = sources.load(data)
         batch = next(iter(pipeline.train_batches(recordings, np.arange(20), data, 4, seed=0)))
         for seek in (False, True):
-            files = speed.SoundFiles(recordings.paths, batch["audio"].shape[1], seek)
+            files = input_pipeline.SoundFiles(recordings.paths, batch["audio"].shape[1], seek)
             theirs = np.stack([files[i] for i in batch["index"]])
             np.testing.assert_allclose(batch["audio"] / 32768, theirs, atol=1e-4)
-        assert speed.our_pipeline(data, speed.SMALL)() > 0
-    assert len(list((tmp_path / "long" / "sound").iterdir())) == speed.SMALL.long_files
+        assert input_pipeline.our_pipeline(data, SMALL)() > 0
+    assert len(list((tmp_path / "long" / "sound").iterdir())) == SMALL.long_files
 
 
 def test_torch_masks_whole_bands_and_frames():
     torch = pytest.importorskip("torch", reason="needs the extra `parity`")
     torch.manual_seed(0)
     for axis, other in ((1, 2), (2, 1)):
-        masked = speed.torch_mask(torch.ones(50, 30, 40), axis, count=2, width=5) == 0
+        masked = log_mel.torch_mask(torch.ones(50, 30, 40), axis, count=2, width=5) == 0
         places = masked.any(other).sum(1)
         assert places.max() <= 10 and 2 < places.float().mean() < 6
         assert torch.equal(masked.any(other), masked.all(other))
 
 
 def test_a_share_has_to_be_small_and_a_ratio_large():
-    case = speed.Case(
+    case = Case(
         "front end",
         lambda: 1.0,
         {"step": lambda: 4.0, "other": lambda: 4.0},
@@ -79,7 +84,7 @@ def test_a_share_has_to_be_small_and_a_ratio_large():
     one, other = speed.measure("f", case, repeats=1)
     assert one["figure"] == 0.25 and one["reached"] is False and other["reached"] is None
     (row,) = speed.measure(
-        "e", speed.Case("x", lambda: 1.0, {"y": lambda: 4.0}, {"y": 4.0}, clips=8), repeats=2
+        "e", Case("x", lambda: 1.0, {"y": lambda: 4.0}, {"y": 4.0}, clips=8), repeats=2
     )
     assert row["figure"] == 4 and row["reached"] is True
     assert speed.table([one, row]).splitlines()[2:] == [
@@ -91,7 +96,7 @@ def test_a_share_has_to_be_small_and_a_ratio_large():
 def test_runs_take_turns():
     order = []
     runs = {name: (lambda name=name: order.append(name)) for name in ("peer", "other")}
-    speed.measure("x", speed.Case("", lambda: order.append("ours"), runs), repeats=2)
+    speed.measure("x", Case("", lambda: order.append("ours"), runs), repeats=2)
     assert order == ["ours", "peer", "other"] * 3  # the first round is the warm-up
 
 
@@ -100,4 +105,4 @@ def test_an_absent_peer_is_one_line_that_says_what_to_install():
         errors.UserError,
         match=r"measures no_such_peer, which is absent: pip install -e '.\[parity\]'",
     ):
-        speed.need("no_such_peer", "parity")
+        peers.need("no_such_peer", "parity")

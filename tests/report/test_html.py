@@ -20,13 +20,8 @@ from sacjax import config as config_lib
 from sacjax import report
 from sacjax.data.recordings import Recordings
 from sacjax.data.sources import OpenFiles
-<<<<<<< ours
 from sacjax.evaluators.scores import scores
 from sacjax.report import html
-=======
-from sacjax.evaluators import evaluate
-from sacjax.report import html, plots
->>>>>>> theirs
 
 RATE = 8000
 NAMES = (

@@ -12,7 +12,7 @@ import soundfile
 import tensorflow_datasets as tfds
 
 from sacjax import config as config_lib
-from sacjax.data.sources import files as sources
+from sacjax.data import sources
 from sacjax.data.sources import tfds as tfds_source
 from sacjax.data.sources.array_record import load_array_record, load_tfds
 from sacjax.data.tfds_builders.published import pcm16

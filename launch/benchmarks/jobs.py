@@ -1,0 +1,107 @@
+"""Runs commands side by side, each on its share of the cores.
+
+Small models use one core far better than several.
+"""
+
+import concurrent.futures
+import json
+import os
+import queue
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from sacjax import config as config_lib
+from sacjax import stages
+from sacjax.config import identity
+from sacjax.errors import UserError
+
+
+class Job(NamedTuple):
+    """A command that leaves a result."""
+
+    name: str
+    command: list[str]
+    result: Path  # what is printed as where it goes
+    log: Path | None  # where its messages go; None: to the console
+
+
+def training(spec: str, workdir: Path, overrides: Sequence[str]) -> list[str]:
+    """Returns the command that trains a config, `FILE[:ARG]`, in a workdir."""
+    start = [sys.executable, "-m", "sacjax.main", "--config", spec, "--workdir", str(workdir)]
+    return [*start, *overrides]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file of results whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def finished(workdir: Path, config: ConfigDict) -> bool:
+    """Returns whether a workdir holds all results of a config, as `sacjax.main` would say.
+
+    Raises:
+      UserError: it holds results of another experiment, which would be passed off as this one's.
+    """
+    path, saved = workdir / "results.json", workdir / "config.json"
+    if not path.is_file():
+        return False
+    if saved.is_file():
+        # As it would run there: encoder options that it inherits from a checkpoint are filled in.
+        config = stages.resolve(config, workdir)
+        told = identity.difference(
+            json.loads(saved.read_text()), json.loads(config_lib.to_json(config))
+        )
+        if told:
+            raise UserError(
+                f"{workdir} holds results of a different experiment: {told}; choose another folder "
+                "for the runs, or leave out what starts runs to summarize what is there"
+            )
+    return not set(config.stages) - set(json.loads(path.read_text()))
+
+
+def run(jobs: Sequence[Job], count: int) -> None:
+    """Runs all jobs, `count` at a time; a failure lets those that run end, and starts no more.
+
+    Raises:
+      UserError: a count below 1, or a job that failed.
+    """
+    if count < 1:
+        raise UserError(f"--jobs is {count}: give a number of runs of at least 1")
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    free: queue.Queue[list[int]] = queue.Queue()
+    for k in range(count):
+        free.put(cores[k::count] or cores)
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(_run, job, free) for job in jobs]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _run(job: Job, free: "queue.Queue[list[int]]") -> None:
+    """Runs a job on one of the free shares of the cores. Raises UserError where it fails."""
+    print(f"{job.name} → {job.result}", flush=True)
+    if job.log is None:
+        code, where = subprocess.run(job.command).returncode, "its own message is above"
+    else:
+        own = free.get()
+        if own:
+            os.sched_setaffinity(0, own)  # this thread's, which what it starts inherits
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(job.log, "w") as file:
+            code = subprocess.run(job.command, stdout=file, stderr=subprocess.STDOUT).returncode
+        free.put(own)
+        where = f"its messages are in {job.log}"
+    if code:
+        raise UserError(
+            f"{job.name} ended with exit code {code}; {where}; the same command resumes"
+        )

@@ -1,0 +1,87 @@
+"""Whether one of two classifiers is better: paired tests over folds and over clips."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+ROUNDING = 1e-12  # differences of accuracies that are closer than this are equal
+
+
+class PairedTest(NamedTuple):
+    """A corrected resampled t-test between two classifiers."""
+
+    difference: float  # mean score of the first less that of the second
+    p: float | None  # two-sided; None where there is nothing to estimate the spread from
+    note: str  # why there is no p; '' where there is one
+
+
+class McNemar(NamedTuple):
+    """McNemar's exact test between two classifiers on the same clips."""
+
+    only_a: int  # clips that the first alone has right
+    only_b: int
+    p: float | None  # two-sided; None where no clip tells the two apart
+    note: str  # why there is no p; '' where there is one
+
+
+def paired_test(
+    a: np.ndarray | Sequence[Sequence[float]],
+    b: np.ndarray | Sequence[Sequence[float]],
+    test_share: float,
+) -> PairedTest:
+    """Returns the corrected resampled t-test (Nadeau and Bengio 2003) of scores of two classifiers.
+
+    The seeds of a fold are averaged first, for they share its clips: the folds are what is counted.
+    Training sets of different folds overlap, so the differences of folds are not independent
+    either: the variance of their mean is taken as (1/n + test/train) times their sample variance,
+    with n - 1 degrees of freedom.
+
+    Args:
+      a: scores [folds, seeds] of the first classifier.
+      b: scores of the second, with the same folds and seeds in the same places.
+      test_share: share of all clips that a fold tests, between 0 and 1.
+
+    Raises:
+      ValueError: scores of other shapes, none at all, or a share that is none.
+    """
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if a.ndim != 2 or a.shape != b.shape or not a.size:
+        raise ValueError(f"scores must be two equal [folds, seeds], not {a.shape} and {b.shape}")
+    if not 0 < test_share <= 1:
+        raise ValueError(f"test_share is {test_share}: it must lie between 0 and 1")
+    folds = (a - b).mean(1)
+    mean, count = float(folds.mean()), len(folds)
+    if count < 2:
+        return PairedTest(mean, None, "one fold alone has no spread to test against")
+    if np.ptp(folds) < ROUNDING:
+        return PairedTest(
+            mean, None, "the difference is the same in every fold: there is no spread"
+        )
+    if test_share == 1:
+        return PairedTest(mean, None, "every fold tests all clips: none is left to train on")
+    overlap = test_share / (1 - test_share)
+    error = np.sqrt((1 / count + overlap) * folds.var(ddof=1))
+    return PairedTest(mean, float(2 * stats.t.sf(abs(mean) / error, count - 1)), "")
+
+
+def mcnemar(right_a: np.ndarray | Sequence[bool], right_b: np.ndarray | Sequence[bool]) -> McNemar:
+    """Returns McNemar's exact test (binomial, any number of clips) of which clips are right.
+
+    It takes the classifiers as they are: what another training run would change is not in it.
+
+    Args:
+      right_a: bool [clips], whether the first classifier has the clip right.
+      right_b: the same clips, of the second.
+
+    Raises:
+      ValueError: other numbers of clips.
+    """
+    right_a, right_b = np.asarray(right_a, bool), np.asarray(right_b, bool)
+    if right_a.shape != right_b.shape:
+        raise ValueError(f"{right_a.shape} and {right_b.shape} are not the same clips")
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    if not only_a + only_b:
+        return McNemar(0, 0, None, "no clip tells the two apart")
+    return McNemar(only_a, only_b, float(stats.binomtest(only_a, only_a + only_b).pvalue), "")
