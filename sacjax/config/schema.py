@@ -10,7 +10,7 @@ OPEN = ("model.encoder", "objective.options")
 
 
 def groups() -> dict[str, type]:
-    """Returns {group of keys: the frozen dataclass that holds their defaults, meanings and checks}."""
+    """Returns {group of keys: the frozen dataclass of their defaults, meanings and checks}."""
     from sacjax import augment, evaluators, frontend
     from sacjax.data import options as data
     from sacjax.models import classifier
@@ -49,7 +49,7 @@ def default(**stages: ConfigDict) -> ConfigDict:
     c = ConfigDict(dict(seed=0, stages=tuple(stages)))
     c.transductive = False  # True: a stage without labels may hear a later stage's test clips
     # Devices along each axis, -1 = all that are left. data: each has all parameters and a part of
-    # the batch; fsdp: a part of both; tensor: a part of the Transformer's inside, and the same rows.
+    # the batch; fsdp: a part of both; tensor: a part of the Transformer's inside, the same rows.
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
     c.checkpoint = dict(
         every=0,  # steps; 0 = at each evaluation
@@ -64,7 +64,11 @@ def default(**stages: ConfigDict) -> ConfigDict:
 
 
 def check(config: ConfigDict) -> ConfigDict:
-    """Checks values before anything compiles; returns the config. Raises UserError naming the key."""
+    """Checks values before anything compiles; returns the config.
+
+    Raises:
+      UserError: a bad value; it names the key.
+    """
     if not config.stages:
         raise UserError("config.stages is empty: name at least one stage")
     for number, name in enumerate(config.stages):
@@ -84,7 +88,8 @@ def check(config: ConfigDict) -> ConfigDict:
     for axis, size in config.mesh.items():
         if size == 0 or size < -1:
             raise UserError(
-                f"config.mesh.{axis} is {size}: give a number of devices, or -1 for all that are left"
+                f"config.mesh.{axis} is {size}: give a number of devices, or -1 for all that are "
+                "left"
             )
     if config.checkpoint.every < 0 or config.checkpoint.keep < 1:
         raise UserError("config.checkpoint: every must not be negative, and keep be 1 or more")

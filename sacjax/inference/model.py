@@ -161,7 +161,7 @@ class Model:
         layer: Layer = -1,
         seconds: float = 0,
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Returns (vectors float32 [T, D], their times [T] in seconds) of each sound; see `embed`."""
+        """Returns each sound's (vectors float32 [T, D], their times [T] in seconds); see `embed`."""
         recordings = as_recordings(sounds, sample_rate or self.sample_rate, self.labels)
         bad: dict[int, str] = {}
         found = embed_recordings_by_frames(self.embedder(layer, seconds), recordings, bad)
@@ -179,7 +179,7 @@ class Model:
     def probabilities(
         self, recordings: Recordings, indices: np.ndarray, bad: dict[int, str]
     ) -> np.ndarray:
-        """Returns [n, C] of recordings; NaN where one cannot be read, and `bad` takes the reason."""
+        """Returns [n, C]; NaN where a recording cannot be read, and `bad` takes the reason."""
 
         def apply(batch: dict[str, Any]) -> Any:
             note_errors(batch, bad)
@@ -222,7 +222,7 @@ def load(where: str | Path, which: str | None = None, stage: str | None = None) 
 
     Args:
       where: a workdir, or `hf:FOLDER` of a checkpoint that transformers' `save_pretrained` wrote.
-      which: its `best` or `last` checkpoint; None: the one that its config's `eval.checkpoint` says.
+      which: its `best` or `last` checkpoint; None: what its config's `eval.checkpoint` says.
       stage: of the workdir; None: its last stage that has a checkpoint.
 
     Raises:
@@ -311,8 +311,8 @@ def ensemble(
     first = loaded[0]
     if any(m.labels != first.labels or m.multi_label != first.multi_label for m in loaded):
         raise UserError(
-            "the checkpoints have different labels, or only some are multi-label; an ensemble needs "
-            "the same"
+            "the checkpoints have different labels, or only some are multi-label; an ensemble "
+            "needs the same"
         )
     found = [model.predict(sounds, sample_rate) for model in loaded]
     bad: dict[str, str] = {}

@@ -62,6 +62,14 @@ def test_mistakes_of_the_user(trained, networks, tmp_path):
         run(networks["wav2vec2"], tmp_path / "y")
     with pytest.raises(UserError, match="its labels differ from those of"):
         run([trained.workdir, networks["small_cnn"]], tmp_path / "y")
+    other = tmp_path / "other"
+    shutil.copytree(trained.workdir, other)
+    config = json.loads((other / "config.json").read_text())
+    config["supervised"]["data"]["split_seed"] = 1
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="its test part differs from that of .* the same clips"):
+        run([trained.workdir, other], tmp_path / "y")
+    assert not (tmp_path / "y").exists()
     with pytest.raises(UserError, match="not a workdir"):
         run(tmp_path / "nowhere", tmp_path / "y")
 

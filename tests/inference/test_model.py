@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 
 import crossings
 import numpy as np
@@ -209,6 +210,20 @@ def test_what_is_no_workdir(tmp_path, name):
     (tmp_path / "file").write_text("no workdir")
     with pytest.raises(UserError, match="not a workdir of sacjax .* hf:"):
         sacjax.load(tmp_path / name)
+
+
+def test_the_last_stage_that_has_a_checkpoint_is_loaded_or_the_one_asked_for(networks, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(networks["small_cnn"], run)
+    config = json.loads((run / "config.json").read_text())
+    config["stages"], config["later"] = ["supervised", "later"], config["supervised"]
+    (run / "config.json").write_text(json.dumps(config))
+    assert sacjax.load(run).stage == "supervised"
+    with pytest.raises(UserError, match="there is no checkpoint of stage later in it"):
+        sacjax.load(run, stage="later")
+    shutil.copytree(run / "checkpoints" / "supervised", run / "checkpoints" / "later")
+    assert sacjax.load(run).stage == "later"
+    assert sacjax.load(run, stage="supervised").stage == "supervised"
 
 
 def test_a_workdir_without_a_checkpoint(networks, tmp_path):

@@ -29,7 +29,9 @@ from sacjax.train.checkpoint import (
     take_encoder,
     write_labels,
 )
-from sacjax.train.loop import TrainState, _best
+from sacjax.train.hooks import note_best
+from sacjax.train.loop import Record
+from sacjax.train.state import TrainState
 
 
 def state(step, width=3):
@@ -332,12 +334,12 @@ def test_of_equal_metrics_the_first_is_the_best_everywhere(tmp_path, mode):
     """What is kept, what is taken for evaluation, and what the train loop notes."""
     values = (0.5, 0.9, math.nan, 0.9, 0.9, 0.7) if mode == "max" else (3, 1, math.nan, 1, 1, 2)
     evaluation = ConfigDict({"best": "validation/x", "best_mode": mode})
-    meta = dict(best=None, best_step=0, since_best=0)
+    record = Record()
     checkpoints = Checkpoints(tmp_path, "supervised", keep=1, mode=mode, asynchronous=False)
     for step, value in enumerate(values, 1):
-        metric = _best(meta, {"validation/x": value}, evaluation, step, True)
-        checkpoints.save(step, state(step), {}, metric)
-    assert meta["best_step"] == checkpoints.best() == 2 and meta["since_best"] == 4
+        note_best(record, {"validation/x": value}, evaluation, step, True)
+        checkpoints.save(step, state(step), {}, value)
+    assert record.best_step == checkpoints.best() == 2 and record.since_best == 4
     assert sorted(complete(checkpoints.folder)) == [2, 6]
     assert Checkpoints(tmp_path, "supervised", mode=mode).best() == 2  # another process
 
@@ -382,10 +384,10 @@ def test_the_config_says_which_checkpoint_where_nobody_does(tmp_path):
     (tmp_path / "config.json").write_text(config_lib.to_json(config))
     checkpoints = Checkpoints(tmp_path, "supervised", asynchronous=False)
     for step, accuracy in ((1, 0.9), (2, 0.5)):
-        _, params, extra = nnx.split(
+        _, params, buffers = nnx.split(
             random_values(lambda: objective.build(nnx.Rngs(0)), step), nnx.Param, ...
         )
-        values = state(step)._replace(params=nnx.as_pure(params), extra=nnx.as_pure(extra))
+        values = state(step)._replace(params=nnx.as_pure(params), buffers=nnx.as_pure(buffers))
         checkpoints.save(step, values, {}, accuracy)
     checkpoints.close()
     assert [load_trained(tmp_path, which).step for which in ("best", "last", None)] == [1, 2, 1]

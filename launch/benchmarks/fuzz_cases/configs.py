@@ -10,6 +10,7 @@ from launch.benchmarks.fuzz_cases import mutate
 from launch.benchmarks.fuzz_cases.case import ROOT
 from sacjax import config as config_lib
 from sacjax import inference
+from sacjax.train import checkpoint
 
 # Small ones, which take no time to check.
 SPECS = ("configs/folder.py", "configs/synthetic/resnet.py", "configs/fsdd/wav2vec2.py")
