@@ -29,11 +29,14 @@ def start() -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Lets glibc keep the memory that a step frees for the next one, where JAX computes on the CPU; returns whether it does.
+    """Lets glibc keep the memory that a step frees for the next one, where JAX computes on the CPU;
+    returns whether it does.
 
-    XLA:CPU allocates what it needs anew in each call. Pages that go back to the system in between are zeroed again when they are first
-    touched: half the time of a log-mel spectrogram, an eighth of a training step. The process stays as large as it once was. To be
-    called before JAX starts its threads; $SACJAX_KEEP_MEMORY=0 leaves all as it is.
+    XLA:CPU allocates what it needs anew in each call. Pages that go back to the system in between
+    are zeroed again when they are first
+    touched: half the time of a log-mel spectrogram, an eighth of a training step. The process stays
+    as large as it once was. To be called before JAX starts its threads; $SACJAX_KEEP_MEMORY=0
+    leaves all as it is.
     """
     if os.environ.get("SACJAX_KEEP_MEMORY") == "0" or any(
         next(Path("/dev").glob(p), None) for p in ACCELERATORS
@@ -44,7 +47,8 @@ def keep_freed_memory() -> bool:
 
 
 def enable_cache() -> Path | None:
-    """Keeps compiled programs in the user's cache folder, and returns it; $JAX_COMPILATION_CACHE_DIR chooses another one.
+    """Keeps compiled programs in the user's cache folder, and returns it;
+    $JAX_COMPILATION_CACHE_DIR chooses another one.
 
     JAX_ENABLE_COMPILATION_CACHE=false switches it off. Returns None where nothing can be written.
     """

@@ -8,7 +8,8 @@ import jax
 class Context(NamedTuple):
     """Says whether a call trains, with which random key, and how far the schedule has come.
 
-    A NamedTuple is a pytree, so a context goes through `jax.jit` and `jax.checkpoint` like any array.
+    A NamedTuple is a pytree, so a context goes through `jax.jit` and `jax.checkpoint` like any
+    array.
     """
 
     key: jax.Array | None = None

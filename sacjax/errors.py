@@ -31,8 +31,9 @@ def first_line(error: BaseException) -> str:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs a command's `main` and exits: 0 or what it returns, 2 with one line on stderr for a `UserError` or a full disk,
-    130 for Ctrl-C, 75 (EX_TEMPFAIL: to be started again) for a SIGTERM during training."""
+    """Runs a command's `main` and exits: 0 or what it returns, 2 with one line on stderr for a
+    `UserError` or a full disk, 130 for Ctrl-C, 75 (EX_TEMPFAIL: to be started again) for a SIGTERM
+    during training."""
     try:
         code = main()
         sys.stdout.flush()

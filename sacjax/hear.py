@@ -1,7 +1,9 @@
-"""The API of the HEAR benchmark (Turian et al. 2022, https://hearbenchmark.com/hear-api.html) for a trained workdir.
+"""The API of the HEAR benchmark (Turian et al. 2022, https://hearbenchmark.com/hear-api.html) for a
+trained workdir.
 
     model = sacjax.hear.load_model("runs/mine")
-    embeddings, timestamps = sacjax.hear.get_timestamp_embeddings(audio, model)     # [n_sounds, n_timestamps, D], milliseconds
+    # [n_sounds, n_timestamps, D], milliseconds.
+    embeddings, timestamps = sacjax.hear.get_timestamp_embeddings(audio, model)
     embeddings = sacjax.hear.get_scene_embeddings(audio, model)                     # [n_sounds, D]
 
 Sound goes in as NumPy, or whatever turns into it, and NumPy comes out.
@@ -14,7 +16,9 @@ import numpy as np
 from sacjax import inference
 from sacjax.errors import UserError
 
-ONE_PIECE = 60.0  # seconds; longer sounds are encoded in pieces of so many, as attention's cost grows with their square
+# Seconds; longer sounds are encoded in pieces of so many, as attention's cost grows with their
+# square.
+ONE_PIECE = 60.0
 
 
 class Model:
@@ -36,7 +40,8 @@ def load_model(model_file_path: str = "") -> Model:
 
 
 def get_timestamp_embeddings(audio: Any, model: Model) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (embeddings float32 [n_sounds, n_timestamps, D], timestamps float32 [n_sounds, n_timestamps] in milliseconds).
+    """Returns (embeddings float32 [n_sounds, n_timestamps, D], timestamps float32 [n_sounds,
+    n_timestamps] in milliseconds).
 
     The timestamps are the frames' centres, at a regular interval; there is one at least.
 

@@ -1,4 +1,5 @@
-"""`python -m sacjax.main --config FILE[:ARG] --workdir DIR`: trains and evaluates a config's stages.
+"""`python -m sacjax.main --config FILE[:ARG] --workdir DIR`: trains and evaluates a config's
+stages.
 
 The same as `sacjax train`; see `sacjax.commands.train`.
 """

@@ -3,10 +3,10 @@
     sacjax embed --checkpoint WORKDIR PATH… --output FILE.npz|FILE.parquet [--frames]
         [--layer -1|K|mean] [--seconds S]
 
-The files may be of any rate and length, and the encoder may have been trained for anything. There is
-one vector a clip, or with `--frames` one a frame. The encoder hears `--seconds` at a time (default:
-that of its training): a clip's vector is the mean over overlapping windows, its frames are those of
-windows end to end.
+The files may be of any rate and length, and the encoder may have been trained for anything. There
+is one vector a clip, or with `--frames` one a frame. The encoder hears `--seconds` at a time
+(default: that of its training): a clip's vector is the mean over overlapping windows, its frames
+are those of windows end to end.
 """
 
 import argparse

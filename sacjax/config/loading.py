@@ -19,7 +19,8 @@ def load(spec: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
     """Reads `path[:arg]`, applies `--config.key=value` overrides in order and checks the result.
 
     Raises:
-      UserError: a missing file, an error inside it, an unknown key (the nearest known is named), a wrong type or value.
+      UserError: a missing file, an error inside it, an unknown key (the nearest known is named), a
+      wrong type or value.
     """
     path, _, arg = spec.partition(":")
     if not Path(path).is_file():
@@ -44,7 +45,10 @@ def load(spec: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
 
 
 def override(config: ConfigDict, overrides: list[str] | tuple[str, ...]) -> ConfigDict:
-    """Applies `--config.key=value` strings in order, in place, and checks the result. Raises UserError as `load` does."""
+    """Applies `--config.key=value` strings in order, in place, and checks the result.
+
+    Raises UserError as `load` does.
+    """
     for text in overrides:
         _override(config, text)
     return check(config)
@@ -133,7 +137,10 @@ def stage_name(config: ConfigDict, given: str | None) -> str:
 
 
 def overrides_from(unknown: list[str]) -> list[str]:
-    """Returns what is left of a command line as `--config.key=value` strings. Raises UserError for anything else."""
+    """Returns what is left of a command line as `--config.key=value` strings.
+
+    Raises UserError for anything else.
+    """
     joined: list[str] = []
     for word in unknown:
         if joined and "=" not in joined[-1] and not word.startswith("--"):
@@ -146,7 +153,10 @@ def overrides_from(unknown: list[str]) -> list[str]:
 
 
 def parse_arg(arg: str, **defaults: Any) -> ConfigDict:
-    """Parses `'esc10,fold=2'` against typed defaults: a bare word sets a flag. Raises UserError for an unknown word."""
+    """Parses `'esc10,fold=2'` against typed defaults: a bare word sets a flag.
+
+    Raises UserError for an unknown word.
+    """
     values = dict(defaults)
     for word in filter(None, arg.split(",")):
         name, equals, raw = word.partition("=")

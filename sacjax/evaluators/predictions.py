@@ -61,7 +61,8 @@ def predict(
 def _own_rows(logits: Any) -> np.ndarray:
     """Returns the rows of a global array that this host's rows of the batch became, in their order.
 
-    A mesh may put hosts in any order (`jax.make_mesh` follows a TPU's wiring), so a row's global place says nothing here.
+    A mesh may put hosts in any order (`jax.make_mesh` follows a TPU's wiring), so a row's global
+    place says nothing here.
     """
     if not isinstance(logits, jax.Array) or logits.is_fully_addressable:
         return np.asarray(logits)
@@ -72,11 +73,13 @@ def _own_rows(logits: Any) -> np.ndarray:
 def write_predictions(
     path: str | Path, rows: list[dict], class_names: Sequence[str], *, multi_label: bool = False
 ) -> None:
-    """Writes a csv with file, split, label, prediction, and a column of probabilities for each class.
+    """Writes a csv with file, split, label, prediction, and a column of probabilities for each
+    class.
 
     Args:
       rows: dicts with `file`, `split`, `label`, `probabilities` [C].
-      multi_label: the prediction is every class of 0.5 or more, as `a|b`, instead of the most probable one.
+      multi_label: the prediction is every class of 0.5 or more, as `a|b`, instead of the most
+        probable one.
     """
 
     def prediction(p: np.ndarray) -> str:

@@ -19,7 +19,8 @@ def knn(
     test_labels: np.ndarray | None,
     neighbours: int = 10,
 ) -> float:
-    """Returns the accuracy of the majority of the nearest training vectors [N, D] by cosine distance.
+    """Returns the accuracy of the majority of the nearest training vectors [N, D] by cosine
+    distance.
 
     Without test vectors each training vector is asked for the others' label.
     """
@@ -39,8 +40,8 @@ def linear(
 ) -> float:
     """Returns the test accuracy of logistic regression on standardized vectors [N, D].
 
-    The strength of its regularization is chosen by stratified 5-fold cross-validation on the training vectors where each class has 5
-    or more, else C = 1. `seed` shuffles the folds.
+    The strength of its regularization is chosen by stratified 5-fold cross-validation on the
+    training vectors where each class has 5 or more, else C = 1. `seed` shuffles the folds.
 
     Raises:
       UserError: fewer than two classes to train on, or nothing to test.
@@ -64,13 +65,15 @@ def few_shot(
     draws: int = 5,
     seed: int = 0,
 ) -> dict[int, list[float]]:
-    """Returns {shot: [test accuracy of each draw]} of logistic regression (C = 1) on so many random training vectors of each class.
+    """Returns {shot: [test accuracy of each draw]} of logistic regression (C = 1) on so many random
+    training vectors of each class.
 
-    A class that has fewer gives all it has; shots that no class has are left out. Within a draw the vectors of a smaller shot are among
-    those of a larger one.
+    A class that has fewer gives all it has; shots that no class has are left out. Within a draw the
+    vectors of a smaller shot are among those of a larger one.
 
     Raises:
-      UserError: fewer than two classes to train on, nothing to test, or shots or draws that are not positive.
+      UserError: fewer than two classes to train on, nothing to test, or shots or draws that are not
+      positive.
     """
     check(train_labels, test_labels)
     if draws < 1 or any(shot < 1 for shot in shots):

@@ -20,14 +20,17 @@ def scores(
 ) -> dict[str, float]:
     """Returns the metrics of N predictions, counted by scikit-learn.
 
-    Single-label: accuracy (with `accuracy_low` and `accuracy_high`, its 95 % bootstrap interval over clips), balanced_accuracy,
-    top_{k}_accuracy, macro_precision, macro_recall, macro_f1, precision/, recall/ and f1/<class>, roc_auc (one-vs-rest,
-    macro), mean_average_precision (macro), expected_calibration_error, loss. Multi-label: the same, where accuracy is the share of
-    clips whose every decision at 0.5 is right, as scikit-learn counts it, and top-k and balanced accuracy are left out.
+    Single-label: accuracy (with `accuracy_low` and `accuracy_high`, its 95 % bootstrap interval
+    over clips), balanced_accuracy, top_{k}_accuracy, macro_precision, macro_recall, macro_f1,
+    precision/, recall/ and f1/<class>, roc_auc (one-vs-rest, macro), mean_average_precision
+    (macro), expected_calibration_error, loss. Multi-label: the same, where accuracy is the share of
+    clips whose every decision at 0.5 is right, as scikit-learn counts it, and top-k and balanced
+    accuracy are left out.
 
-    Classes without a true example are left out of macro averages (which are 0 where that leaves none) and have no entry of
-    their own; the clips falsely given to them count as errors of their true class. A class that is true but never predicted
-    has precision 0. roc_auc also leaves out classes that every clip has, and is itself left out where no class is left;
+    Classes without a true example are left out of macro averages (which are 0 where that leaves
+    none) and have no entry of their own; the clips falsely given to them count as errors of their
+    true class. A class that is true but never predicted has precision 0. roc_auc also leaves out
+    classes that every clip has, and is itself left out where no class is left;
     mean_average_precision is left out where no class has a true example. No score is ever NaN.
 
     Args:
@@ -41,7 +44,8 @@ def scores(
         loss is then that of all decisions, as it is trained. Multi-label always is.
 
     Raises:
-      ValueError: no examples, shapes that do not fit, or labels that are not of the C classes, such as -1 for unknown.
+      ValueError: no examples, shapes that do not fit, or labels that are not of the C classes, such
+        as -1 for unknown.
       UserError: probabilities that are not finite, as a diverged model gives.
     """
     probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)

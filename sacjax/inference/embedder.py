@@ -21,7 +21,8 @@ from sacjax.layers.pooling import masked_mean
 from sacjax.views import make_views
 
 ROWS = 16  # files read ahead, and pieces of sound in a batch, at most
-# Samples in a batch of pieces, at most: a large encoder's first layer makes about a gigabyte of them.
+# Samples in a batch of pieces, at most: a large encoder's first layer makes about a gigabyte of
+# them.
 SAMPLES = 1 << 21
 LONGEST = (
     1 << 24
@@ -42,7 +43,8 @@ class Embedder:
         """Takes an encoder.
 
         Args:
-          stage: a stage's config: its `data` (rate, seconds), `frontend`, `model` and `eval` are used.
+          stage: a stage's config: its `data` (rate, seconds), `frontend`, `model` and `eval` are
+            used.
           encoder: of `sacjax.models`.
           layer: -1: the encoder's output; k: the k-th of its Transformer's hidden states, 0 being
             its input; mean: of all of them. Of a pre-norm encoder the last hidden state is before
@@ -88,9 +90,11 @@ class Embedder:
 
     @functools.cached_property
     def _grid(self) -> tuple[int, int]:
-        """Returns (samples from frame to frame, samples that one whole frame needs of its own clip).
+        """Returns (samples from frame to frame, samples that one whole frame needs of its own
+        clip).
 
-        Found by trial, whatever the encoder: with symmetric padding k frames need (k - 1) * hop + first samples.
+        Found by trial, whatever the encoder: with symmetric padding k frames need (k - 1) * hop +
+        first samples.
         """
         audio = np.zeros([1, self.window], np.int16)
 
@@ -126,10 +130,12 @@ class Embedder:
         return np.clip(centres, 0, num_samples) / self.sample_rate
 
     def embed_frames(self, sounds: list[np.ndarray], size: int | None = None) -> list[np.ndarray]:
-        """Returns each sound's frames, float32 [frame_count(n), D], of sounds [n] of any length, int16 or float32, all alike.
+        """Returns each sound's frames, float32 [frame_count(n), D], of sounds [n] of any length,
+        int16 or float32, all alike.
 
-        Longer ones are cut into pieces of `size` samples (default: the window of training), each read so far that its last frame is whole:
-        the frames of all pieces stand at one regular interval, those that the sound has in one piece.
+        Longer ones are cut into pieces of `size` samples (default: the window of training), each
+        read so far that its last frame is whole: the frames of all pieces stand at one regular
+        interval, those that the sound has in one piece.
         """
         size = max(size or self.window, self.hop)
         table = [
@@ -231,7 +237,10 @@ def note_errors(batch: dict[str, Any], bad: dict[int, str]) -> None:
 
 
 def read_whole(recordings: Recordings, index: int, sample_rate: int) -> np.ndarray:
-    """Returns a whole recording as int16 [n] at `sample_rate`. Raises anything for a broken file."""
+    """Returns a whole recording as int16 [n] at `sample_rate`.
+
+    Raises anything for a broken file.
+    """
     clip = recordings.open(index)
     seconds = decode.count_samples(clip) / max(clip.sample_rate, 1)
     return decode.read_pcm(clip, sample_rate, 0.0, seconds)

@@ -16,7 +16,8 @@ def write(
 
     Args:
       table: `embeddings` and what else a .npz holds.
-      row_files: of frames, the file that each is of, as a place in `files`; a .parquet then has a row a frame, with its time.
+      row_files: of frames, the file that each is of, as a place in `files`; a .parquet then has a
+        row a frame, with its time.
 
     Raises:
       UserError: the place cannot be written.

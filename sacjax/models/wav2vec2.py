@@ -156,8 +156,8 @@ class Options(base.Options):
     """Channels of such a span."""
 
     normed_last_state: bool = False
-    """Whether the last hidden state is the output, after the final norm of the pre-norm order (as in
-    transformers up to 5.15), or what goes into that norm (from 5.16 on)."""
+    """Whether the last hidden state is the output, after the final norm of the pre-norm order (as
+    in transformers up to 5.15), or what goes into that norm (from 5.16 on)."""
 
     remat: Remat = "none"
     """What a layer's backward pass computes again to save memory."""

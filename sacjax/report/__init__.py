@@ -29,8 +29,10 @@ def write(
     Args:
       stage: the one whose predictions `rows` are; the curves are those of all stages so far.
       results: {stage: {'part/metric': value}}.
-      rows: predictions of one part, as `evaluate.write_predictions` takes them, with `index`, the place in `recordings`.
-      recordings: where the clips of the mistakes are read from; one that cannot be read any more is shown without its sound.
+      rows: predictions of one part, as `evaluate.write_predictions` takes them, with `index`, the
+        place in `recordings`.
+      recordings: where the clips of the mistakes are read from; one that cannot be read any more is
+        shown without its sound.
     """
     workdir, sub, names = Path(workdir), config[stage], recordings.class_names
     folder = workdir / "plots"

@@ -121,7 +121,8 @@ def spectrogram(samples: np.ndarray, sample_rate: int) -> Figure:
 
     n_fft = 512 if sample_rate < 16000 else 1024
     hop, size = n_fft // 4, len(samples)
-    # Whole seconds, so that clips of many lengths share a compiled front end, and none is too short for it.
+    # Whole seconds, so that clips of many lengths share a compiled front end, and none is too short
+    # for it.
     padded = np.pad(samples, (0, -size % sample_rate if size else sample_rate))
     level = log_mel_spectrogram(
         jnp.asarray(padded)[None],

@@ -1,8 +1,8 @@
 """A learning-rate sweep (Smith 2017, "Cyclical Learning Rates").
 
 The learning rate grows exponentially over a few hundred updates; the suggestion is where the
-smoothed loss falls steepest. It trains a state of its own: workdirs and checkpoints are left as they
-are.
+smoothed loss falls steepest. It trains a state of its own: workdirs and checkpoints are left as
+they are.
 """
 
 import tempfile
@@ -21,10 +21,12 @@ from sacjax.train import sharding
 
 
 def sweep(step: Any, state: Any, batches: Iterator[Any], rates: np.ndarray) -> np.ndarray:
-    """Returns the loss before each update at each of `rates` (shorter than `rates` where it diverged).
+    """Returns the loss before each update at each of `rates` (shorter than `rates` where it
+    diverged).
 
     Args:
-      step: (state, batch) -> (state, loss); its k-th call is an update with learning rate `rates[k]`.
+      step: (state, batch) -> (state, loss); its k-th call is an update with learning rate
+        `rates[k]`.
       state: where to start; it is not changed (callers that donate must pass a copy).
     """
     losses: list[float] = []
@@ -67,7 +69,10 @@ def suggest(rates: np.ndarray, losses: np.ndarray) -> float:
 def find(
     config: ConfigDict, stage_name: str, start: float, end: float, steps: int
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """Returns (suggested learning rate, rates, losses) for a stage of a config. Raises UserError for bad data."""
+    """Returns (suggested learning rate, rates, losses) for a stage of a config.
+
+    Raises UserError for bad data.
+    """
     config = stages.resolve(config)  # a copy
     stage = config[stage_name]
     if stage.init_from in config.stages:

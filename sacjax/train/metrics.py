@@ -32,7 +32,10 @@ def means(sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
 
 
 class Log:
-    """Writes a run's metrics: a line of `metrics.jsonl` and TensorBoard scalars per call. For one host only."""
+    """Writes a run's metrics: a line of `metrics.jsonl` and TensorBoard scalars per call.
+
+    For one host only.
+    """
 
     def __init__(self, workdir: Path, stage: str, resume_step: int, tensorboard: bool = True):
         """Lines of this stage past `resume_step` are dropped: the run that wrote them was killed before it saved."""

@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 from sacjax.errors import UserError
 from sacjax.train.optimizer import name_of
 
-RULES = (  # (pattern of names, mesh axes of the last dimensions); as Megatron splits heads and the inside of the MLP
+# (pattern of names, mesh axes of the last dimensions); as Megatron splits heads and the inside of
+# the MLP.
+RULES = (
     (r"(attention/(query|key|value)|mlp_in)/kernel$", ("fsdp", "tensor")),
     (r"(attention/out|mlp_out)/kernel$", ("tensor", "fsdp")),
     (r"(attention/(query|key|value)|mlp_in)/bias$", ("tensor",)),
@@ -21,7 +23,8 @@ SMALL = 4096  # numbers; a smaller array is not worth an all-gather: it is whole
 
 
 def make_mesh(mesh: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
-    """Returns a mesh over all devices of all hosts, or those given, with the axes of `config.mesh` (-1: all that are left).
+    """Returns a mesh over all devices of all hosts, or those given, with the axes of `config.mesh`
+    (-1: all that are left).
 
     Raises:
       UserError: the axes do not multiply to the number of devices.
@@ -78,7 +81,8 @@ def of_state(shapes: Any, mesh: Mesh) -> Any:
 
 
 def spec(name: str, shape: tuple[int, ...], sizes: Any) -> PartitionSpec:
-    """Returns how an array is split: by the first of `RULES` that matches its name, else its largest dimension over `fsdp`.
+    """Returns how an array is split: by the first of `RULES` that matches its name, else its
+    largest dimension over `fsdp`.
 
     A dimension that does not divide by its axis stays whole, and so does what is small.
 

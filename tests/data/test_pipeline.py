@@ -77,7 +77,8 @@ def join(parts):
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-# --- training -----------------------------------------------------------------------------------------------------------------
+# --- training
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def test_a_batch_is_as_the_contract_says():
@@ -212,7 +213,8 @@ def test_what_cannot_be_batched():
         pipeline.eval_batches(recordings, range(4), settings(), 4, overlap=1.0)
 
 
-# --- evaluation ---------------------------------------------------------------------------------------------------------------
+# --- evaluation
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
@@ -273,7 +275,8 @@ def test_clips_are_measured_once():
     assert pipeline.windows(recordings, range(5), 0.2, 0.5) == first and len(opened) == 5
 
 
-# --- cache --------------------------------------------------------------------------------------------------------------------
+# --- cache
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def noise_files(tmp_path, count=6, rate=44100):
@@ -337,7 +340,8 @@ def test_the_cache_is_bounded(tmp_path, monkeypatch):
         assert np.abs(a["audio"].astype(int) - b["audio"]).max() <= 33
 
 
-# --- bad audio ----------------------------------------------------------------------------------------------------------------
+# --- bad audio
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def bad_files(root: Path):
@@ -542,7 +546,8 @@ def test_hosts_share_one_table_of_windows_and_end_together(monkeypatch, failing)
             assert result.startswith("/data/" if host == failing else f"host {failing}: /data/")
 
 
-# --- real recordings ----------------------------------------------------------------------------------------------------------
+# --- real recordings
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_real_recordings(real_data):

@@ -27,10 +27,10 @@ SPLITS = {
 def load_folder(data: ConfigDict) -> Recordings:
     """Reads `DIR/<label>/**/*`, or `DIR/<split>/<label>/**/*`; DIR is `data.path`.
 
-    The first folder below DIR is the label; that of files directly in DIR is unknown. But where all folders
-    with sounds are called as splits are (train, validation, valid, val, dev, test, eval), and each
-    holds folders, those are the data set's own split and the labels are below them. Files directly
-    in DIR are then for training.
+    The first folder below DIR is the label; that of files directly in DIR is unknown. But where all
+    folders with sounds are called as splits are (train, validation, valid, val, dev, test, eval),
+    and each holds folders, those are the data set's own split and the labels are below them. Files
+    directly in DIR are then for training.
 
     Hidden files and folders, and files that no sound format's name ends in, are left out; of the
     latter it is told how many there are. Links are followed; one that leads out of DIR is refused

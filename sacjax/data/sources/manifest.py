@@ -24,8 +24,8 @@ def load_manifest(data: ConfigDict) -> Recordings:
     written `a|b` (in JSONL a list will do). File names are relative to the manifest's folder; one
     that leads out of it is refused unless `data.allow_outside_root`. A row with a `start` has
     `#start` added to its name. Rows of one file are one group where `group` does not say otherwise.
-    An empty label is unknown, or none if `data.empty_label` says so; in JSONL null is unknown and []
-    none.
+    An empty label is unknown, or none if `data.empty_label` says so; in JSONL null is unknown and
+    [] none.
 
     Raises:
       UserError: no such manifest, or a row of it that cannot be understood.

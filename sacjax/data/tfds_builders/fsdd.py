@@ -16,7 +16,8 @@ NAME = re.compile(r"recordings/(\d)_([^/_]+)_(\d+)\.wav")
 class Fsdd(PublishedBuilder):
     """Reads `recordings/{digit}_{speaker}_{index}.wav`.
 
-    `official` tests on indices 0 to 4 of each digit and speaker, so its parts share speakers by design; `loso` leaves one speaker
+    `official` tests on indices 0 to 4 of each digit and speaker, so its parts share speakers by
+    design; `loso` leaves one speaker
     out: fold k is the k-th in alphabetical order.
     """
 

@@ -1,6 +1,8 @@
-"""What our TFDS builders share: published files, in a folder or a downloaded zip, become PCM16 ArrayRecords.
+"""What our TFDS builders share: published files, in a folder or a downloaded zip, become PCM16
+ArrayRecords.
 
-TFDS runs here without TensorFlow. Only its Audio feature asks for it, for things that are not needed: see `_without_tensorflow`.
+TFDS runs here without TensorFlow. Only its Audio feature asks for it, for things that are not
+needed: see `_without_tensorflow`.
 """
 
 import functools
@@ -30,9 +32,11 @@ MAX_FILE = 1 << 28  # bytes; a larger member of a published zip is not what was 
 
 
 def _without_tensorflow() -> None:
-    """Lets TFDS's Audio feature be made, stored and read without TensorFlow, whether it is installed or not.
+    """Lets TFDS's Audio feature be made, stored and read without TensorFlow, whether it is
+    installed or not.
 
-    It looks two dtypes up there when it is made, and one sort of it asks for tensorflow_io, which nobody here decodes with.
+    It looks two dtypes up there when it is made, and one sort of it asks for tensorflow_io, which
+    nobody here decodes with.
     """
     audio_feature.tf = types.SimpleNamespace(
         string=np.object_, dtypes=types.SimpleNamespace(as_dtype=np.dtype)
@@ -48,16 +52,19 @@ def pcm16(sample_rate: int) -> tfds.features.Audio:
     feature = tfds.features.Audio(
         shape=(None,), dtype=np.int16, sample_rate=sample_rate, encoding="bytes"
     )
-    # Audio hands arrays on without the encoding and asks TensorFlow for its own dtype; Tensor's way does neither.
+    # Audio hands arrays on without the encoding and asks TensorFlow for its own dtype; Tensor's way
+    # does neither.
     feature.encode_example = functools.partial(tfds.features.Tensor.encode_example, feature)
     feature.__dict__["dtype"] = np.int16
     return feature
 
 
 class Layout:
-    """The files of a published data set, read in place from a folder or from a zip: nothing is ever extracted.
+    """The files of a published data set, read in place from a folder or from a zip: nothing is ever
+    extracted.
 
-    Names are POSIX paths relative to the data set's root; a zip's single top folder (GitHub's archives have one) is left out.
+    Names are POSIX paths relative to the data set's root; a zip's single top folder (GitHub's
+    archives have one) is left out.
     """
 
     def __init__(self, root: str | Path):
@@ -163,9 +170,11 @@ def download(url: str, target: Path) -> Path:
 
 
 class PublishedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """A TFDS builder that reads a local copy of the published layout (`path`) or else downloads the published archive.
+    """A TFDS builder that reads a local copy of the published layout (`path`) or else downloads the
+    published archive.
 
-    A local copy is prepared in a folder of its own under `data_dir`, named by its files, so that two copies never mix.
+    A local copy is prepared in a folder of its own under `data_dir`, named by its files, so that
+    two copies never mix.
     """
 
     URL: str
@@ -195,7 +204,8 @@ class PublishedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _decode(self, name: str, data: bytes) -> np.ndarray:
-        """Returns mono int16 samples [n] at the data set's rate; none, with a warning, for a file that cannot be decoded.
+        """Returns mono int16 samples [n] at the data set's rate; none, with a warning, for a file
+        that cannot be decoded.
 
         The record stays, so that the pipeline counts and lists the file like any other that is bad.
         """

@@ -117,7 +117,8 @@ def test_damage_never_hangs_or_kills(tmp_path, kind):
         assert x.shape == (8000,) and 0 < length <= 8000 and np.isfinite(x).all()
 
 
-# --- a disk that fails, and files that were cut short -----------------------------------------------
+# --- a disk that fails, and files that were cut short
+# -----------------------------------------------
 
 
 @pytest.fixture
