@@ -161,7 +161,7 @@ class Model:
         layer: Layer = -1,
         seconds: float = 0,
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Returns each sound's (vectors float32 [T, D], their times [T] in seconds); see `embed`."""
+        """Returns each sound's (vectors float32 [T, D], times [T] in seconds); see `embed`."""
         recordings = as_recordings(sounds, sample_rate or self.sample_rate, self.labels)
         bad: dict[int, str] = {}
         found = embed_recordings_by_frames(self.embedder(layer, seconds), recordings, bad)

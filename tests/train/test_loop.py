@@ -4,15 +4,13 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from processes import ROOT
+from processes import ROOT, run_python
 from quick_stages import share_trainers, shared_trainer
 
 from sacjax import config as config_lib
@@ -94,13 +92,7 @@ def test_killed_runs_end_as_one_never_killed(tmp_path, small_overrides, monkeypa
     signals = [(5, signal.SIGKILL), (8, signal.SIGKILL), (6, signal.SIGTERM)]
     command = ["--config", "configs/folder.py", "--workdir", str(killed), *small_overrides]
     command += [f"--config.{key}={value}" for key, value in changes.items()]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, json.dumps(signals), *command],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-    )
+    done = run_python("-c", KILLED, json.dumps(signals), *command)
     assert done.returncode == 0, done.stderr
     ends = [line for line in done.stdout.splitlines() if line.startswith("ENDED")]
     assert ends == ["ENDED -9", "ENDED -9", f"ENDED {os.EX_TEMPFAIL}"], done.stderr
