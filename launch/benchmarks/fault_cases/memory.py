@@ -17,15 +17,16 @@ def memory(root: Path, count: int) -> Line:
     data, workdir, steps = runs.tones(root / "sounds"), root / "memory", 1000 * count
     changes = dict(train__steps=steps, data__workers=1, config__checkpoint__every=1000)
     process = runs.start(runs.command(data, workdir, **changes))
-    own, sizes = psutil.Process(process.pid), {}
+    own, sizes, every = psutil.Process(process.pid), {}, steps // 20
     while process.poll() is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=0.2)  # read all the while: a full pipe would stop the run
         done = [row["step"] for row in runs.log(workdir)]
-        if done and done[-1] // 500 * 500 not in sizes:
+        place = done[-1] // every * every if done else 0
+        if done and place not in sizes:
             try:
                 family = [own, *own.children(recursive=True)]
-                sizes[done[-1] // 500 * 500] = sum(one.memory_info().rss for one in family) / 2**20
+                sizes[place] = sum(one.memory_info().rss for one in family) / 2**20
             except psutil.NoSuchProcess:
                 break
     process.wait()

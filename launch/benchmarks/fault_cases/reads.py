@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from launch.benchmarks.fault_cases import runs
-from launch.benchmarks.fault_cases.runs import Ended, Line
+from launch.benchmarks.fault_cases.runs import Line
 
 
 def flaky_reads(root: Path, count: int) -> Line:
@@ -18,7 +18,7 @@ def flaky_reads(root: Path, count: int) -> Line:
         workdir = root / f"flaky{seed}"
         fault = {"reads": {"folder": str(data), "share": 0.01, "seed": seed}}
         process = runs.start(runs.injected(fault, runs.flags(data, workdir, **changes)))
-        (ended,) = runs.end([process]) or [Ended(1, "it hangs")]
+        (ended,) = runs.end([process], workdir)
         found = re.search(r"(\d+) reads have failed", ended.said)
         failed += int(found[1]) if found else 0
         listed += (workdir / "bad_files.csv").is_file()

@@ -1,13 +1,14 @@
 """Checkpoints that are whole, and whose restoring fails: on one host, and on one of two."""
 
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 from launch.benchmarks.fault_cases import runs
-from launch.benchmarks.fault_cases.runs import Ended, Line
+from launch.benchmarks.fault_cases.runs import Line
 
 # {fault: what the run's message has to hold}.
 KINDS = {
@@ -38,8 +39,8 @@ def restore(root: Path, count: int) -> Line:
         shutil.copytree(kept, workdir)
         fault = {"restore": {"kind": kind}}
         process = runs.start(runs.injected(fault, runs.flags(data, workdir, **CHANGES)))
-        (ended,) = runs.end([process]) or [Ended(0, "it hangs")]
-        told += ended.code != 0 and message in ended.said
+        (ended,) = runs.end([process], workdir)
+        told += ended.code > 0 and message in ended.said
         tracebacks += ended.traceback
         saved = runs.checkpoints(workdir)
         whole += runs.contents(saved) == runs.contents(runs.checkpoints(kept))
@@ -66,11 +67,12 @@ def two_hosts(root: Path, count: int) -> Line:
     for kind in kinds:
         workdir = root / kind
         shutil.copytree(kept, workdir)
-        ended = runs.end(start_two(faults[kind], runs.flags(data, workdir, **CHANGES)))
-        if ended is not None:
-            both += all(one.code != 0 for one in ended)
-            told += messages[kind] in ended[1].said and bool(ended[0].said.strip())
-            tracebacks += any(one.traceback for one in ended)
+        ended = runs.end(start_two(faults[kind], runs.flags(data, workdir, **CHANGES)), workdir)
+        both += all(one.code not in (0, -signal.SIGKILL) for one in ended)
+        # The first host is not told why a host that is interrupted leaves it.
+        hearing = ended[1:] if kind == "interrupt" else ended
+        told += all(messages[kind] in one.said for one in hearing)
+        tracebacks += any(one.traceback for one in ended)
         saved = runs.contents(runs.checkpoints(workdir))
         whole += saved == runs.contents(runs.checkpoints(kept))
     total = len(kinds)

@@ -162,15 +162,21 @@ class Ended(NamedTuple):
         return "Traceback (most recent call last)" in self.said
 
 
-def end(processes: list[subprocess.Popen], seconds: float = 600) -> list[Ended] | None:
-    """Waits for processes; returns how each ended, None where one hangs, and ends them all."""
+def end(processes: list[subprocess.Popen], log: Path, seconds: float = 600) -> list[Ended]:
+    """Waits for processes and returns how each ended; one that hangs is killed, with code -9.
+
+    What they said is kept in `<log>.<number>.txt`.
+    """
     limit, ended = time.time() + seconds, []
     try:
-        for process in processes:
-            said, _ = process.communicate(timeout=max(limit - time.time(), 1))
+        for k, process in enumerate(processes):
+            try:
+                said, _ = process.communicate(timeout=max(limit - time.time(), 1))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                said = process.communicate()[0]
+            log.with_name(f"{log.name}.{k}.txt").write_text(said)
             ended.append(Ended(process.returncode, said))
-    except subprocess.TimeoutExpired:
-        return None
     finally:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
