@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: a reader, or a run that goes on, never sees half of one."""
+"""Files that are written whole or not at all: nobody ever reads half of one."""
 
 import csv
 import errno

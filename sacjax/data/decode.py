@@ -167,8 +167,8 @@ def read_crop_at(
     length that it has.
 
     Returns:
-      (float32 [T], or int16 if `pcm`; valid samples; seconds of the clip that are missing, as far as
-      this crop noticed).
+      (float32 [T], or int16 if `pcm`; valid samples; seconds of the clip that are missing, as far
+      as this crop noticed).
     """
     size, rate = round(seconds * sample_rate), max(clip.sample_rate, 1)
 

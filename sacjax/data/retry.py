@@ -144,9 +144,10 @@ class RetriedFile:
 
     def read(self, count: int = -1) -> bytes:
         """Returns the next bytes, b"" at the end and where they cannot be read."""
-        count = self.size if count < 0 else count
+        if count < 0:
+            count = self.size
         offset = self.position - self.begin
-        if not 0 <= offset <= offset + count <= len(self.block):
+        if offset < 0 or offset + count > len(self.block):
             self.begin, offset = self.position, 0
             self.block = self._at(self.position, max(count, self.BLOCK))
         found = self.block[offset : offset + count]
@@ -161,8 +162,11 @@ class RetriedFile:
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Moves to a place from the start, from here or from the end; returns it from the start."""
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}
-        self.position = max(origin[whence] + offset, 0)
+        if whence == os.SEEK_CUR:
+            offset += self.position
+        elif whence == os.SEEK_END:
+            offset += self.size
+        self.position = offset if offset > 0 else 0
         return self.position
 
     def tell(self) -> int:
