@@ -44,13 +44,10 @@ class AvClip:
         """Decodes the beginning; `start` and `end` in seconds.
 
         Raises:
-          ImportError: PyAV is not installed.
           OSError: there is no such file, or it is empty.
           ValueError: there is no sound in it, or it cannot be decoded.
           UserError: it cannot be read now.
         """
-        if not INSTALLED:
-            raise ImportError("libsndfile does not read it, PyAV does: pip install 'sacjax[av]'")
         status = retried(lambda: os.stat(path))
         if not status.st_size:
             raise OSError("empty file")
@@ -89,6 +86,8 @@ class AvClip:
             self.frames = iter(())
             if begin == 0 and not self.held:
                 raise
+            if begin < self.position:  # it could not go there
+                self.parts, self.position, self.held = [], begin, begin
         finally:
             self.file.check()
         block = np.concatenate([self.nothing, *self.parts], 1)[:, max(begin - self.position, 0) :]

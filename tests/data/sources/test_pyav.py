@@ -156,5 +156,9 @@ def test_without_pyav(tmp_path, monkeypatch, capsys):
     assert recordings.names == ["dog/b.wav"]
     told = capsys.readouterr().err
     assert "1 files are read, others are not: 1 .m4a" in told and "sacjax[av]" in told
-    with pytest.raises(ImportError, match="pip install 'sacjax.av.'"):
+    with pytest.raises(
+        ImportError, match="not recognised. PyAV may read it: pip install 'sacjax.av"
+    ):
         sources.OpenFiles([str(tmp_path / "dog" / "a.m4a")])(0)
+    (tmp_path / "dog" / "b.wav").rename(tmp_path / "c.mp4")  # what libsndfile reads it reads
+    assert sources.OpenFiles([str(tmp_path / "c.mp4")])(0).num_samples == 8000
