@@ -30,7 +30,7 @@ UNREACHABLE = frozenset(
     )
 )  # fmt: skip
 FAULTS = io.TRANSIENT | RESOURCES | UNREACHABLE
-# Libraries in C++, such as ArrayRecord's, tell the system's error in words alone.
+# ArrayRecord tells the system's error in a RuntimeError's words alone.
 _WORDS = {os.strerror(number): number for number in FAULTS}
 
 
@@ -44,6 +44,8 @@ def fault(error: BaseException) -> int:
         return errno.ENOMEM
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in FAULTS else 0
+    if not isinstance(error, RuntimeError):
+        return 0
     said = str(error)
     return next((number for words, number in _WORDS.items() if words in said), 0)
 
