@@ -30,7 +30,7 @@ UNREACHABLE = frozenset(
     )
 )  # fmt: skip
 FAULTS = io.TRANSIENT | RESOURCES | UNREACHABLE
-# Libraries in C++, such as ArrayRecord's, tell the system's error in words alone.
+# ArrayRecord tells the system's error in a RuntimeError's words alone.
 _WORDS = {os.strerror(number): number for number in FAULTS}
 
 
@@ -44,6 +44,8 @@ def fault(error: BaseException) -> int:
         return errno.ENOMEM
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in FAULTS else 0
+    if not isinstance(error, RuntimeError):
+        return 0
     said = str(error)
     return next((number for words, number in _WORDS.items() if words in said), 0)
 
@@ -144,9 +146,10 @@ class RetriedFile:
 
     def read(self, count: int = -1) -> bytes:
         """Returns the next bytes, b"" at the end and where they cannot be read."""
-        count = self.size if count < 0 else count
+        if count < 0:
+            count = self.size
         offset = self.position - self.begin
-        if not 0 <= offset <= offset + count <= len(self.block):
+        if offset < 0 or offset + count > len(self.block):
             self.begin, offset = self.position, 0
             self.block = self._at(self.position, max(count, self.BLOCK))
         found = self.block[offset : offset + count]
@@ -161,8 +164,11 @@ class RetriedFile:
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Moves to a place from the start, from here or from the end; returns it from the start."""
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}
-        self.position = max(origin[whence] + offset, 0)
+        if whence == os.SEEK_CUR:
+            offset += self.position
+        elif whence == os.SEEK_END:
+            offset += self.size
+        self.position = offset if offset > 0 else 0
         return self.position
 
     def tell(self) -> int:

@@ -37,6 +37,8 @@ def system(number, path=None):
         (system(errno.EACCES), False),
         (OSError("empty file"), False),
         (ValueError("no samples"), False),
+        # FFmpeg says so of damage; a file of ours knows better.
+        (ValueError("FFmpeg: Input/output error: 'a.mka'"), False),
         (sf.LibsndfileError(1), False),
     ],
 )
@@ -94,15 +96,15 @@ def test_a_file_is_its_bytes_also_on_a_disk_that_fails(
     monkeypatch.setattr(RetriedFile, "BLOCK", 1000)
     file, true = RetriedFile(str(tmp_path / "a"), first, skip), io.BytesIO(first + content[skip:])
     failing_disk.every = 3
-    for place, whence, count in zip(
-        rng.integers(0, 21_000, 300), rng.integers(0, 3, 300), rng.integers(0, 3000, 300), strict=True
-    ):  # fmt: skip
-        place = int(place) if whence == os.SEEK_SET else -int(place) // 8
+    for _ in range(300):
+        whence, count = int(rng.integers(3)), int(rng.integers(3000))
+        place = int(rng.integers(21_000))
+        place = place if whence == os.SEEK_SET else -place // 8
         place = max(place, -true.tell()) if whence == os.SEEK_CUR else place
-        assert file.seek(place, int(whence)) == true.seek(place, int(whence)) == file.tell()
-        buffer = bytearray(int(count))
+        assert file.seek(place, whence) == true.seek(place, whence) == file.tell()
+        buffer = bytearray(count)
         got = file.readinto(memoryview(buffer))
-        assert bytes(buffer[:got]) == true.read(int(count))
+        assert bytes(buffer[:got]) == true.read(count)
     file.check()
     assert failing_disk.failed > 50
     file.seek(0)

@@ -200,8 +200,14 @@ def _ogg_ends(path: str, size: int, changed: int) -> bool:
 
 def open_file(path: str, start: float = 0.0, end: float | None = None) -> Clip:
     """Returns a file, or its part from `start` to `end` (seconds); read by PyAV if need be."""
-    ending = os.path.splitext(path)[1].lower()
-    return (pyav.AvClip if ending in pyav.EXTENSIONS else FileClip)(path, start, end)
+    if os.path.splitext(path)[1].lower() not in pyav.EXTENSIONS:
+        return FileClip(path, start, end)
+    if pyav.INSTALLED:
+        return pyav.AvClip(path, start, end)
+    try:
+        return FileClip(path, start, end)
+    except sf.LibsndfileError as error:
+        raise ImportError(f"{error} PyAV may read it: pip install 'sacjax[av]'") from error
 
 
 @dataclasses.dataclass

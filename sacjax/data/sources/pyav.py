@@ -3,6 +3,7 @@
 PyAV is optional: `pip install 'sacjax[av]'`.
 """
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -44,13 +45,10 @@ class AvClip:
         """Decodes the beginning; `start` and `end` in seconds.
 
         Raises:
-          ImportError: PyAV is not installed.
           OSError: there is no such file, or it is empty.
           ValueError: there is no sound in it, or it cannot be decoded.
           UserError: it cannot be read now.
         """
-        if not INSTALLED:
-            raise ImportError("libsndfile does not read it, PyAV does: pip install 'sacjax[av]'")
         status = retried(lambda: os.stat(path))
         if not status.st_size:
             raise OSError("empty file")
@@ -71,48 +69,49 @@ class AvClip:
         """Returns float32 [n, channels]: what there is before the first damage.
 
         Raises:
-          av.FFmpegError: the very first sample cannot be decoded.
+          ValueError: the very first sample cannot be decoded.
           UserError: the file cannot be read now.
         """
-        import av
-
         begin = self.first + start
         end = begin + max(min(count, self.num_samples - start), 0)
         try:
-            if not self.position <= begin <= self.held:
-                self._seek(begin)
-            while self.held < end and (frame := next(self.frames, None)) is not None:
-                if self.held <= begin:  # what lies before is not kept
-                    self.parts, self.position = [], self.held
-                self._add(frame)
-        except av.FFmpegError:
+            with _decoding(self.file):
+                self._decode(begin, end)
+        except ValueError:
             self.frames = iter(())
             if begin == 0 and not self.held:
                 raise
-        finally:
-            self.file.check()
+            if begin < self.position:  # it could not go there
+                self.parts, self.position, self.held = [], begin, begin
         block = np.concatenate([self.nothing, *self.parts], 1)[:, max(begin - self.position, 0) :]
         found, rest = block[:, : end - begin], block[:, end - begin :]
         self.parts, self.position = [rest], begin + found.shape[1]
         self.held = self.position + rest.shape[1]
         return np.ascontiguousarray(found.T)
 
+    def _decode(self, begin: int, end: int) -> None:
+        """Decodes until the parts reach from `begin`, or before, to `end`, if there is so much."""
+        if not self.position <= begin <= self.held:
+            self._seek(begin)
+        while self.held < end and (frame := next(self.frames, None)) is not None:
+            if self.held <= begin:  # what lies before is not kept
+                self.parts, self.position = [], self.held
+            self._add(frame)
+
     def _open(self) -> Any:
         """Opens the file and decodes its first frame, which it returns."""
         import av
 
         self.file = RetriedFile(self.path)
-        try:
+        with _decoding(self.file):
             self.container = _container(self.file)
             if not self.container.streams.audio:
                 raise ValueError("there is no sound in it")
             self.stream = self.container.streams.audio[0]
             self.frames = self.container.decode(self.stream)
             frame = next(self.frames, None)
-        finally:
-            self.file.check()
-        if frame is None:
-            raise ValueError("no sound in it can be decoded")
+            if frame is None:
+                raise ValueError("no sound in it can be decoded")
         self.origin = frame.pts or 0
         self.resampler = av.AudioResampler(format="fltp")
         self.nothing = np.zeros([len(frame.layout.channels), 0], np.float32)
@@ -157,11 +156,27 @@ class AvClip:
 def _count_seconds(path: str, size: int, changed: int) -> float:
     """Returns the length of a file's sound, by its packets."""
     file = RetriedFile(path)
-    container: Any = _container(file)
-    stream = container.streams.audio[0]
-    total = sum(packet.duration or 0 for packet in container.demux(stream))
-    file.check()
+    with _decoding(file):
+        container: Any = _container(file)
+        stream = container.streams.audio[0]
+        total = sum(packet.duration or 0 for packet in container.demux(stream))
     return float(total * stream.time_base)
+
+
+@contextlib.contextmanager
+def _decoding(file: RetriedFile) -> Iterator[None]:
+    """Makes ValueError of FFmpeg's errors.
+
+    It says "Input/output error" of much that is damaged; whether it was one, the file knows.
+    """
+    import av
+
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise ValueError(f"FFmpeg: {error}") from error
+    finally:
+        file.check()
 
 
 def _container(file: RetriedFile) -> Any:

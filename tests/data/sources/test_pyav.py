@@ -5,7 +5,7 @@ import pytest
 import scipy.signal
 from sounds import settings, write
 
-from sacjax.data import decode, sources
+from sacjax.data import decode, retry, sources
 from sacjax.data.retry import RetriedFile
 from sacjax.data.sources import files, folder, pyav
 from sacjax.errors import UserError
@@ -110,18 +110,19 @@ def test_damage_ends_the_clip_and_no_sound_is_an_error(tmp_path):
     for name, error in (("text.m4a", ValueError), ("empty.m4a", OSError), ("no.m4a", OSError)):
         with pytest.raises(error):
             pyav.AvClip(str(tmp_path / name))
-    rng = np.random.default_rng(0)
-    for k in range(10):
+    rng, bad = np.random.default_rng(0), 0
+    for k in range(60):
         damaged = bytearray(content)
-        for place in rng.integers(0 if k % 2 else 600, len(content), size=1 + 10 * k):
+        for place in rng.integers(0, 200 if k % 2 else len(content), size=1 + k % 20):
             damaged[place] = rng.integers(256)
         half.write_bytes(damaged)
         try:
-            x = pyav.AvClip(str(half)).read(0, 200000)
-        except Exception as error:
-            assert not isinstance(error, UserError)
-            continue
-        assert np.isfinite(x).all() and x.shape[1] == 1
+            clip = retry.attempt(lambda: pyav.AvClip(str(half)))
+            x = retry.attempt(lambda clip=clip: clip.read(int(rng.integers(50_000)), 20_000))
+            assert np.isfinite(x).all() and x.shape[0] <= 20_000
+        except retry.BadClip:  # which the damage makes it, and not the machine's fault
+            bad += 1
+    assert 5 < bad < 60
 
 
 def test_a_play_list_opens_no_other_file(tmp_path):
@@ -156,5 +157,9 @@ def test_without_pyav(tmp_path, monkeypatch, capsys):
     assert recordings.names == ["dog/b.wav"]
     told = capsys.readouterr().err
     assert "1 files are read, others are not: 1 .m4a" in told and "sacjax[av]" in told
-    with pytest.raises(ImportError, match="pip install 'sacjax.av.'"):
+    with pytest.raises(
+        ImportError, match="not recognised. PyAV may read it: pip install 'sacjax.av"
+    ):
         sources.OpenFiles([str(tmp_path / "dog" / "a.m4a")])(0)
+    (tmp_path / "dog" / "b.wav").rename(tmp_path / "c.mp4")  # what libsndfile reads it reads
+    assert sources.OpenFiles([str(tmp_path / "c.mp4")])(0).num_samples == 8000
