@@ -162,9 +162,17 @@ class Stage:
             print(f"{self.name}: {len(self.recordings)} clips ({sizes}), {classes} classes")
             checkpoint.write_labels(self.workdir, self.name, self.recordings.class_names)
         task = Task(
-            self.name, self.stage, self.config, self.objective, self.trainer, self.recordings,
-            self.parts["train"], self.mesh, self.workdir, self.start,
-        )  # fmt: skip
+            self.name,
+            self.stage,
+            self.config,
+            self.objective,
+            self.trainer,
+            self.recordings,
+            self.parts["train"],
+            self.mesh,
+            self.workdir,
+            self.start,
+        )
         try:
             state, checkpoints = fit(task, hooks.default_hooks(self.validate))
         except UserError:  # a collapse, or a loss that is not finite: the curves tell how it came
@@ -197,11 +205,16 @@ class Stage:
         def batches() -> Iterator[dict[str, Any]]:
             return iter(
                 pipeline.train_batches(
-                    self.recordings, self.parts["train"], self.stage.data,
-                    self.stage.train.batch_size, self.config.seed, jax.process_index(),
-                    jax.process_count(), self.objective.needs_labels,
-                )
-            )  # fmt: skip
+                    self.recordings,
+                    self.parts["train"],
+                    self.stage.data,
+                    self.stage.train.batch_size,
+                    self.config.seed,
+                    jax.process_index(),
+                    jax.process_count(),
+                    self.objective.needs_labels,
+                ),
+            )
 
         return pretrained, self.objective.prepare(batches)
 
@@ -318,9 +331,14 @@ def eval_batches(
     """Yields this host's evaluation batches, and lists clips that cannot be decoded."""
     bad = BadFiles(workdir, recordings, stage.data.max_bad_fraction)
     for batch in pipeline.eval_batches(
-        recordings, indices, stage.data, stage.eval.batch_size, stage.eval.overlap,
-        jax.process_index(), jax.process_count(),
-    ):  # fmt: skip
+        recordings,
+        indices,
+        stage.data,
+        stage.eval.batch_size,
+        stage.eval.overlap,
+        jax.process_index(),
+        jax.process_count(),
+    ):
         bad.note(batch)
         yield batch
     bad.flush()

@@ -72,9 +72,15 @@ def make_views(
             if keys is not None and config.spectrogram:
                 keys = _fold(keys, SPECTROGRAM_DRAWS)
                 x, length, label = augment.apply(
-                    config.spectrogram, keys, x, length, label, partners, kind="spectrogram",
+                    config.spectrogram,
+                    keys,
+                    x,
+                    length,
+                    label,
+                    partners,
+                    kind="spectrogram",
                     **augmented,
-                )  # fmt: skip
+                )
         return View(x, length), label
 
     def views(batch: dict[str, Any], key: jax.Array | None = None) -> dict[str, Any]:
@@ -96,9 +102,13 @@ def make_views(
             made.append(one)
             mixed = mixed if k else its_label
         return {
-            "views": tuple(made), "clean": clean, "label": mixed, "labelled": labelled, "mask": mask,
+            "views": tuple(made),
+            "clean": clean,
+            "label": mixed,
+            "labelled": labelled,
+            "mask": mask,
             "index": batch["index"],
-        }  # fmt: skip
+        }
 
     return views
 

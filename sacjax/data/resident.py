@@ -95,10 +95,15 @@ class Resident:
         label = self.label[slot].copy()
         label[~good] = -1
         return dict(
-            slot=slot, start=np.rint(np.maximum(lengths - self.size, 0) * share).astype(np.int32),
-            length=self.heard[slot], label=label, index=index,
-            mask=good.astype(np.float32), missing=self.missing[slot], error=errors,
-        )  # fmt: skip
+            slot=slot,
+            start=np.rint(np.maximum(lengths - self.size, 0) * share).astype(np.int32),
+            length=self.heard[slot],
+            label=label,
+            index=index,
+            mask=good.astype(np.float32),
+            missing=self.missing[slot],
+            error=errors,
+        )
 
     def crop(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Returns a batch on the devices with its `audio`, cut from what is there."""

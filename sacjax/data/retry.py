@@ -24,11 +24,21 @@ RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 # What a disk that is gone, or a network, says.
 UNREACHABLE = frozenset(
     (
-        errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH,
-        errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.ENOLINK,
-        errno.ENODEV, errno.ENXIO, errno.EINTR,
-    )
-)  # fmt: skip
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENETRESET,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.ENOTCONN,
+        errno.ENOLINK,
+        errno.ENODEV,
+        errno.ENXIO,
+        errno.EINTR,
+    ),
+)
 FAULTS = io.TRANSIENT | RESOURCES | UNREACHABLE
 # Libraries in C++, such as ArrayRecord's, tell the system's error in words alone.
 _WORDS = {os.strerror(number): number for number in FAULTS}

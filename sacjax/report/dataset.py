@@ -139,8 +139,15 @@ def draw_augmentations(
         for place, spec in enumerate(stage.augment[kind]):
             always = dict(spec) | {"probability": 1.0}
             after, after_n, mixed = augment.apply(
-                (always,), keys, x, n, labels, mask, kind=kind, sample_rate=rate  # type: ignore[arg-type]
-            )  # fmt: skip
+                (always,),
+                keys,
+                x,
+                n,
+                labels,
+                mask,
+                kind=kind,
+                sample_rate=rate,  # type: ignore[arg-type],
+            )
             rows = [x, after]
             if kind == "waveform":  # both are shown as sound and as the model sees them
                 rows += [features, frontend(after, after_n)[0]]

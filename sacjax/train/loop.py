@@ -92,9 +92,12 @@ class Run:
         self.schedule = make_schedule(stage.optimizer, self.steps)
         self.is_first_host = jax.process_index() == 0
         self.checkpoints = Checkpoints(
-            task.workdir, task.name, config.checkpoint.keep, stage.eval.best_mode,
+            task.workdir,
+            task.name,
+            config.checkpoint.keep,
+            stage.eval.best_mode,
             config.checkpoint.asynchronous,
-        )  # fmt: skip
+        )
         self.bad_files = BadFiles(task.workdir, task.recordings, stage.data.max_bad_fraction)
         self.skipped = Skipped(task.workdir, task.name, task.recordings)
         needs_labels = task.objective.needs_labels
@@ -119,11 +122,17 @@ class Run:
         self.record = record
         self.batches = iter(
             pipeline.train_batches(
-                task.recordings, task.indices, stage.data, stage.train.batch_size,
-                self.config.seed + record.order, jax.process_index(), jax.process_count(),
-                task.objective.needs_labels, self.resident,
-            )
-        )  # fmt: skip
+                task.recordings,
+                task.indices,
+                stage.data,
+                stage.train.batch_size,
+                self.config.seed + record.order,
+                jax.process_index(),
+                jax.process_count(),
+                task.objective.needs_labels,
+                self.resident,
+            ),
+        )
         if record.data:
             self.batches.set_state(json.loads(record.data))
         self.step = int(self.state.step)
@@ -135,9 +144,15 @@ class Run:
             else None
         )
         self.progress = Progress(
-            self.name, self.step, self.steps, stage.train.batch_size, stage.data.seconds,
-            task.objective.display.bar, self.is_first_host, self.trainer.flops,
-        )  # fmt: skip
+            self.name,
+            self.step,
+            self.steps,
+            stage.train.batch_size,
+            stage.data.seconds,
+            task.objective.display.bar,
+            self.is_first_host,
+            self.trainer.flops,
+        )
 
     @property
     def is_last(self) -> bool:

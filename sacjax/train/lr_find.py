@@ -82,10 +82,8 @@ def find(
         )
     stage.optimizer.schedule, stage.optimizer.learning_rate = "exponential", start
     stage.optimizer.final_fraction = end / start
-    stage.optimizer.schedule_count, stage.optimizer.schedule_steps = (
-        0,
-        0,
-    )  # the sweep is over updates
+    # The sweep is over updates.
+    stage.optimizer.schedule_count = stage.optimizer.schedule_steps = 0
     stage.train.steps, stage.train.log_every = steps, 1
     rates = start * (end / start) ** (np.arange(steps) / max(steps - 1, 1))
     mesh = sharding.make_mesh(config.mesh)
@@ -95,10 +93,16 @@ def find(
         bad = BadFiles(Path(folder), prepared.recordings, stage.data.max_bad_fraction)
         batches = iter(
             pipeline.train_batches(
-                prepared.recordings, prepared.parts["train"], stage.data, stage.train.batch_size, config.seed,
-                jax.process_index(), jax.process_count(), labels=prepared.objective.needs_labels,
-            )
-        )  # fmt: skip
+                prepared.recordings,
+                prepared.parts["train"],
+                stage.data,
+                stage.train.batch_size,
+                config.seed,
+                jax.process_index(),
+                jax.process_count(),
+                labels=prepared.objective.needs_labels,
+            ),
+        )
 
         def step(state: Any, batch: dict) -> tuple[Any, float]:
             bad.note(batch)

@@ -139,9 +139,15 @@ class Progress:
         self.step, self.batch_size, self.seconds, self.flops = start, batch_size, seconds, flops
         self.peak: float | None = None
         self.bar = tqdm(
-            total=steps, initial=start, desc=stage, unit="step", disable=not show, file=sys.stderr,
-            mininterval=0.5 if sys.stderr.isatty() else 20.0, dynamic_ncols=True,
-        )  # fmt: skip
+            total=steps,
+            initial=start,
+            desc=stage,
+            unit="step",
+            disable=not show,
+            file=sys.stderr,
+            mininterval=0.5 if sys.stderr.isatty() else 20.0,
+            dynamic_ncols=True,
+        )
         self.bar.set_postfix_str("compiling")
         self.compiled = False
         self.reset()

@@ -277,9 +277,13 @@ def make_trainer(
             objective.after_loading(model)
             buffers = split_model(model)[2]
         return new_state(
-            params, buffers, optimizer.init(params), sums,
-            ema=bool(stage.optimizer.ema_decay), log_every=stage.train.log_every,
-        )  # fmt: skip
+            params,
+            buffers,
+            optimizer.init(params),
+            sums,
+            ema=bool(stage.optimizer.ema_decay),
+            log_every=stage.train.log_every,
+        )
 
     name = pretrained.source if pretrained else ""
     # A misfit of the pretrained encoder is told here, before anything compiles.

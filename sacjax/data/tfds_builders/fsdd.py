@@ -58,10 +58,12 @@ class Fsdd(PublishedBuilder):
                 f"{layout.root}: there are no files recordings/{{digit}}_{{speaker}}_{{index}}.wav in it"
             )
         speakers = sorted({match[2] for match in found})
-        parts = {"train": found} if self.builder_config.name == "loso" else {
-            "train": [match for match in found if int(match[3]) >= 5],
-            "test": [match for match in found if int(match[3]) < 5],
-        }  # fmt: skip
+        parts = {"train": found}
+        if self.builder_config.name == "official":
+            parts = {
+                "train": [match for match in found if int(match[3]) >= 5],
+                "test": [match for match in found if int(match[3]) < 5],
+            }
         return {
             part: self._generate_examples(layout, matches, speakers)
             for part, matches in parts.items()
