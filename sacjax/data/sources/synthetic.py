@@ -252,6 +252,7 @@ class OpenSynthetic:
     rate: int
 
     def __call__(self, i: int) -> SyntheticClip:
+        """Returns clip `i`."""
         return SyntheticClip(self.seed, i, self.samples, self.rate)
 
 
