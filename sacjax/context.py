@@ -20,7 +20,7 @@ class Context(NamedTuple):
 
     @property
     def train(self) -> bool:
-        """Whether this is a training step: dropout is on, batch norm uses the batch's statistics."""
+        """Whether this is a training step: dropout is on, batch norm uses batch statistics."""
         return self.key is not None
 
     def rng(self, number: int) -> jax.Array | None:

@@ -114,7 +114,10 @@ def make_views(
 
 
 def read_labels(label: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
-    """Returns (float32 [B, C] with zeros where unknown, float32 [B]: 1 where the label is known)."""
+    """Returns (labels float32 [B, C], known float32 [B]).
+
+    `known` is 1 where the label is known, else 0, and the label is then zeros.
+    """
     if label.ndim == 1:
         return jax.nn.one_hot(label, num_classes, dtype=jnp.float32), (label >= 0).astype(
             jnp.float32

@@ -4,8 +4,8 @@
         --config.pretrain.data.path=DIR
 
 Reads ArrayRecord shards of 16 kHz speech (see `python -m sacjax prepare`). A batch is 1.6 hours of
-sound, as on 64 GPUs, in 512 clips, so that it divides over any slice; there are 400,000 updates. The values are those of fairseq's
-wav2vec2_base_librispeech.
+sound, as on 64 GPUs, in 512 clips, so that it divides over any slice; there are 400,000
+updates. The values are those of fairseq's wav2vec2_base_librispeech.
 
 With fewer devices, use optimizer.accumulation, or a smaller batch with optimizer.schedule_count:
 the schedule then advances by the masked frames seen, as it does in the recipe. The argument

@@ -170,13 +170,13 @@ class RetriedFile:
         return len(found)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves to a place from the start, from here or from the end; returns it from the start."""
+        """Moves to an offset from the start, from here or from the end; returns the position."""
         origin = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}
         self.position = max(origin[whence] + offset, 0)
         return self.position
 
     def tell(self) -> int:
-        """Returns the place of the next byte."""
+        """Returns the position of the next byte."""
         return self.position
 
     def _at(self, position: int, count: int) -> bytes:
@@ -184,8 +184,8 @@ class RetriedFile:
         found = self.first[position : position + count]
         try:
             while len(found) < count and self.failed is None:
-                place = position + len(found) + self.shift
-                more = retried(functools.partial(self._pread, count - len(found), place))
+                offset = position + len(found) + self.shift
+                more = retried(functools.partial(self._pread, count - len(found), offset))
                 if not more:
                     break
                 found += more
@@ -193,9 +193,9 @@ class RetriedFile:
             self.failed = error
         return found
 
-    def _pread(self, count: int, place: int) -> bytes:
+    def _pread(self, count: int, offset: int) -> bytes:
         try:
-            return os.pread(self.descriptor, count, place)
+            return os.pread(self.descriptor, count, offset)
         except OSError as error:  # with the name, which it lacks
             raise OSError(error.errno, error.strerror, self.name) from error
 

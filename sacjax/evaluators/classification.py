@@ -27,7 +27,7 @@ class ClassificationEvaluator(Evaluator):
     Options = Options
 
     def __call__(self, judged: Judged, part: str, *, final: bool) -> Scores:
-        """Returns scores of a part's labelled, decodable clips, and a row for each decodable clip."""
+        """Returns scores of a part's labelled, decodable clips, and rows of all decodable ones."""
         indices = judged.parts[part]
         logits, seen = judged.predict(indices)
         return score(judged, part, judged.objective.probabilities(logits), seen, final=final)

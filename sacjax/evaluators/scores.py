@@ -28,10 +28,10 @@ def scores(
     accuracy are left out.
 
     Classes without a true example are left out of macro averages, and have no entry of their own;
-    clips wrongly predicted as such a class count as errors of their true class. A macro average over
-    no class is 0. A class that is never predicted has precision 0. roc_auc also leaves out classes
-    that every clip has. It is absent where no class is left, and mean_average_precision is absent
-    where no class has a true example. No score is ever NaN.
+    clips wrongly predicted as such a class count as errors of their true class. A macro average
+    over no class is 0. A class that is never predicted has precision 0. roc_auc also leaves out
+    classes that every clip has. It is absent where no class is left, and mean_average_precision is
+    absent where no class has a true example. No score is ever NaN.
 
     Args:
       probabilities: float [N, C].

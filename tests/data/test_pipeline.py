@@ -20,7 +20,7 @@ RATE = 100
 
 
 class Ramp:
-    """Clip i holds the samples (1000 * i + place) / 32768, so that each sample tells where it is from."""
+    """Clip i holds the samples (1000 * i + position) / 32768, so that each one is different."""
 
     sample_rate = RATE
 
@@ -77,17 +77,20 @@ def join(parts):
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-# --- training
-# -----------------------------------------------------------------------------------------------------------------
+# --- training ------------------------------------------------------------------------------------
 
 
 def test_a_batch_is_as_the_contract_says():
     recordings, data = ramps([50, 10, 200]), settings()
     (batch,), _ = take(pipeline.train_batches(recordings, [0, 1, 2], data, 6, seed=0), 1)
     assert {key: (value.dtype, value.shape) for key, value in batch.items() if key != "error"} == {
-        "audio": (np.int16, (6, 20)), "length": (np.int32, (6,)), "label": (np.int32, (6,)), "index": (np.int32, (6,)),
-        "mask": (np.float32, (6,)), "missing": (np.float32, (6,)),
-    }  # fmt: skip
+        "audio": (np.int16, (6, 20)),
+        "length": (np.int32, (6,)),
+        "label": (np.int32, (6,)),
+        "index": (np.int32, (6,)),
+        "mask": (np.float32, (6,)),
+        "missing": (np.float32, (6,)),
+    }
     assert batch["error"] == [""] * 6 and (batch["mask"] == 1).all()
     assert (batch["label"] == batch["index"] % 2).all()
     for audio, length, index in zip(batch["audio"], batch["length"], batch["index"], strict=True):
@@ -213,8 +216,7 @@ def test_what_cannot_be_batched():
         pipeline.eval_batches(recordings, range(4), settings(), 4, overlap=1.0)
 
 
-# --- evaluation
-# ---------------------------------------------------------------------------------------------------------------
+# --- evaluation ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
@@ -275,8 +277,7 @@ def test_clips_are_measured_once():
     assert pipeline.windows(recordings, range(5), 0.2, 0.5) == first and len(opened) == 5
 
 
-# --- cache
-# --------------------------------------------------------------------------------------------------------------------
+# --- cache ---------------------------------------------------------------------------------------
 
 
 def noise_files(tmp_path, count=6, rate=44100):
@@ -340,8 +341,7 @@ def test_the_cache_is_bounded(tmp_path, monkeypatch):
         assert np.abs(a["audio"].astype(int) - b["audio"]).max() <= 33
 
 
-# --- bad audio
-# ----------------------------------------------------------------------------------------------------------------
+# --- bad audio -----------------------------------------------------------------------------------
 
 
 def bad_files(root: Path):
@@ -355,10 +355,14 @@ def bad_files(root: Path):
     )
     pcm = (x * 32767).astype("<i2").tobytes()
     raw = {
-        "empty.wav": b"", "header.wav": header(16000), "zero length.wav": header(0), "text.wav": b"not audio " * 99,
-        "truncated.wav": header(16000) + pcm[:9001], "four gigabytes.wav": header(0xFFFFFFF0) + pcm,
+        "empty.wav": b"",
+        "header.wav": header(16000),
+        "zero length.wav": header(0),
+        "text.wav": b"not audio " * 99,
+        "truncated.wav": header(16000) + pcm[:9001],
+        "four gigabytes.wav": header(0xFFFFFFF0) + pcm,
         "cut header.wav": header(16000)[:30],
-    }  # fmt: skip
+    }
     good = {"truncated.wav", "four gigabytes.wav"}
     for name, content in raw.items():
         (root / name).write_bytes(content)
@@ -451,7 +455,7 @@ def test_files_that_were_cut_short_are_told_and_used(tmp_path):
         take(pipeline.train_batches(recordings, range(5), data, 5, 0), 12)[0],
         list(pipeline.eval_batches(recordings, range(5), data, 5)),
         take(pipeline.train_batches(recordings, range(5), cached, 5, 0), 12)[0],
-    ):  # fmt: skip
+    ):
         table = BadFiles(tmp_path / "run", recordings, 0.0)  # not one bad clip
         for batch in batches:
             table.note(batch)
@@ -461,7 +465,7 @@ def test_files_that_were_cut_short_are_told_and_used(tmp_path):
         assert all((batch["mask"] == (batch["index"] >= 0)).all() for batch in batches)
 
 
-# --- a machine that cannot read -----------------------------------------------------------------
+# --- a machine that cannot read ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cache", [False, True])
@@ -546,8 +550,7 @@ def test_hosts_share_one_table_of_windows_and_end_together(monkeypatch, failing)
             assert result.startswith("/data/" if host == failing else f"host {failing}: /data/")
 
 
-# --- real recordings
-# ----------------------------------------------------------------------------------------------------------
+# --- real recordings -----------------------------------------------------------------------------
 
 
 def test_real_recordings(real_data):

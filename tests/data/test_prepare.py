@@ -219,12 +219,13 @@ def test_finished_shards_are_kept_and_damaged_ones_redone(tmp_path, monkeypatch)
 
 
 def test_killed_and_run_again(tmp_path):
-    """Kills the parent with several workers at work: they end too, and the next run makes what one run makes."""
+    """The workers of a killed parent end too, and the next run makes what one run makes."""
     script = tmp_path / "run.py"
     script.write_text(
         "import sys\nfrom test_prepare import *\n"
         "if __name__ == '__main__':\n"
-        "    prepare.prepare(fake(40, slow=float(sys.argv[2])), stage_data(), sys.argv[1], workers=2, per_shard=4)\n"
+        "    source = fake(40, slow=float(sys.argv[2]))\n"
+        "    prepare.prepare(source, stage_data(), sys.argv[1], workers=2, per_shard=4)\n"
     )
     paths = (REPO, REPO / "tests", Path(__file__).parent)
     env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}

@@ -95,8 +95,11 @@ def test_a_file_is_its_bytes_also_on_a_disk_that_fails(
     file, true = RetriedFile(str(tmp_path / "a"), first, skip), io.BytesIO(first + content[skip:])
     failing_disk.every = 3
     for place, whence, count in zip(
-        rng.integers(0, 21_000, 300), rng.integers(0, 3, 300), rng.integers(0, 3000, 300), strict=True
-    ):  # fmt: skip
+        rng.integers(0, 21_000, 300),
+        rng.integers(0, 3, 300),
+        rng.integers(0, 3000, 300),
+        strict=True,
+    ):
         place = int(place) if whence == os.SEEK_SET else -int(place) // 8
         place = max(place, -true.tell()) if whence == os.SEEK_CUR else place
         assert file.seek(place, int(whence)) == true.seek(place, int(whence)) == file.tell()

@@ -1,4 +1,4 @@
-"""ESC-50 and FSDD builders: a local folder, a downloaded zip (from localhost), their protocols, damage."""
+"""ESC-50 and FSDD builders: a local folder, a zip from localhost, their protocols, damage."""
 
 import csv
 import functools
@@ -35,7 +35,10 @@ def wav(samples: np.ndarray, rate: int) -> bytes:
 
 
 def esc_files(targets=range(50), take="A", extra: dict | None = None) -> dict[str, bytes]:
-    """Returns {name: bytes} in the published layout: one clip a class, folds 1 to 5, two takes of one source."""
+    """Returns {name: bytes} in the published layout.
+
+    There is one clip of each class, in folds 1 to 5, and two takes of one source.
+    """
     rows, files = [], {}
     for k, target in enumerate(targets):
         name = f"{k % 5 + 1}-{1000 + k // 2}-{take}-{target}.wav"

@@ -1,4 +1,7 @@
-"""Any prepared TFDS data set without TensorFlow: features found by type, splits as given, integers to [-1, 1]."""
+"""Any prepared TFDS data set without TensorFlow.
+
+Features are found by their types, splits are as given, integers become [-1, 1].
+"""
 
 import functools
 import io
@@ -78,9 +81,15 @@ def test_features_by_type_and_official_splits(tmp_path):
     }
     pcm = [np.rint(noise(i) * 32768).astype(np.int64) for i in range(10)]
     build(
-        tmp_path, features,
-        lambda i: {"speech": pcm[i], "emotion": i % 2, "speaker_id": (i >= 5) + (i >= 8), "id": f"clip é {i}"},
-    )  # fmt: skip
+        tmp_path,
+        features,
+        lambda i: {
+            "speech": pcm[i],
+            "emotion": i % 2,
+            "speaker_id": (i >= 5) + (i >= 8),
+            "id": f"clip é {i}",
+        },
+    )
     recordings = load_tfds(data_config(tmp_path))
     assert (
         recordings.class_names == ("sad", "glad")
@@ -146,9 +155,12 @@ def test_multi_label_and_config(tmp_path):
         "label": tfds.features.Sequence(tfds.features.ClassLabel(names=["a", "b", "c"])),
     }
     build(
-        tmp_path, features,
-        lambda i: {"audio": np.full(i + 1, i, np.int16), "label": [0, 2] if i % 2 else []}, {"train": 4}, config="big",
-    )  # fmt: skip
+        tmp_path,
+        features,
+        lambda i: {"audio": np.full(i + 1, i, np.int16), "label": [0, 2] if i % 2 else []},
+        {"train": 4},
+        config="big",
+    )
     recordings = load_tfds(data_config(tmp_path, "somebodys/big"))
     for k in range(4):
         n = recordings.open(k).num_samples
@@ -164,8 +176,11 @@ def test_multi_label_and_config(tmp_path):
 def test_a_label_of_minus_one_is_unknown(tmp_path):
     features = {"audio": pcm16(8000), "label": tfds.features.ClassLabel(names=["a", "b"])}
     build(
-        tmp_path, features, lambda i: {"audio": np.full(i + 1, i, np.int16), "label": i - 1}, {"train": 3}
-    )  # fmt: skip
+        tmp_path,
+        features,
+        lambda i: {"audio": np.full(i + 1, i, np.int16), "label": i - 1},
+        {"train": 3},
+    )
     recordings = load_tfds(data_config(tmp_path))
     sizes = [recordings.open(k).num_samples for k in range(3)]
     assert [recordings.labels[sizes.index(n)] for n in (1, 2, 3)] == [None, ("a",), ("b",)]

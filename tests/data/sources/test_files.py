@@ -12,8 +12,16 @@ from sacjax.data.retry import RetriedFile
 from sacjax.data.sources import FileClip, files
 from sacjax.errors import UserError
 
-CODED = [("wav", "PCM_U8", 0.01), ("wav", "PCM_24", 1e-4), ("wav", "FLOAT", 1e-4), ("flac", "PCM_16", 1e-4),
-         ("aiff", "PCM_S8", 0.01), ("ogg", "VORBIS", 0.05), ("mp3", "MPEG_LAYER_III", 0.1), ("wav", "ULAW", 0.02)]  # fmt: skip
+CODED = [
+    ("wav", "PCM_U8", 0.01),
+    ("wav", "PCM_24", 1e-4),
+    ("wav", "FLOAT", 1e-4),
+    ("flac", "PCM_16", 1e-4),
+    ("aiff", "PCM_S8", 0.01),
+    ("ogg", "VORBIS", 0.05),
+    ("mp3", "MPEG_LAYER_III", 0.1),
+    ("wav", "ULAW", 0.02),
+]
 
 
 @pytest.mark.parametrize("kind, subtype, tolerance", CODED)

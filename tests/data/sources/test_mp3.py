@@ -14,7 +14,7 @@ from sacjax.data.sources import FileClip, mp3
 
 
 def variable(path, rate, channels=1, seconds=20):
-    """Writes sound that begins loud and goes on softly, so that its first frames are the largest."""
+    """Writes sound that begins loud and goes on softly: its first frames are the largest."""
     rng = np.random.default_rng(0)
     samples = 0.002 * np.sin(2 * np.pi * 300 * np.arange(seconds * rate) / rate)
     samples[:rate] = rng.uniform(-0.9, 0.9, rate)

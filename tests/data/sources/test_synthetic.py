@@ -1,4 +1,4 @@
-"""Synthetic clips are pure functions of (seed, index), balanced, in range, and hard for a linear model."""
+"""Synthetic clips: functions of (seed, index), balanced, in range, hard for a linear model."""
 
 import multiprocessing
 import pickle
@@ -98,8 +98,14 @@ def test_more_examples_move_no_clip_to_another_part():
     np.testing.assert_array_equal(_read(few, 123), _read(many, 123))
 
 
-@pytest.mark.parametrize(("options", "key"), [(dict(examples=5), "examples"), (dict(sample_rate=1000), "sample_rate"),
-                                               (dict(seconds=0.01), "seconds")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        (dict(examples=5), "examples"),
+        (dict(sample_rate=1000), "sample_rate"),
+        (dict(seconds=0.01), "seconds"),
+    ],
+)
 def test_impossible_settings_name_their_key(options, key):
     with pytest.raises(UserError, match=f"data.{key}"):
         load_synthetic(_data(**options))
