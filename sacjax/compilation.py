@@ -1,4 +1,4 @@
-"""What a process does before JAX computes: it finds what was compiled before, and on a CPU it keeps the memory that it frees."""
+"""Set-up of a process before JAX computes: the compilation cache and the allocator."""
 
 import ctypes
 import hashlib
@@ -8,35 +8,29 @@ from pathlib import Path
 import jax
 from absl import logging
 
-ACCELERATORS = (
-    "nvidia[0-9]*",
-    "kfd",
-    "accel*",
-    "vfio/[0-9]*",
-)  # under /dev; to ask JAX would start it
-MALLOPT = {
-    "arena_max": (-8, 1),
-    "mmap_max": (-4, 0),
-    "trim_threshold": (-1, 2**31 - 1),
-}  # glibc's malloc.h
+# Device files under /dev; asking JAX for its devices would initialize it.
+ACCELERATORS = ("nvidia[0-9]*", "kfd", "accel*", "vfio/[0-9]*")
+# Options of glibc's malloc.h: (number, value).
+MALLOPT = {"arena_max": (-8, 1), "mmap_max": (-4, 0), "trim_threshold": (-1, 2**31 - 1)}
 
 
 def start() -> None:
-    """What every command does first."""
+    """Sets up a process. Every command calls it first."""
     logging.set_verbosity(logging.ERROR)  # Orbax's and Grain's notes would bury ours
     enable_cache()
     keep_freed_memory()
 
 
 def keep_freed_memory() -> bool:
-    """Lets glibc keep the memory that a step frees for the next one, where JAX computes on the CPU;
-    returns whether it does.
+    """Makes glibc keep freed memory for the next step, where JAX computes on the CPU.
 
-    XLA:CPU allocates what it needs anew in each call. Pages that go back to the system in between
-    are zeroed again when they are first
-    touched: half the time of a log-mel spectrogram, an eighth of a training step. The process stays
-    as large as it once was. To be called before JAX starts its threads; $SACJAX_KEEP_MEMORY=0
-    leaves all as it is.
+    XLA:CPU allocates its buffers anew in each call. The system zeroes pages that were returned to
+    it when they are touched again, which takes half the time of a log-mel spectrogram and an eighth
+    of a training step. The price is that the process never shrinks. Call this before JAX starts its
+    threads. $SACJAX_KEEP_MEMORY=0 turns it off.
+
+    Returns:
+      Whether glibc keeps the memory.
     """
     if os.environ.get("SACJAX_KEEP_MEMORY") == "0" or any(
         next(Path("/dev").glob(p), None) for p in ACCELERATORS
@@ -47,10 +41,13 @@ def keep_freed_memory() -> bool:
 
 
 def enable_cache() -> Path | None:
-    """Keeps compiled programs in the user's cache folder, and returns it;
-    $JAX_COMPILATION_CACHE_DIR chooses another one.
+    """Keeps compiled functions in the user's cache folder.
 
-    JAX_ENABLE_COMPILATION_CACHE=false switches it off. Returns None where nothing can be written.
+    $JAX_COMPILATION_CACHE_DIR chooses another folder; JAX_ENABLE_COMPILATION_CACHE=false turns the
+    cache off.
+
+    Returns:
+      The folder, or None where it cannot be written.
     """
     folder = Path(jax.config.values["jax_compilation_cache_dir"] or _default())
     try:
@@ -62,7 +59,10 @@ def enable_cache() -> Path | None:
 
 
 def _default() -> Path:
-    """A folder for each kind of processor: programs compiled for one may not run on another that shares the home folder."""
+    """Returns the cache folder of this kind of processor.
+
+    Machines may share a home folder, and what is compiled for one processor may not run on another.
+    """
     try:
         text = Path("/proc/cpuinfo").read_text()
         kind = "".join(

@@ -1,4 +1,4 @@
-"""What a call of a model or an objective knows beside its arrays."""
+"""What a call of a model or an objective gets beside its arrays."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ class Context(NamedTuple):
 
     @property
     def train(self) -> bool:
-        """Whether this is a training step: dropout is on, batch norm uses and updates statistics."""
+        """Whether this is a training step: dropout is on, batch norm uses batch statistics."""
         return self.key is not None
 
     def rng(self, number: int) -> jax.Array | None:

@@ -1,4 +1,4 @@
-"""Mistakes of the user, told in one line."""
+"""Errors that a user can fix, each reported in one line."""
 
 import errno
 import os
@@ -6,12 +6,15 @@ import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # of a disk that takes no more
-BROKEN = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}  # of a file system that does not answer
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}  # the disk cannot be written
+BROKEN = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}  # the file system does not answer
 
 
 class UserError(Exception):
-    """A mistake that its user can mend; the message is one line that names the key or file and what to do."""
+    """A mistake that the user can fix.
+
+    The message is one line that names the key or file and says what to do.
+    """
 
 
 class Terminated(Exception):
@@ -19,21 +22,26 @@ class Terminated(Exception):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns `; did you mean 'x'?` for the closest of `known`, else the list of them; for the end of a message."""
+    """Returns the end of a message about an unknown name.
+
+    It is `; did you mean 'x'?` with the closest of `known`, or else a list of all of them.
+    """
     known = sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
 
 
 def first_line(error: BaseException) -> str:
-    """Returns what a library's error says first, for a message of ours; its type where it says nothing."""
+    """Returns the first line of a library's error, or its type where it has no message."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs a command's `main` and exits: 0 or what it returns, 2 with one line on stderr for a
-    `UserError` or a full disk, 130 for Ctrl-C, 75 (EX_TEMPFAIL: to be started again) for a SIGTERM
-    during training."""
+    """Runs a command's `main`, and exits with its return code or 0.
+
+    Other exit codes are 2 for a `UserError` or a disk that is full or fails, with one line on
+    stderr; 130 for Ctrl-C; and 75 (EX_TEMPFAIL: start it again) for a SIGTERM during training.
+    """
     try:
         code = main()
         sys.stdout.flush()
@@ -46,7 +54,7 @@ def run(main: Callable[[], int | None]) -> None:
             file=sys.stderr,
         )
         sys.stderr.flush()
-        os._exit(130)  # threads that read or save would each end with a traceback
+        os._exit(130)  # a normal exit prints a traceback of each thread that reads or saves
     except Terminated as error:
         print(f"{error}", file=sys.stderr)
         _leave(os.EX_TEMPFAIL)
@@ -63,7 +71,10 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def _leave(code: int) -> None:
-    """Exits; one host of several at once, for it would wait for the others, which wait for it."""
+    """Exits; with several hosts, without JAX's shutdown.
+
+    The shutdown would wait for the other hosts, which wait for this one.
+    """
     jax = sys.modules.get("jax")
     if jax is not None and jax.distributed.is_initialized():
         sys.stdout.flush()

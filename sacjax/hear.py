@@ -1,12 +1,13 @@
-"""The API of the HEAR benchmark (Turian et al. 2022, https://hearbenchmark.com/hear-api.html) for a
-trained workdir.
+"""The API of the HEAR benchmark (Turian et al. 2022) for a trained workdir.
+
+See https://hearbenchmark.com/hear-api.html.
 
     model = sacjax.hear.load_model("runs/mine")
     # [n_sounds, n_timestamps, D], milliseconds.
     embeddings, timestamps = sacjax.hear.get_timestamp_embeddings(audio, model)
     embeddings = sacjax.hear.get_scene_embeddings(audio, model)                     # [n_sounds, D]
 
-Sound goes in as NumPy, or whatever turns into it, and NumPy comes out.
+Sound is given as NumPy arrays, or what converts to them; embeddings are NumPy arrays.
 """
 
 from typing import Any
@@ -16,8 +17,8 @@ import numpy as np
 from sacjax import inference
 from sacjax.errors import UserError
 
-# Seconds; longer sounds are encoded in pieces of so many, as attention's cost grows with their
-# square.
+# Seconds. Longer sounds are encoded in pieces of this length, as the cost of attention grows with
+# the square of it.
 ONE_PIECE = 60.0
 
 
@@ -40,20 +41,21 @@ def load_model(model_file_path: str = "") -> Model:
 
 
 def get_timestamp_embeddings(audio: Any, model: Model) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (embeddings float32 [n_sounds, n_timestamps, D], timestamps float32 [n_sounds,
-    n_timestamps] in milliseconds).
+    """Returns the embeddings of frames and their timestamps.
 
-    The timestamps are the frames' centres, at a regular interval; there is one at least.
+    The timestamps are the frames' centres, at a regular interval; there is at least one.
 
     Args:
       audio: [n_sounds, n_samples] in [-1, 1] at `model.sample_rate`.
 
+    Returns:
+      (embeddings float32 [n_sounds, n_timestamps, D], timestamps float32 [n_sounds, n_timestamps]
+      in milliseconds).
+
     Raises:
       UserError: audio of another shape, or none.
     """
-    if hasattr(
-        audio, "detach"
-    ):  # torch: NumPy takes neither what needs a gradient nor what is on a GPU
+    if hasattr(audio, "detach"):  # torch: NumPy cannot read a GPU's tensor or one with a gradient
         audio = audio.detach().cpu()
     audio = np.asarray(audio, np.float32)
     if audio.ndim != 2 or not audio.size:
@@ -71,11 +73,14 @@ def get_timestamp_embeddings(audio: Any, model: Model) -> tuple[np.ndarray, np.n
 
 
 def get_scene_embeddings(audio: Any, model: Model) -> np.ndarray:
-    """Returns float32 [n_sounds, D]: the mean of the timestamp embeddings, whose arguments these are."""
+    """Returns float32 [n_sounds, D]: the mean of `get_timestamp_embeddings` over time."""
     return get_timestamp_embeddings(audio, model)[0].mean(1)
 
 
 def padded_size(samples: int) -> int:
-    """Returns a size not below `samples`, at most a quarter above it; there are four from each power of two to the next."""
+    """Returns a size from `samples` to a quarter above it, of which few are ever compiled.
+
+    There are four sizes from each power of two to the next.
+    """
     step = 1 << max(samples.bit_length() - 3, 0)
     return -(-samples // step) * step

@@ -31,7 +31,7 @@ def write_text(path: str | Path, text: str, errors: str = "strict") -> None:
       errors: what becomes of characters that UTF-8 has not, as of `str.encode`.
 
     Raises:
-      UserError: the place cannot be written.
+      UserError: the file cannot be written.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")

@@ -1,5 +1,6 @@
-"""`python -m sacjax.main --config FILE[:ARG] --workdir DIR`: trains and evaluates a config's
-stages.
+"""Trains and evaluates the stages of a config.
+
+    python -m sacjax.main --config FILE[:ARG] --workdir DIR
 
 The same as `sacjax train`; see `sacjax.commands.train`.
 """

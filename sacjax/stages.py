@@ -133,8 +133,8 @@ class Stage:
         check_parts(name, stage, recordings, parts)
         if stage.data.path and Path(stage.data.path).absolute() == workdir.absolute():
             raise UserError(
-                f"--workdir {workdir} is config.{name}.data.path: choose another folder for what is "
-                "written"
+                f"--workdir {workdir} is config.{name}.data.path: choose another folder for what "
+                "is written"
             )
         prepared = cls(name, config, mesh, workdir, recordings, parts)
         if stage.init_from in earlier:
@@ -162,9 +162,17 @@ class Stage:
             print(f"{self.name}: {len(self.recordings)} clips ({sizes}), {classes} classes")
             checkpoint.write_labels(self.workdir, self.name, self.recordings.class_names)
         task = Task(
-            self.name, self.stage, self.config, self.objective, self.trainer, self.recordings,
-            self.parts["train"], self.mesh, self.workdir, self.start,
-        )  # fmt: skip
+            self.name,
+            self.stage,
+            self.config,
+            self.objective,
+            self.trainer,
+            self.recordings,
+            self.parts["train"],
+            self.mesh,
+            self.workdir,
+            self.start,
+        )
         try:
             state, checkpoints = fit(task, hooks.default_hooks(self.validate))
         except UserError:  # a collapse, or a loss that is not finite: the curves tell how it came
@@ -189,7 +197,10 @@ class Stage:
         return results
 
     def start(self) -> tuple[Pretrained | None, dict[str, Any]]:
-        """Returns the pretrained encoder and the objective's artifacts, and lets go of the first."""
+        """Returns the pretrained encoder and the objective's artifacts.
+
+        It keeps no reference to the encoder, so that its memory can be freed.
+        """
         pretrained, self.pretrained = self.pretrained, None
         if self.stage.init_from in self.config.stages:
             pretrained = pretrained_of(self.stage, self.config, self.workdir)
@@ -197,11 +208,16 @@ class Stage:
         def batches() -> Iterator[dict[str, Any]]:
             return iter(
                 pipeline.train_batches(
-                    self.recordings, self.parts["train"], self.stage.data,
-                    self.stage.train.batch_size, self.config.seed, jax.process_index(),
-                    jax.process_count(), self.objective.needs_labels,
-                )
-            )  # fmt: skip
+                    self.recordings,
+                    self.parts["train"],
+                    self.stage.data,
+                    self.stage.train.batch_size,
+                    self.config.seed,
+                    jax.process_index(),
+                    jax.process_count(),
+                    self.objective.needs_labels,
+                ),
+            )
 
         return pretrained, self.objective.prepare(batches)
 
@@ -260,8 +276,8 @@ def check_parts(
     if objectives.OBJECTIVES[stage.objective.name].needs_labels and len(recordings.class_names) < 2:
         folders = "; a sub-folder is a label" if stage.data.source == "folder" else ""
         raise UserError(
-            f"config.{name}.data: {len(recordings.class_names)} class found; a classifier needs two "
-            f"or more{folders}"
+            f"config.{name}.data: {len(recordings.class_names)} class found; a classifier needs "
+            f"two or more{folders}"
         )
     on_validation = stage.eval.best.startswith("validation/")
     if on_validation and not len(parts["validation"]):
@@ -295,8 +311,8 @@ def check_leaks(config: ConfigDict, stages: dict[str, Stage]) -> None:
             else:
                 how = "give both the same data.fold and splits, or set config.transductive=True"
             raise UserError(
-                f"config.{earlier.name} trains on {len(shared)} of the clips that config.{later.name} "
-                f"is tested on, such as {min(shared)[-1]}: {how}"
+                f"config.{earlier.name} trains on {len(shared)} of the clips that "
+                f"config.{later.name} is tested on, such as {min(shared)[-1]}: {how}"
             )
 
 
@@ -318,9 +334,14 @@ def eval_batches(
     """Yields this host's evaluation batches, and lists clips that cannot be decoded."""
     bad = BadFiles(workdir, recordings, stage.data.max_bad_fraction)
     for batch in pipeline.eval_batches(
-        recordings, indices, stage.data, stage.eval.batch_size, stage.eval.overlap,
-        jax.process_index(), jax.process_count(),
-    ):  # fmt: skip
+        recordings,
+        indices,
+        stage.data,
+        stage.eval.batch_size,
+        stage.eval.overlap,
+        jax.process_index(),
+        jax.process_count(),
+    ):
         bad.note(batch)
         yield batch
     bad.flush()
@@ -459,9 +480,10 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
     if path.is_file() and _has_begun(workdir):
         old, new = json.loads(path.read_text()), json.loads(config_lib.to_json(config))
         if not identity.same(old, new):
+            difference = identity.difference(old, new)
             raise UserError(
-                f"--workdir {workdir} holds a different experiment: {identity.difference(old, new)}; "
-                "choose another folder"
+                f"--workdir {workdir} holds a different experiment: {difference}; choose another "
+                "folder"
             )
 
 

@@ -72,9 +72,15 @@ def make_views(
             if keys is not None and config.spectrogram:
                 keys = _fold(keys, SPECTROGRAM_DRAWS)
                 x, length, label = augment.apply(
-                    config.spectrogram, keys, x, length, label, partners, kind="spectrogram",
+                    config.spectrogram,
+                    keys,
+                    x,
+                    length,
+                    label,
+                    partners,
+                    kind="spectrogram",
                     **augmented,
-                )  # fmt: skip
+                )
         return View(x, length), label
 
     def views(batch: dict[str, Any], key: jax.Array | None = None) -> dict[str, Any]:
@@ -96,15 +102,22 @@ def make_views(
             made.append(one)
             mixed = mixed if k else its_label
         return {
-            "views": tuple(made), "clean": clean, "label": mixed, "labelled": labelled, "mask": mask,
+            "views": tuple(made),
+            "clean": clean,
+            "label": mixed,
+            "labelled": labelled,
+            "mask": mask,
             "index": batch["index"],
-        }  # fmt: skip
+        }
 
     return views
 
 
 def read_labels(label: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
-    """Returns (float32 [B, C] with zeros where unknown, float32 [B]: 1 where the label is known)."""
+    """Returns (labels float32 [B, C], known float32 [B]).
+
+    `known` is 1 where the label is known, else 0, and the label is then zeros.
+    """
     if label.ndim == 1:
         return jax.nn.one_hot(label, num_classes, dtype=jnp.float32), (label >= 0).astype(
             jnp.float32

@@ -1,12 +1,13 @@
 """A raw-wave CNN (the AudioNet family) on ESC-50, or ESC-10, from scratch.
 
-    python -m sacjax.main --config configs/esc50/audionet.py:esc10,fold=1 --workdir runs/esc10/audionet/fold1_seed0
-    python launch/benchmarks/kfold.py --config configs/esc50/audionet.py:esc10 --output runs/esc10/audionet
+    python -m sacjax.main --config configs/esc50/audionet.py:esc10,fold=1 \\
+        --workdir runs/esc10/audionet/fold1_seed0
+    python launch/benchmarks/kfold.py --config configs/esc50/audionet.py:esc10 \\
+        --output runs/esc10/audionet
 
 Arguments: `esc10` for the ten-class subset, `fold=k` the test fold, `no_mixup`; `article` trains
-the source article's recipe as
-it stands instead: the four-convolution network on whole clips, no augmentation, Adam at 1e-5, 20
-epochs.
+the source article's own recipe instead: the four-convolution network on whole clips, without
+augmentation, by Adam at 1e-5, for 20 epochs.
 """
 
 from sacjax import config as config_lib

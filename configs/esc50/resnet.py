@@ -1,7 +1,9 @@
 """A small spectrogram ResNet on ESC-50, or ESC-10, from scratch.
 
-    python -m sacjax.main --config configs/esc50/resnet.py:esc10,fold=1 --workdir runs/esc10/resnet/fold1_seed0
-    python launch/benchmarks/kfold.py --config configs/esc50/resnet.py:esc10 --output runs/esc10/resnet
+    python -m sacjax.main --config configs/esc50/resnet.py:esc10,fold=1 \\
+        --workdir runs/esc10/resnet/fold1_seed0
+    python launch/benchmarks/kfold.py --config configs/esc50/resnet.py:esc10 \\
+        --output runs/esc10/resnet
 
 Arguments: `esc10` for the ten-class subset, `fold=k` the test fold; `no_specaugment` and `no_mixup`
 switch one part off. Reads the published layout from $SACJAX_DATA/esc10 (or esc50), else downloads

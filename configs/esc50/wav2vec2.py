@@ -1,7 +1,9 @@
-"""wav2vec 2.0, small, on ESC-10: pretrained without labels on four folds, fine-tuned on few labels
-of them, tested on the fifth.
+"""A small wav2vec 2.0 on ESC-10: pretraining without labels, then few labels.
 
-    python -m sacjax.main --config configs/esc50/wav2vec2.py:fold=1,shots=4 --workdir runs/esc10/wav2vec2
+Both stages train on the same four folds; the fifth is the test.
+
+    python -m sacjax.main --config configs/esc50/wav2vec2.py:fold=1,shots=4 \\
+        --workdir runs/esc10/wav2vec2
     # The README's table: folds × draws, from scratch beside it.
     python launch/benchmarks/few_labels.py --only esc10 --runs runs
 

@@ -1,7 +1,8 @@
 """A small spectrogram ResNet on the Free Spoken Digit Dataset, from scratch.
 
     python -m sacjax.main --config configs/fsdd/resnet.py --workdir runs/fsdd/official
-    python launch/benchmarks/kfold.py --config configs/fsdd/resnet.py:loso --folds 1 2 3 4 5 6 --output runs/fsdd/loso
+    python launch/benchmarks/kfold.py --config configs/fsdd/resnet.py:loso \\
+        --folds 1 2 3 4 5 6 --output runs/fsdd/loso
 
 The official protocol tests on recordings 0–4 of each digit and speaker. `loso` leaves one speaker
 out instead: `fold=k` is the k-th speaker in alphabetical order. Reads $SACJAX_DATA/fsdd, else

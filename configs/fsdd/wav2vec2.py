@@ -1,14 +1,17 @@
-"""wav2vec 2.0, small, on the Free Spoken Digit Dataset: pretrained without labels, fine-tuned on
-few, tested on a speaker never heard.
+"""A small wav2vec 2.0 on the Free Spoken Digit Dataset: pretraining, then few labels.
 
-    python -m sacjax.main --config configs/fsdd/wav2vec2.py:fold=1,shots=10 --workdir runs/fsdd/wav2vec2
+The test is a speaker whom neither stage has heard.
+
+    python -m sacjax.main --config configs/fsdd/wav2vec2.py:fold=1,shots=10 \\
+        --workdir runs/fsdd/wav2vec2
     # The README's table: folds × shots × draws, from scratch beside it.
     python launch/benchmarks/few_labels.py --only fsdd --runs runs
 
 Arguments: `fold=k` the speaker left out (of both stages), `shots` labels per digit (0: all), `draw`
 which ones, `scratch` leaves the pretraining out, `pretrain_only` the fine-tuning. Frames are 10 ms:
-digits last half a second, and a masked span is 100 ms. A small batch, and so no collapse, on one
-device: a Gumbel temperature that falls within the run, and a small codebook.
+digits last half a second, and a masked span is 100 ms. The
+batch is small, for one device; a Gumbel temperature that falls within the run and a small codebook
+keep it from collapse.
 """
 
 from sacjax import config as config_lib

@@ -1,13 +1,15 @@
-"""wav2vec 2.0 base as published (Baevski et al. 2020; fairseq's wav2vec2_base_librispeech), for a
-pod.
+"""wav2vec 2.0 base as published (Baevski et al. 2020), for a pod.
 
-    python -m sacjax.main --config configs/wav2vec2/base_pretrain.py --workdir DIR --config.pretrain.data.path=DIR
+    python -m sacjax.main --config configs/wav2vec2/base_pretrain.py --workdir DIR \\
+        --config.pretrain.data.path=DIR
 
 Reads ArrayRecord shards of 16 kHz speech (see `python -m sacjax prepare`). A batch is 1.6 hours of
-sound, as on 64 GPUs, in 512 clips, so that it divides over any slice; 400,000 updates.
-On fewer devices: optimizer.accumulation, or a smaller batch with optimizer.schedule_count, which
-keeps the recipe's course over masked frames seen; `small_batch` as argument sets it for 16 clips an
-update.
+sound, as on 64 GPUs, in 512 clips, so that it divides over any slice; there are 400,000
+updates. The values are those of fairseq's wav2vec2_base_librispeech.
+
+With fewer devices, use optimizer.accumulation, or a smaller batch with optimizer.schedule_count:
+the schedule then advances by the masked frames seen, as it does in the recipe. The argument
+`small_batch` sets this up for 16 clips an update.
 """
 
 import os

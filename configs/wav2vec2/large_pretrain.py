@@ -1,6 +1,7 @@
 """wav2vec 2.0 large as published (Baevski et al. 2020, on Libri-Light), for a pod.
 
-    python -m sacjax.main --config configs/wav2vec2/large_pretrain.py --workdir DIR --config.pretrain.data.path=DIR
+    python -m sacjax.main --config configs/wav2vec2/large_pretrain.py --workdir DIR \\
+        --config.pretrain.data.path=DIR
 
 Reads ArrayRecord shards of 16 kHz speech (see `python -m sacjax prepare`). A batch is 2.8 hours of
 sound, as on 128 GPUs. Peak rate, temperature and the 600,000 updates are the paper's; no dropout

@@ -42,5 +42,5 @@ def beta(u: jax.Array, alpha: float) -> jax.Array:
     table = jnp.asarray(
         scipy.special.betaincinv(alpha, alpha, np.linspace(0, 1, QUANTILES + 1)), jnp.float32
     )
-    place = integer(u, QUANTILES)
-    return table[place] + (table[place + 1] - table[place]) * (u * QUANTILES - place)
+    bin_ = integer(u, QUANTILES)
+    return table[bin_] + (table[bin_ + 1] - table[bin_]) * (u * QUANTILES - bin_)

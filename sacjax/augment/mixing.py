@@ -91,7 +91,7 @@ def cutmix(
     sample_rate: int,
     alpha: float = 1.0,
 ) -> Batch:
-    """Replaces a stretch of time by the partner's at the same place (Yun et al. 2019).
+    """Replaces a stretch of time by the partner's at the same time (Yun et al. 2019).
 
     Labels are mixed by the shares of time. The stretch is 1 - Beta(alpha, alpha) of what both clips
     have in common.

@@ -24,16 +24,16 @@ def _fill(x: jax.Array, length: Any, fill: Fill) -> Any:
     return jnp.where(inside, x, 0).sum() / jnp.maximum(length * x.shape[1], 1)
 
 
-def _masks(key: jax.Array, count: int, width: Any, size: Any, places: int) -> jax.Array:
-    """Returns bool [places], true in `count` random spans within the first `size` places.
+def _masks(key: jax.Array, count: int, width: Any, valid: Any, size: int) -> jax.Array:
+    """Returns bool [size], true in `count` random spans within the first `valid` positions.
 
-    A span has 0 to `width` places, both included.
+    The width of a span is from 0 to `width`, both included.
     """
     u = scalars(key, 2 * count).reshape(2, count, 1)
     span = integer(u[0], width + 1)
-    start = integer(u[1], size - span + 1)
-    place = jnp.arange(places)
-    return ((place >= start) & (place < start + span)).any(0)
+    start = integer(u[1], valid - span + 1)
+    position = jnp.arange(size)
+    return ((position >= start) & (position < start + span)).any(0)
 
 
 def frequency_mask(
@@ -94,6 +94,6 @@ def time_warp(
     whole = jnp.floor(move)
     share = (move - whole)[:, None]
     end = jnp.maximum(length - 1, 0)
-    place = jnp.clip(frame + whole.astype(jnp.int32), 0, end)
-    following = jnp.minimum(place + 1, end)
-    return (1 - share) * x[place] + share * x[following], length
+    previous = jnp.clip(frame + whole.astype(jnp.int32), 0, end)
+    following = jnp.minimum(previous + 1, end)
+    return (1 - share) * x[previous] + share * x[following], length

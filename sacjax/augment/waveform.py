@@ -196,10 +196,10 @@ def _resample(x: jax.Array, factor: jax.Array, size: int) -> jax.Array:
     frequency = jnp.arange(spectrum.shape[0]) / (fast / 2)
     spectrum *= jnp.clip((jnp.minimum(1 / factor, 1) - frequency) / 0.02, 0, 1)
     dense = OVERSAMPLE * irfft(spectrum, OVERSAMPLE * fast)
-    place, u = _position(jnp.arange(size), _step(factor))
-    a, b, c, d = (jnp.take(dense, place + i, mode="wrap") for i in (-1, 0, 1, 2))
+    position, u = _position(jnp.arange(size), _step(factor))
+    a, b, c, d = (jnp.take(dense, position + i, mode="wrap") for i in (-1, 0, 1, 2))
     y = b + 0.5 * u * (c - a + u * (2 * a - 5 * b + 4 * c - d + u * (3 * (b - c) + d - a)))
-    return jnp.where(place <= OVERSAMPLE * (x.shape[0] - 1), y, 0)
+    return jnp.where(position <= OVERSAMPLE * (x.shape[0] - 1), y, 0)
 
 
 def speed(
@@ -246,10 +246,10 @@ def pitch(
     # Output frame i is input frame i / factor: magnitudes in between, phases advanced as between
     # its neighbours.
     ticks, step = jnp.arange(1 + size // hop) * STEPS, _step(factor)
-    place, share = ticks // step, (ticks % step / step)[:, None]
-    before = jnp.take(magnitude, place, 0, mode="fill", fill_value=0)
-    after = jnp.take(magnitude, place + 1, 0, mode="fill", fill_value=0)
-    advance = jnp.take(phase, place + 1, 0, mode="clip") - jnp.take(phase, place, 0, mode="clip")
+    frame, share = ticks // step, (ticks % step / step)[:, None]
+    before = jnp.take(magnitude, frame, 0, mode="fill", fill_value=0)
+    after = jnp.take(magnitude, frame + 1, 0, mode="fill", fill_value=0)
+    advance = jnp.take(phase, frame + 1, 0, mode="clip") - jnp.take(phase, frame, 0, mode="clip")
     expected = jnp.asarray(
         2 * np.pi * ((np.arange(n_fft // 2 + 1) * hop) % n_fft) / n_fft, jnp.float32
     )

@@ -1,9 +1,9 @@
-"""Configs: what an experiment is, as data.
+"""Configs: the description of an experiment as data.
 
 A config file is Python with `get_config(arg='')` that returns `config.default(...)` with some
 leaves set. It is code: run only files that you trust. `path:arg` hands `arg` to `get_config`;
-`--config.a.b=value` overrides a leaf. Each group of keys is the `Options` of the part that reads
-it; see `schema`.
+`--config.a.b=value` overrides a leaf. Each group of keys is the `Options` of the component that
+reads it; see `schema`.
 """
 
 from sacjax.config.loading import (

@@ -1,4 +1,4 @@
-"""When two configs say the same experiment: for resuming a run, and for pooling several.
+"""Decides whether two configs describe the same experiment, to resume runs or pool them.
 
 The functions take configs as `config.json` holds them: plain dicts, without stages that do not run.
 """
@@ -9,13 +9,13 @@ from typing import Any
 
 Config = Mapping[str, Any]
 
-# Keys of a config, and of a stage's `data`, that say how a run is carried out, not what is learned.
+# Keys of a config, and of a stage's `data`, that change how a run executes, not what it learns.
 CARRIED_OUT = ("mesh", "checkpoint", "profile", "tensorboard")
 CARRIED_OUT_DATA = ("cache", "workers", "prefetch", "max_bad_fraction")
 
 
 def learned(config: Config) -> dict[str, Any]:
-    """Returns a config without what only says how a run is carried out, which may change."""
+    """Returns a config without the keys that change only how a run executes."""
     kept = {key: value for key, value in config.items() if key not in CARRIED_OUT}
     for name in config["stages"]:
         data = {k: v for k, v in config[name]["data"].items() if k not in CARRIED_OUT_DATA}
@@ -24,11 +24,11 @@ def learned(config: Config) -> dict[str, Any]:
 
 
 def cross_validated(config: Config) -> dict[str, Any]:
-    """Returns what the runs of one cross-validation share: `learned`, less what tells them apart.
+    """Returns what all runs of one cross-validation share: `learned`, without what differs.
 
-    That is the seed; the fold that is held out, in every stage that holds out the same one as the
-    last stage; `data.split_seed` where it draws which labels are kept; and which workdir a stage
-    starts from, for each fold has a pretrained encoder of its own.
+    The runs differ in the seed; in the fold that the last stage holds out, also in earlier stages
+    that hold out the same one; in `data.split_seed`, where it draws which labels are kept; and in
+    the workdir that a stage starts from, as each fold has its own pretrained encoder.
     """
     kept = learned(config)
     kept.pop("seed", None)
@@ -40,23 +40,23 @@ def cross_validated(config: Config) -> dict[str, Any]:
         if data.get("labels_per_class") or data.get("label_fraction", 1.0) < 1:
             data.pop("split_seed", None)
         kept[name] = {**kept[name], "data": data}
-        start = kept[name].get("init_from", "")
-        if start and start not in config["stages"] and not start.startswith("hf:"):
+        source = kept[name].get("init_from", "")
+        if source and source not in config["stages"] and not source.startswith("hf:"):
             kept[name]["init_from"] = "a workdir"
     return kept
 
 
 def same(a: Config, b: Config, *, across_folds: bool = False) -> bool:
-    """Returns whether two configs say the same experiment; the arguments are `difference`'s."""
+    """Returns whether two configs describe the same experiment; arguments as of `difference`."""
     return difference(a, b, across_folds=across_folds) is None
 
 
 def difference(a: Config, b: Config, *, across_folds: bool = False) -> str | None:
-    """Returns the first key in which two experiments differ with both values, None where none does.
+    """Returns the first key in which two experiments differ, with both values, or None.
 
     Args:
-      a: what the message calls "there".
-      b: what it calls "here".
+      a: the config that the message calls "there".
+      b: the config that it calls "here".
       across_folds: whether runs of one cross-validation count as the same; see `cross_validated`.
     """
     kept = cross_validated if across_folds else learned
@@ -64,7 +64,7 @@ def difference(a: Config, b: Config, *, across_folds: bool = False) -> str | Non
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value as JSON gives it back: lists for tuples."""
+    """Returns a value as JSON would read it back: with lists for tuples."""
     return json.loads(json.dumps(value))
 
 

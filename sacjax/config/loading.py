@@ -69,7 +69,8 @@ def _override(config: ConfigDict, text: str) -> None:
     parent = ".".join(path[:-1])
     if isinstance(node, tuple | list):
         raise UserError(
-            f"--{key}: replace the tuple config.{parent} as a whole, or a field of one of its entries"
+            f"--{key}: replace the tuple config.{parent} as a whole, or a field of one of its "
+            "entries"
         )
     if isinstance(node, dict):  # one augmentation: its options are checked by sacjax.augment
         node[path[-1]] = value
@@ -129,7 +130,7 @@ def from_flags(args: argparse.Namespace, unknown: list[str]) -> ConfigDict:
 
 
 def stage_name(config: ConfigDict, given: str | None) -> str:
-    """Returns the stage that `--stage` names, the first where it does not. Raises UserError."""
+    """Returns the stage that `--stage` names, by default the first. Raises UserError."""
     name = given or config.stages[0]
     if name not in config.stages:
         raise UserError(f"--stage is '{name}'{nearest(name, config.stages)}")
@@ -137,7 +138,7 @@ def stage_name(config: ConfigDict, given: str | None) -> str:
 
 
 def overrides_from(unknown: list[str]) -> list[str]:
-    """Returns what is left of a command line as `--config.key=value` strings.
+    """Returns the unparsed words of a command line as `--config.key=value` strings.
 
     Raises UserError for anything else.
     """
@@ -175,18 +176,27 @@ def parse_arg(arg: str, **defaults: Any) -> ConfigDict:
 
 
 def data_root() -> str:
-    """Returns the folder with the real recordings that configs and benchmarks read: `$SACJAX_DATA` or `../shared/data`."""
+    """Returns the folder of real recordings: `$SACJAX_DATA`, or else `../shared/data`.
+
+    The configs and benchmarks of published data sets read from it.
+    """
     return os.environ.get("SACJAX_DATA", os.path.join("..", "shared", "data"))
 
 
 def local_data(name: str) -> str:
-    """Returns the folder of a data set under `data_root()`, or '' where it is not there (then it is downloaded)."""
+    """Returns a data set's folder under `data_root()`, or '' where there is none.
+
+    A config whose `data.path` is '' downloads the data set.
+    """
     folder = os.path.join(data_root(), name)
     return folder if os.path.isdir(folder) else ""
 
 
 def to_json(config: ConfigDict) -> str:
-    """Returns the config as JSON with sorted keys, as kept in a workdir; without stages that it does not run."""
+    """Returns the config as JSON with sorted keys, as a workdir keeps it.
+
+    Stages that the config does not run are left out.
+    """
     kept = {
         key: value
         for key, value in config.to_dict().items()
@@ -200,7 +210,7 @@ def _is_stage(value: Any) -> bool:
 
 
 def from_json(text: str) -> ConfigDict:
-    """Reads what `to_json` wrote; keys that came into being later have their defaults."""
+    """Reads what `to_json` wrote; keys added to sacjax since then get their defaults."""
     saved = _as_tuples(json.loads(text))
     config = ConfigDict(saved)
     for key, value in default().items():
@@ -218,7 +228,7 @@ def from_json(text: str) -> ConfigDict:
 
 
 def _as_tuples(value: Any) -> Any:
-    """Returns a value of JSON with tuples for lists."""
+    """Returns a JSON value with its lists turned into tuples."""
     if isinstance(value, dict):
         return {key: _as_tuples(item) for key, item in value.items()}
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Assembles a config from the options of each part, and checks it before anything compiles."""
+"""Assembles a config from the options of each component, and checks it before compilation."""
 
 from ml_collections import ConfigDict
 
@@ -10,7 +10,7 @@ OPEN = ("model.encoder", "objective.options")
 
 
 def groups() -> dict[str, type]:
-    """Returns {group of keys: the frozen dataclass of their defaults, meanings and checks}."""
+    """Returns {group of keys: the frozen dataclass that defines and checks them}."""
     from sacjax import augment, evaluators, frontend
     from sacjax.data import options as data
     from sacjax.models import classifier
@@ -39,7 +39,7 @@ def stage() -> ConfigDict:
         name="classification",  # see `sacjax list objectives`
         options=dict(),  # of that objective
     )
-    c.init_from = ""  # whose encoder it starts from: an earlier stage, a workdir, or hf:FOLDER
+    c.init_from = ""  # source of the encoder: an earlier stage, a workdir, or hf:FOLDER
     return c
 
 
@@ -48,8 +48,9 @@ def default(**stages: ConfigDict) -> ConfigDict:
     stages = stages or {"supervised": stage()}
     c = ConfigDict(dict(seed=0, stages=tuple(stages)))
     c.transductive = False  # True: a stage without labels may hear a later stage's test clips
-    # Devices along each axis, -1 = all that are left. data: each has all parameters and a part of
-    # the batch; fsdp: a part of both; tensor: a part of the Transformer's inside, the same rows.
+    # Devices along each axis; -1 = all that are left. Along `data` a device has all parameters and
+    # a part of the batch; along `fsdp` a part of both; along `tensor` a part of each Transformer
+    # layer and the same rows of the batch.
     c.mesh = dict(data=-1, fsdp=1, tensor=1)
     c.checkpoint = dict(
         every=0,  # steps; 0 = at each evaluation
@@ -78,7 +79,7 @@ def check(config: ConfigDict) -> ConfigDict:
             )
         try:
             check_stage(config[name])
-        except UserError as error:  # they do not know the stage's name
+        except UserError as error:  # the checks do not know the stage's name
             raise UserError(f"config.{name}.{error}") from error
         if config[name].init_from in config.stages[number:]:
             raise UserError(

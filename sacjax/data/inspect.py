@@ -76,7 +76,7 @@ def _blocks(clip: Clip) -> Iterator[np.ndarray]:
 
 @dataclasses.dataclass
 class Summary:
-    """What was found. Lists hold places in the recordings."""
+    """What was found. Lists hold indices of recordings."""
 
     facts: list[ClipFacts]
     parts: list[str]  # of each recording; '' where it is in none
@@ -139,12 +139,12 @@ def _parts(recordings: Recordings, data: ConfigDict) -> tuple[list[str], str]:
 
 
 def duplicates(digests: Sequence[str]) -> list[list[int]]:
-    """Returns the lists of places with the same digest, by their first; '' is like no other."""
+    """Returns lists of the indices with equal digests, in order; '' equals no other."""
     same = collections.defaultdict(list)
     for i, digest in enumerate(digests):
         if digest:
             same[digest].append(i)
-    return [places for places in same.values() if len(places) > 1]
+    return [indices for indices in same.values() if len(indices) > 1]
 
 
 def leaks(groups: Sequence[str], homes: Sequence[str | int]) -> dict[str, list[str]]:
@@ -229,17 +229,17 @@ def _formats(good: Sequence[ClipFacts]) -> Iterator[str]:
 
 def _problems(recordings: Recordings, summary: Summary) -> Iterator[str]:
     names, parts = recordings.names, summary.parts
-    for what, places in (
+    for what, indices in (
         ("unreadable", summary.unreadable),
         ("cut short (the header tells of more)", summary.cut),
         ("silent (never above -60 dB)", summary.silent),
         ("clipped (three samples or more in a row at full scale)", summary.clipped),
     ):
-        yield f"{what}: {len(places)}"
-        for i in places[:SHOWN]:
+        yield f"{what}: {len(indices)}"
+        for i in indices[:SHOWN]:
             error = summary.facts[i].error
             yield f"  {names[i]}" + (f": {error}" if error else "")
-        if len(places) > SHOWN:
+        if len(indices) > SHOWN:
             yield "  …"
     for what, groups in (
         ("duplicates (equal samples)", summary.duplicates),

@@ -42,9 +42,11 @@ class LabelRows:
     def __init__(self, recordings: Recordings, multi_label: bool, withheld: bool = False):
         """Makes rows of `recordings`; all of them are unknown if `withheld`."""
         self.labels = None if withheld else recordings.labels
-        self.place = {name: k for k, name in enumerate(recordings.class_names)}
+        self.class_index = {name: k for k, name in enumerate(recordings.class_names)}
         self.multi_label = multi_label
-        self.unknown = np.full(len(self.place), -1, np.float32) if multi_label else np.int32(-1)
+        self.unknown = (
+            np.full(len(self.class_index), -1, np.float32) if multi_label else np.int32(-1)
+        )
 
     def __getitem__(self, index: int) -> np.ndarray | np.int32:
         """Returns int32 (-1: unknown), or float32 [C] of zeros and ones (all -1: unknown)."""
@@ -52,9 +54,9 @@ class LabelRows:
         if labels is None or not (labels or self.multi_label):
             return self.unknown
         if not self.multi_label:
-            return np.int32(self.place[labels[0]])
-        row = np.zeros(len(self.place), np.float32)
-        row[[self.place[label] for label in labels]] = 1
+            return np.int32(self.class_index[labels[0]])
+        row = np.zeros(len(self.class_index), np.float32)
+        row[[self.class_index[label] for label in labels]] = 1
         return row
 
 
@@ -77,8 +79,10 @@ def label_array(
 
 def first_labels(recordings: Recordings) -> np.ndarray:
     """Returns int [N]: the index of each recording's first label, -1 where it has none."""
-    place = {name: k for k, name in enumerate(recordings.class_names)}
-    return np.asarray([place[labels[0]] if labels else -1 for labels in recordings.labels], int)
+    class_index = {name: k for k, name in enumerate(recordings.class_names)}
+    return np.asarray(
+        [class_index[labels[0]] if labels else -1 for labels in recordings.labels], int
+    )
 
 
 def strata(recordings: Recordings) -> np.ndarray:
@@ -91,9 +95,9 @@ def occurrences(
     recordings: Recordings, indices: Sequence[int] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns (k [M], class [M]): clip `indices[k]` carries that class, for each such pair."""
-    place = {name: k for k, name in enumerate(recordings.class_names)}
+    class_index = {name: k for k, name in enumerate(recordings.class_names)}
     pairs = [
-        (k, place[label])
+        (k, class_index[label])
         for k, index in enumerate(indices)
         for label in recordings.labels[index] or ()
     ]

@@ -94,7 +94,7 @@ def _opener(recordings: Recordings, data: ConfigDict) -> Callable[[int], Clip]:
 
 
 class _Reader:
-    """Makes a batch of places.
+    """Makes a batch of crops or windows.
 
     A clip that cannot be decoded becomes a row of silence with mask 0, and a reason in `error`. A
     clip that is shorter than its header says is used as it is; `missing` has the seconds.
@@ -112,17 +112,17 @@ class _Reader:
         self.pool: ThreadPoolExecutor | None = None
         self.lock = threading.Lock()
 
-    def __call__(self, places: Sequence[Place]) -> Batch:
+    def __call__(self, crops: Sequence[Place]) -> Batch:
         with self.lock:
             self.pool = self.pool or ThreadPoolExecutor(self.threads, "decode")
-        rows = list(self.pool.map(self.row, places))
+        rows = list(self.pool.map(self.row, crops))
         return {
             key: [r[key] for r in rows] if key == "error" else np.stack([r[key] for r in rows])
             for key in rows[0]
         }
 
-    def row(self, place: Place) -> dict[str, Any]:
-        index, where = place
+    def row(self, crop: Place) -> dict[str, Any]:
+        index, where = crop
         audio, length, missing, error = np.zeros(self.size, np.int16), 0, 0.0, ""
         if index >= 0:
             try:
@@ -162,7 +162,7 @@ class _Reader:
 
 
 class _Draw(grain.RandomMapTransform):
-    """Gives each place of the stream its crop; the generator is Grain's for that place."""
+    """Gives each position of the stream its crop; Grain's generator is that of the position."""
 
     def __init__(self, crop: str):
         self.crop = crop
@@ -185,16 +185,16 @@ def train_batches(
 ) -> grain.IterDataset:
     """Returns an endless data set of this host's rows of each global batch.
 
-    Row r of global batch t is place t * batch_size + r of one stream that depends on nothing but
+    Row r of global batch t is element t * batch_size + r of one stream that depends on nothing but
     the seed: epochs shuffled one by one. Host p takes the p-th block of each batch. The iterator's
     `get_state` and `set_state` keep and restore the position: the number of batches taken, whatever
     `data.workers`.
 
     Args:
-      indices: the training examples, places in `recordings`; balanced as `data.balance` says.
+      indices: the training examples, indices into `recordings`; balanced as `data.balance` says.
       batch_size: rows over all hosts; a multiple of `process_count`.
       labels: False withholds the labels.
-      reader: makes a host's batch of its places; None: one that decodes.
+      reader: makes a host's batch of (index, share) pairs; None: one that decodes.
 
     Raises:
       UserError: no examples, or a batch size that does not divide over the hosts; by the iterator:
@@ -323,7 +323,7 @@ def cores() -> int:
 def _host_rows(
     stream: grain.MapDataset, batch_size: int, process_index: int, process_count: int
 ) -> grain.MapDataset:
-    """Returns lists of a host's places of each global batch."""
+    """Returns lists of a host's elements of each global batch."""
     if batch_size % process_count:
         raise UserError(
             f"batch_size is {batch_size}: it must be a multiple of the number of hosts, "

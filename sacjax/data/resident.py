@@ -20,7 +20,7 @@ from sacjax.train import sharding
 class Resident:
     """All clips of a training part, as one array on every device.
 
-    For `pipeline.train_batches` it reads places; no sound crosses over.
+    As the `reader` of `pipeline.train_batches` it returns positions in that array, not sound.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class Resident:
         samples = decode.read_pcm(clip, self.rate, 0.0, seconds)
         return samples, decode.missing_seconds(clip, seconds)
 
-    def __call__(self, places: Sequence[pipeline.Place]) -> pipeline.Batch:
+    def __call__(self, crops: Sequence[pipeline.Place]) -> pipeline.Batch:
         """Returns the host's part of a batch, with `slot` and `start` where `audio` would be."""
-        index = np.asarray([i for i, _ in places], np.int32)
-        share = np.asarray([where for _, where in places])
+        index = np.asarray([i for i, _ in crops], np.int32)
+        share = np.asarray([where for _, where in crops])
         slot = self.slot[index]
         lengths = self.lengths[slot]
         errors = [self.errors[k] for k in slot]
@@ -95,10 +95,15 @@ class Resident:
         label = self.label[slot].copy()
         label[~good] = -1
         return dict(
-            slot=slot, start=np.rint(np.maximum(lengths - self.size, 0) * share).astype(np.int32),
-            length=self.heard[slot], label=label, index=index,
-            mask=good.astype(np.float32), missing=self.missing[slot], error=errors,
-        )  # fmt: skip
+            slot=slot,
+            start=np.rint(np.maximum(lengths - self.size, 0) * share).astype(np.int32),
+            length=self.heard[slot],
+            label=label,
+            index=index,
+            mask=good.astype(np.float32),
+            missing=self.missing[slot],
+            error=errors,
+        )
 
     def crop(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Returns a batch on the devices with its `audio`, cut from what is there."""

@@ -1,8 +1,8 @@
-"""What judges a model: evaluators, named in a config as augmentations are.
+"""Evaluators, which judge a model. A config lists them as it lists augmentations.
 
     c.eval.evaluators = (dict(name="objective"), dict(name="knn", examples=500))
 
-An empty tuple takes what the objective suggests.
+An empty tuple means those that the objective suggests.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ class Options(options.Options):
     mistakes: int = 12  # most confident mistakes shown in the report
 
     def check(self) -> None:
-        """Raises UserError for windows that hardly move, or a part that there is not."""
+        """Raises UserError for windows that overlap too much, or an unknown part."""
         self.require_positive("batch_size", "top_k")
         self.require_not_negative("mistakes")
         self.require_shares("overlap")
@@ -94,7 +94,7 @@ def _make(number: int, entry: Any, has_classes: bool) -> Evaluator:
 def judge(evaluators: list[Evaluator], judged: Judged, part: str, *, final: bool) -> Scores:
     """Returns the scores of all evaluators on a part, as {'part/metric': value}, and the rows.
 
-    Nothing for an empty part. Evaluators for the end are left out before it.
+    An empty part has none. Evaluators with `when="end"` run only if `final`.
     """
     values: dict[str, float] = {}
     rows: list[dict[str, Any]] = []

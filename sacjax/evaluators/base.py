@@ -15,7 +15,7 @@ When = Literal["always", "end"]
 
 
 class Scores(NamedTuple):
-    """What an evaluator says of a part."""
+    """The result of an evaluator on a part."""
 
     values: dict[str, float]
     """{metric: value}."""
@@ -33,7 +33,7 @@ class Judged:
     objective: Any
     recordings: Any
     parts: dict[str, np.ndarray]
-    """{'train', 'validation', 'test'} → places in `recordings`."""
+    """{'train', 'validation', 'test'} → indices into `recordings`."""
 
     batches: Callable[[np.ndarray], Iterator[dict[str, Any]]]
     """Indices → host batches of evaluation windows."""
@@ -86,6 +86,6 @@ class Evaluator:
         Args:
           judged: the model and its data.
           part: train, validation or test.
-          final: whether training is over: what takes long, such as intervals, is then added.
+          final: whether training is over; slow scores, such as intervals, are then added.
         """
         raise NotImplementedError

@@ -22,12 +22,12 @@ class Options(OptionsBase):
 
 
 class ClassificationEvaluator(Evaluator):
-    """Accuracy with its interval, F1, top-k, ROC, average precision and calibration of a classifier."""
+    """Accuracy with its interval, F1, top-k, ROC, average precision and calibration."""
 
     Options = Options
 
     def __call__(self, judged: Judged, part: str, *, final: bool) -> Scores:
-        """Returns scores of the labelled, decodable clips of a part, and a row for each clip."""
+        """Returns scores of a part's labelled, decodable clips, and rows of all decodable ones."""
         indices = judged.parts[part]
         logits, seen = judged.predict(indices)
         return score(judged, part, judged.objective.probabilities(logits), seen, final=final)

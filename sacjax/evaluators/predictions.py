@@ -1,4 +1,4 @@
-"""Predictions of batches, clip by clip, and the table of predictions."""
+"""Predictions per clip, averaged over windows, and the table of predictions."""
 
 import csv
 import os
@@ -16,16 +16,16 @@ def predict(
     indices: np.ndarray,
     width: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what a model gives for clips, averaged over each clip's windows, on every host alike.
+    """Returns a model's outputs for clips, averaged over each clip's windows, on every host.
 
-    A clip of which a window cannot be decoded is not seen: the rest of it would be judged as if it
-    were the whole.
+    A clip with a window that cannot be decoded counts as not seen, so that no clip is judged by a
+    part of it.
 
     Args:
       apply: host batch → [B, width], either of this host's rows, or of the global batch sharded by
         rows as the batch is.
       batches: this host's batches, as `pipeline.eval_batches` makes them; every host has as many.
-      indices: int [n], the clips, each once; memory follows their number.
+      indices: int [n], the clips, each once; memory grows with their number, not the data set's.
       width: of a row.
 
     Returns:
@@ -36,7 +36,7 @@ def predict(
     total, count = np.zeros([len(indices), width]), np.zeros(len(indices), int)
     bad = np.zeros(len(indices), bool)
 
-    def place(index: np.ndarray) -> np.ndarray:
+    def row_of(index: np.ndarray) -> np.ndarray:
         return order[np.searchsorted(indices, index, sorter=order)]
 
     for batch in batches:
@@ -51,18 +51,18 @@ def predict(
                 f"{len(values)} rows for a batch of {len(index)}: they must be sharded as it is"
             )
         keep = mask > 0
-        np.add.at(total, place(index[keep]), values[keep].astype(np.float64))
-        np.add.at(count, place(index[keep]), 1)
-        bad[place(index[~keep & (index >= 0)])] = True
+        np.add.at(total, row_of(index[keep]), values[keep].astype(np.float64))
+        np.add.at(count, row_of(index[keep]), 1)
+        bad[row_of(index[~keep & (index >= 0)])] = True
     seen = (count > 0) & ~bad
     return np.where(seen[:, None], total / np.maximum(count, 1)[:, None], 0.0), seen
 
 
 def _own_rows(logits: Any) -> np.ndarray:
-    """Returns the rows of a global array that this host's rows of the batch became, in their order.
+    """Returns the rows of a global array that belong to this host's part of the batch, in order.
 
-    A mesh may put hosts in any order (`jax.make_mesh` follows a TPU's wiring), so a row's global
-    place says nothing here.
+    A mesh may have hosts in any order (`jax.make_mesh` follows a TPU's wiring), so a row's global
+    index does not tell its host.
     """
     if not isinstance(logits, jax.Array) or logits.is_fully_addressable:
         return np.asarray(logits)
@@ -73,8 +73,9 @@ def _own_rows(logits: Any) -> np.ndarray:
 def write_predictions(
     path: str | Path, rows: list[dict], class_names: Sequence[str], *, multi_label: bool = False
 ) -> None:
-    """Writes a csv with file, split, label, prediction, and a column of probabilities for each
-    class.
+    """Writes a csv of predictions, with a column of probabilities for each class.
+
+    The other columns are file, split, label and prediction.
 
     Args:
       rows: dicts with `file`, `split`, `label`, `probabilities` [C].

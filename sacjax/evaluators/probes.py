@@ -1,4 +1,4 @@
-"""Probes: how well do labels follow from vectors of a frozen encoder?"""
+"""Probes: how well a simple classifier predicts labels from a frozen encoder's vectors."""
 
 import warnings
 from collections.abc import Sequence
@@ -19,10 +19,14 @@ def knn(
     test_labels: np.ndarray | None,
     neighbours: int = 10,
 ) -> float:
-    """Returns the accuracy of the majority of the nearest training vectors [N, D] by cosine
-    distance.
+    """Returns the accuracy of k-nearest-neighbour classification by cosine distance.
 
-    Without test vectors each training vector is asked for the others' label.
+    Without test vectors it is the leave-one-out accuracy on the training vectors.
+
+    Args:
+      train, train_labels: vectors [N, D] and their labels [N].
+      test, test_labels: vectors [M, D] and their labels [M], or None.
+      neighbours: k.
     """
     from sklearn.neighbors import KNeighborsClassifier
 
@@ -65,11 +69,11 @@ def few_shot(
     draws: int = 5,
     seed: int = 0,
 ) -> dict[int, list[float]]:
-    """Returns {shot: [test accuracy of each draw]} of logistic regression (C = 1) on so many random
-    training vectors of each class.
+    """Returns {shot: [test accuracy of each draw]} of logistic regression (C = 1).
 
-    A class that has fewer gives all it has; shots that no class has are left out. Within a draw the
-    vectors of a smaller shot are among those of a larger one.
+    It is trained on `shot` random training vectors of each class. A class that has fewer gives all
+    it has; shots that no class has are left out. Within a draw the vectors of a smaller shot are
+    among those of a larger one.
 
     Raises:
       UserError: fewer than two classes to train on, nothing to test, or shots or draws that are not
@@ -103,7 +107,8 @@ def check(train_labels: np.ndarray, test_labels: np.ndarray) -> None:
     for part, labels in (("training", train_labels), ("test", test_labels)):
         if not len(labels):
             raise UserError(
-                f"the {part} part has no labelled clip to probe with; see data.fold, data.holdout, data.path"
+                f"the {part} part has no labelled clip to probe with; see data.fold, data.holdout, "
+                "data.path"
             )
     classes = len(np.unique(train_labels))
     if classes < 2:
@@ -128,6 +133,6 @@ def _accuracy(
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
-        # With little regularization it may not converge; accuracy has long settled then.
+        # With little regularization it may not converge, long after its accuracy has settled.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return float(model.fit(train, train_labels).score(test, test_labels))

@@ -46,9 +46,9 @@ class NeighbourProbe(Evaluator):
     Options = NeighbourOptions
 
     def __call__(self, judged: Judged, part: str, *, final: bool) -> Scores:
-        """Returns `knn_accuracy`; clips of the training part itself are each left out in turn.
+        """Returns `knn_accuracy`; on the training part, the leave-one-out accuracy.
 
-        Nothing where there are no two classes or nothing to test.
+        There is no score with fewer than two classes, or nothing to test.
         """
         train, test, labels = probed_clips(judged, part, self.options.examples)
         if len(set(labels[train])) < 2 or not len(test):

@@ -1,4 +1,4 @@
-"""Metrics of predictions, counted by scikit-learn."""
+"""Metrics of predictions, computed by scikit-learn."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def scores(
     bootstrap: int = 1000,
     sigmoid: bool = False,
 ) -> dict[str, float]:
-    """Returns the metrics of N predictions, counted by scikit-learn.
+    """Returns the metrics of N predictions, computed by scikit-learn.
 
     Single-label: accuracy (with `accuracy_low` and `accuracy_high`, its 95 % bootstrap interval
     over clips), balanced_accuracy, top_{k}_accuracy, macro_precision, macro_recall, macro_f1,
@@ -27,11 +27,11 @@ def scores(
     clips whose every decision at 0.5 is right, as scikit-learn counts it, and top-k and balanced
     accuracy are left out.
 
-    Classes without a true example are left out of macro averages (which are 0 where that leaves
-    none) and have no entry of their own; the clips falsely given to them count as errors of their
-    true class. A class that is true but never predicted has precision 0. roc_auc also leaves out
-    classes that every clip has, and is itself left out where no class is left;
-    mean_average_precision is left out where no class has a true example. No score is ever NaN.
+    Classes without a true example are left out of macro averages, and have no entry of their own;
+    clips wrongly predicted as such a class count as errors of their true class. A macro average
+    over no class is 0. A class that is never predicted has precision 0. roc_auc also leaves out
+    classes that every clip has. It is absent where no class is left, and mean_average_precision is
+    absent where no class has a true example. No score is ever NaN.
 
     Args:
       probabilities: float [N, C].
@@ -40,8 +40,9 @@ def scores(
       top_k: k of the top-k accuracy; left out where C <= k.
       seed: of the bootstrap.
       bootstrap: samples of the interval; 0 leaves it out.
-      sigmoid: the probabilities are of one decision a class, also where a clip has one label: the
-        loss is then that of all decisions, as it is trained. Multi-label always is.
+      sigmoid: whether each probability is an independent decision, although a clip has one label.
+        The loss is then the mean over all decisions, as in training; with several labels it always
+        is.
 
     Raises:
       ValueError: no examples, shapes that do not fit, or labels that are not of the C classes, such
@@ -64,9 +65,8 @@ def scores(
     if bootstrap:
         rng = np.random.default_rng(seed)
         size = len(correct)
-        draws = [
-            correct[rng.integers(0, size, size)].mean() for _ in range(bootstrap)
-        ]  # one by one: N may be large
+        # One by one, as N may be large.
+        draws = [correct[rng.integers(0, size, size)].mean() for _ in range(bootstrap)]
         result["accuracy_low"], result["accuracy_high"] = map(
             float, np.percentile(draws, [2.5, 97.5])
         )
@@ -101,14 +101,18 @@ def scores(
 
 
 def _check(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> None:
-    """Raises what `scores` says for input that cannot be scored; NumPy would take -1 for the last class."""
+    """Raises the errors that `scores` documents.
+
+    Without it NumPy would read the label -1 as the last class.
+    """
     if not len(labels):
         raise ValueError("there are no examples to score")
     if probabilities.shape != (len(labels), classes) or (
         labels.ndim == 2 and labels.shape != probabilities.shape
     ):
         raise ValueError(
-            f"probabilities {probabilities.shape} and labels {labels.shape} do not fit {classes} classes"
+            f"probabilities {probabilities.shape} and labels {labels.shape} do not fit {classes} "
+            "classes"
         )
     top = 1 if labels.ndim == 2 else classes - 1
     if labels.min() < 0 or labels.max() > top or (labels != labels.astype(int)).any():
@@ -118,8 +122,8 @@ def _check(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> None:
     bad = int((~np.isfinite(probabilities)).any(1).sum())
     if bad:
         raise UserError(
-            f"the model's probabilities of {bad} of {len(labels)} clips are not finite: its training diverged; lower "
-            "optimizer.learning_rate, or set optimizer.clip_norm"
+            f"the model's probabilities of {bad} of {len(labels)} clips are not finite: its "
+            "training diverged; lower optimizer.learning_rate, or set optimizer.clip_norm"
         )
 
 
@@ -128,7 +132,8 @@ def calibration_error(
 ) -> float:
     """Returns the expected calibration error (Guo et al. 2017) over equal bins of confidence.
 
-    Of the top class; for multi-label of every decision, with the confidence of the side taken.
+    It is that of the top class. With several labels it is that of every decision, where the
+    confidence is the probability of the decision taken.
     """
     if multi:
         confidence = np.maximum(probabilities, 1 - probabilities).ravel()
@@ -136,10 +141,10 @@ def calibration_error(
     else:
         confidence = probabilities.max(1)
         correct = truth[np.arange(len(truth)), probabilities.argmax(1)] > 0
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     error = 0.0
-    for k in np.unique(place):
-        inside = place == k
+    for k in np.unique(bin_of):
+        inside = bin_of == k
         error += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
     return float(error)
 

@@ -1,4 +1,4 @@
-"""Whether one of two classifiers is better: paired tests over folds and over clips."""
+"""Paired tests between two classifiers, over folds and over clips."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -33,14 +33,14 @@ def paired_test(
 ) -> PairedTest:
     """Returns the corrected resampled t-test (Nadeau and Bengio 2003) of scores of two classifiers.
 
-    The seeds of a fold are averaged first, for they share its clips: the folds are what is counted.
+    The seeds of a fold share its clips, so they are averaged first and the folds are the sample.
     Training sets of different folds overlap, so the differences of folds are not independent
     either: the variance of their mean is taken as (1/n + test/train) times their sample variance,
     with n - 1 degrees of freedom.
 
     Args:
       a: scores [folds, seeds] of the first classifier.
-      b: scores of the second, with the same folds and seeds in the same places.
+      b: scores of the second, with the same folds and seeds in the same order.
       test_share: share of all clips that a fold tests, between 0 and 1.
 
     Raises:
@@ -69,7 +69,7 @@ def paired_test(
 def mcnemar(right_a: np.ndarray | Sequence[bool], right_b: np.ndarray | Sequence[bool]) -> McNemar:
     """Returns McNemar's exact test (binomial, any number of clips) of which clips are right.
 
-    It takes the classifiers as they are: what another training run would change is not in it.
+    It compares two trained classifiers; the variation between training runs is not in it.
 
     Args:
       right_a: bool [clips], whether the first classifier has the clip right.

@@ -82,8 +82,8 @@ def _beyond_the_ends(audio: jax.Array, lengths: jax.Array, pad: int, mode: str) 
     period = jnp.maximum(2 * last, 1)  # short clips are reflected again and again, as by np.pad
 
     def reflected(position: Any) -> jax.Array:
-        place = jnp.abs(position) % period
-        return jnp.take_along_axis(audio, jnp.minimum(place, period - place), 1)
+        phase = jnp.abs(position) % period
+        return jnp.take_along_axis(audio, jnp.minimum(phase, period - phase), 1)
 
     padded = padded.at[:, :pad].set(reflected(jnp.arange(-pad, 0)))
     tail = reflected(last + 1 + jnp.arange(pad))

@@ -1,4 +1,4 @@
-"""A trained model, which predict, embed, probe, hear and `--mode=eval` share."""
+"""The trained model that predict, embed, probe, hear and `--mode=eval` share."""
 
 from sacjax.inference.embedder import Embedder
 from sacjax.inference.model import (

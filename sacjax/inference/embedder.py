@@ -21,12 +21,11 @@ from sacjax.layers.pooling import masked_mean
 from sacjax.views import make_views
 
 ROWS = 16  # files read ahead, and pieces of sound in a batch, at most
-# Samples in a batch of pieces, at most: a large encoder's first layer makes about a gigabyte of
+# Samples in a batch of pieces, at most. A large encoder's first layer needs about a gigabyte for
 # them.
 SAMPLES = 1 << 21
-LONGEST = (
-    1 << 24
-)  # samples; an encoder that gives too few frames of so many has no regular interval
+# Samples. An encoder that gives too few frames for so many has no regular interval.
+LONGEST = 1 << 24
 Layer = int | str
 
 
@@ -85,16 +84,20 @@ class Embedder:
         return self._clips(self.variables, audio, lengths)
 
     def frames(self, audio: Any, lengths: Any) -> tuple[jax.Array, jax.Array]:
-        """Returns (float32 [B, N, D], valid frames int32 [B]) of audio [B, T], valid samples [B]."""
+        """Returns (frames float32 [B, N, D], valid frames int32 [B]).
+
+        Args:
+          audio: as of `clips`.
+          lengths: as of `clips`.
+        """
         return self._frames(self.variables, audio, lengths)
 
     @functools.cached_property
     def _grid(self) -> tuple[int, int]:
-        """Returns (samples from frame to frame, samples that one whole frame needs of its own
-        clip).
+        """Returns (samples from a frame to the next, samples of the first frame).
 
-        Found by trial, whatever the encoder: with symmetric padding k frames need (k - 1) * hop +
-        first samples.
+        With symmetric padding, k frames need (k - 1) * hop + first samples. The two are found by
+        bisection, so that they fit any encoder.
         """
         audio = np.zeros([1, self.window], np.int16)
 
@@ -119,23 +122,29 @@ class Embedder:
         return self.hop / self.sample_rate
 
     def frame_count(self, num_samples: int) -> int:
-        """Returns the frames of a clip of so many samples: 1 at least."""
+        """Returns the number of frames of a clip of `num_samples`, at least 1."""
         hop, first = self._grid
         return max((num_samples - first) // hop + 1, 1)
 
     def frame_times(self, num_samples: int) -> np.ndarray:
-        """Returns the seconds [T'] at which the frames of a clip of so many samples have their centres, rising, within the clip."""
+        """Returns the times [T'] in seconds of the frames' centres in a clip of `num_samples`.
+
+        They rise, and lie within the clip.
+        """
         hop, first = self._grid
         centres = np.arange(self.frame_count(num_samples)) * hop + (first - 1) / 2
         return np.clip(centres, 0, num_samples) / self.sample_rate
 
     def embed_frames(self, sounds: list[np.ndarray], size: int | None = None) -> list[np.ndarray]:
-        """Returns each sound's frames, float32 [frame_count(n), D], of sounds [n] of any length,
-        int16 or float32, all alike.
+        """Returns the frames of each sound, float32 [frame_count(n), D].
 
-        Longer ones are cut into pieces of `size` samples (default: the window of training), each
-        read so far that its last frame is whole: the frames of all pieces stand at one regular
-        interval, those that the sound has in one piece.
+        A long sound is cut into pieces that overlap so far that the last frame of each is whole.
+        The frames of all pieces therefore lie at one regular interval, where the frames of the
+        uncut sound would lie.
+
+        Args:
+          sounds: samples [n] of any length, all int16 or all float32.
+          size: samples of a piece; None: the window of training.
         """
         size = max(size or self.window, self.hop)
         table = [
@@ -175,11 +184,13 @@ def _check_layer(encoder: Any, name: str, layer: Layer) -> None:
         return
     if "hidden_states" not in inspect.signature(type(encoder).__call__).parameters:
         raise UserError(
-            f"--layer is {layer}: {name} has no hidden states to choose from; only -1, its output, is there"
+            f"--layer is {layer}: {name} has no hidden states to choose from; only -1, its output, "
+            "is there"
         )
     if layer != "mean" and not (isinstance(layer, int) and 0 <= layer <= encoder.depth):
         raise UserError(
-            f"--layer is {layer}: {name} has layers 0 (its Transformer's input) to {encoder.depth}, or give -1 or mean"
+            f"--layer is {layer}: {name} has layers 0 (its Transformer's input) to "
+            f"{encoder.depth}, or give -1 or mean"
         )
 
 
@@ -193,12 +204,12 @@ def _pick(output: Any, layer: Layer) -> jax.Array:
 
 
 def _power_of_two(number: int) -> int:
-    """Returns the next power of two, so that batches of few sizes have to be compiled."""
+    """Returns the next power of two; batches of such sizes need few compilations."""
     return 1 << max(number - 1, 0).bit_length()
 
 
 def unlabelled(audio: jax.Array, length: jax.Array) -> dict[str, jax.Array]:
-    """Returns a batch, as views take it, of audio [B, T] and valid samples [B] alone."""
+    """Returns a batch for `make_views` of audio [B, T] and valid samples [B], without labels."""
     rows = jnp.zeros(audio.shape[0], jnp.int32)
     return {"audio": audio, "length": length, "label": rows - 1, "mask": rows + 1.0, "index": rows}
 
@@ -208,8 +219,8 @@ def embed_recordings(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns (vectors float32 [n, D], seen bool [n]) of the recordings at `indices` [n].
 
-    Long clips are embedded by windows, as they are evaluated, and averaged. `bad` takes the reasons
-    why clips could not be read, by their index.
+    Long clips are embedded window by window, as in evaluation, and averaged. The reasons why clips
+    could not be read are added to `bad`, by their index.
     """
     batches = file_batches(recordings, indices, embedder.stage)
 
@@ -230,7 +241,7 @@ def file_batches(recordings: Recordings, indices: np.ndarray, stage: ConfigDict)
 
 
 def note_errors(batch: dict[str, Any], bad: dict[int, str]) -> None:
-    """Takes the reasons why a batch's clips could not be read."""
+    """Adds to `bad` the reasons why clips of a batch could not be read, by their index."""
     for index, error in zip(batch["index"], batch["error"], strict=True):
         if error:
             bad[int(index)] = error
@@ -249,7 +260,10 @@ def read_whole(recordings: Recordings, index: int, sample_rate: int) -> np.ndarr
 def embed_recordings_by_frames(
     embedder: Embedder, recordings: Recordings, bad: dict[int, str]
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Returns {index: (frames [T', D], their times [T'] in seconds)} of the recordings that can be read; `bad` takes the others."""
+    """Returns {index: (frames [T', D], their times [T'] in seconds)} of recordings.
+
+    Those that cannot be read are left out; the reasons are added to `bad`, by index.
+    """
 
     def read(index: int) -> np.ndarray | str:
         try:
@@ -260,8 +274,8 @@ def embed_recordings_by_frames(
     found = {}
     with ThreadPoolExecutor(ROWS, "decode") as pool:
         for begin in range(0, len(recordings), ROWS):
-            places = range(begin, min(begin + ROWS, len(recordings)))
-            sounds = dict(zip(places, pool.map(read, places), strict=True))
+            indices = range(begin, min(begin + ROWS, len(recordings)))
+            sounds = dict(zip(indices, pool.map(read, indices), strict=True))
             bad |= {k: sound for k, sound in sounds.items() if isinstance(sound, str)}
             good = {k: sound for k, sound in sounds.items() if isinstance(sound, np.ndarray)}
             for k, frames in zip(

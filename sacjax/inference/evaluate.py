@@ -28,8 +28,8 @@ def evaluate_workdirs(
 ) -> dict[str, float]:
     """Evaluates trained workdirs, several as an ensemble (mean probabilities).
 
-    The batch is that of the workdirs' configs with the overrides, on whatever devices there are
-    here. Scores and predictions are written to `output`.
+    The batch size is that of the workdirs' configs with the overrides; the devices are those of
+    this machine. Scores and predictions are written to `output`.
 
     Args:
       workdirs: one or more.
@@ -90,9 +90,8 @@ def _prepare(workdir: str, overrides: list[str]) -> tuple[Any, str, Any]:
             f"(init_from={workdir}), or use sacjax embed or sacjax probe"
         )
     if not any(text.removeprefix("--").startswith("config.mesh.") for text in overrides):
-        config.mesh.update(
-            data=-1, fsdp=1, tensor=1
-        )  # whatever devices are here, not the training's
+        # The devices of this machine, not the training's.
+        config.mesh.update(data=-1, fsdp=1, tensor=1)
     config = config_lib.override(config, overrides)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(f"{name}.eval.batch_size", config[name].eval.batch_size, mesh)

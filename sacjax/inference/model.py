@@ -136,15 +136,15 @@ class Model:
         layer: Layer = -1,
         seconds: float = 0,
     ) -> np.ndarray:
-        """Returns a vector a sound, float32 [N, D]: the encoder's mean over its frames.
+        """Returns a vector for each sound, float32 [N, D]: the mean of the encoder's frames.
 
         Args:
           sounds, sample_rate: as of `predict`.
-          layer: -1: the encoder's output; k: its k-th hidden state; 'mean': of all of them.
-          seconds: heard at a time; 0: those of the training.
+          layer: -1: the encoder's output; k: its k-th hidden state; 'mean': the mean of all.
+          seconds: length of a window; 0: the same as in training.
 
         Raises:
-          UserError: a missing or unreadable sound, or a layer that there is not.
+          UserError: a missing or unreadable sound, or a layer that the encoder does not have.
         """
         recordings = as_recordings(sounds, sample_rate or self.sample_rate, self.labels)
         bad: dict[int, str] = {}
@@ -161,7 +161,10 @@ class Model:
         layer: Layer = -1,
         seconds: float = 0,
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Returns each sound's (vectors float32 [T, D], times [T] in seconds); see `embed`."""
+        """Returns (vectors float32 [T, D], their times [T] in seconds) of each sound.
+
+        The arguments and errors are those of `embed`.
+        """
         recordings = as_recordings(sounds, sample_rate or self.sample_rate, self.labels)
         bad: dict[int, str] = {}
         found = embed_recordings_by_frames(self.embedder(layer, seconds), recordings, bad)
@@ -179,7 +182,7 @@ class Model:
     def probabilities(
         self, recordings: Recordings, indices: np.ndarray, bad: dict[int, str]
     ) -> np.ndarray:
-        """Returns [n, C]; NaN where a recording cannot be read, and `bad` takes the reason."""
+        """Returns [n, C]; NaN where a recording cannot be read, with the reason in `bad`."""
 
         def apply(batch: dict[str, Any]) -> Any:
             note_errors(batch, bad)
@@ -290,7 +293,7 @@ def trained_stage(workdir: str | Path, stage: str | None = None) -> tuple[Config
 
 
 def load_classifier(workdir: str | Path, which: str | None = None) -> Model:
-    """Returns `load(workdir, which)`. Raises UserError also where it gives no labels."""
+    """Returns `load(workdir, which)`. Raises UserError also for a model without labels."""
     model = load(workdir, which)
     if not model.is_classifier:
         raise UserError(

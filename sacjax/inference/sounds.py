@@ -1,4 +1,4 @@
-"""Sounds that a user hands over: files, folders, arrays."""
+"""Sounds that a user gives: files, folders or arrays."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +51,7 @@ def as_recordings(sounds: Sounds, sample_rate: int, labels: tuple[str, ...] = ()
 
 def as_clip(number: int, sound: Any, sample_rate: int) -> ArrayClip:
     """Returns an array as a clip, down-mixed. Raises UserError for what is no sound."""
-    if hasattr(sound, "detach"):  # torch: NumPy takes neither what needs a gradient nor a GPU's
+    if hasattr(sound, "detach"):  # torch: NumPy cannot read a GPU's tensor or one with a gradient
         sound = sound.detach().cpu()
     x = np.asarray(sound)
     if x.ndim not in (1, 2) or not x.size or x.dtype.kind not in "fi":

@@ -15,12 +15,12 @@ def write(
     """Writes `files` and the arrays of `table` as .npz or .parquet, whole or not at all.
 
     Args:
-      table: `embeddings` and what else a .npz holds.
-      row_files: of frames, the file that each is of, as a place in `files`; a .parquet then has a
-        row a frame, with its time.
+      table: `embeddings` and any other arrays of a .npz.
+      row_files: the file of each frame, as an index into `files`; a .parquet then has a row for
+        each frame, with its time.
 
     Raises:
-      UserError: the place cannot be written.
+      UserError: the file cannot be written.
     """
     # Names may hold bytes that are not UTF-8.
     names = [name.encode("utf-8", "backslashreplace").decode() for name in files]
@@ -50,12 +50,10 @@ def _write_parquet(
 
     vectors = table["embeddings"]
     ends = np.arange(len(vectors) + 1) * vectors.shape[1]
-    lists = (
-        pa.LargeListArray if ends[-1] >= 1 << 31 else pa.ListArray
-    )  # a list's places have 32 bits
-    column = lists.from_arrays(
-        pa.array(ends, pa.int64() if ends[-1] >= 1 << 31 else pa.int32()), vectors.ravel()
-    )
+    is_large = ends[-1] >= 1 << 31  # a plain list's offsets have 32 bits
+    lists = pa.LargeListArray if is_large else pa.ListArray
+    offsets = pa.array(ends, pa.int64() if is_large else pa.int32())
+    column = lists.from_arrays(offsets, vectors.ravel())
     if row_files is None:
         columns = {"file": pa.array(names), "embedding": column}
     else:

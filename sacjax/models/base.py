@@ -126,7 +126,7 @@ class TokenEncoder(Encoder):
         Args:
           tokens: of `tokens`.
           ctx: of this call.
-          mask: where the mask embedding takes a token's place. Without it, and in training, spans
+          mask: where the mask embedding replaces a token. Without it, and in training, spans
             are masked as the options of fine-tuning say.
           keep: the tokens that are encoded at all, by number; the output has them in this order,
             and its lengths count those that are valid. A number at or beyond a clip's length is

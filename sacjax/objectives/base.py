@@ -60,7 +60,7 @@ class Display:
     """{metric: factor} by which a curve is drawn."""
 
     reference: Path | None = None
-    """CSV of a healthy run's curves (`share_of_run` and metrics), drawn in gray behind this run's."""
+    """CSV of a healthy run's curves (`share_of_run` and metrics), drawn in gray for comparison."""
 
 
 LOSS = {"train/loss": "train", "validation/loss": "validation"}
@@ -150,7 +150,7 @@ class Objective:
         """Changes a fresh model whose encoder has just been loaded, such as its teacher."""
 
     def embed(self, model: Any, batch: dict[str, Any], ctx: Context) -> jax.Array:
-        """Returns clip embeddings, float32 [B, D]: by default the mean over the encoder's frames."""
+        """Returns clip embeddings, float32 [B, D]: here the mean over the encoder's frames."""
         view = batch["views"][0]
         output = model.encoder(view.inputs, view.lengths, ctx)
         return masked_mean(output.frames.astype(jnp.float32), output.lengths)
@@ -165,7 +165,7 @@ class Objective:
         return metrics.means(sums)
 
     def describe(self, values: dict[str, float]) -> str:
-        """Returns one line that says how good a part's metrics are, such as 'loss 0.123'."""
+        """Returns one line that sums up a part's metrics, such as 'loss 0.123'."""
         return f"loss {values['loss']:.4g}" if "loss" in values else ""
 
     def health(self, values: dict[str, float]) -> str:

@@ -33,7 +33,7 @@ class ClassificationOptions(Options):
 
 
 class Classification(Objective):
-    """A classifier: encoder → pooling → head, from labels that may be one-hot, soft or multi-hot."""
+    """A classifier: encoder → pooling → head; labels may be one-hot, soft or multi-hot."""
 
     Options = ClassificationOptions
     needs_labels = True

@@ -209,8 +209,8 @@ class Wav2Vec2Objective(Objective):
         if frames < self.options.mask_span + 1:
             raise UserError(
                 f"data.seconds={stage.data.seconds} gives {frames} frames a clip: a masked span of "
-                f"objective.options.mask_span={self.options.mask_span} leaves none to tell it from; "
-                "raise the one or lower the other"
+                f"objective.options.mask_span={self.options.mask_span} leaves none to tell it "
+                "from; raise the one or lower the other"
             )
 
     def build(self, rngs: nnx.Rngs, artifacts: dict[str, Any] | None = None) -> nnx.Module:
@@ -225,8 +225,8 @@ class Wav2Vec2Objective(Objective):
     def loss(self, model: Any, batch: dict[str, Any], ctx: Context) -> Loss:
         """Returns the mean over masked frames.
 
-        Masks and negatives are keyed by the example's row in training, else by its place in the
-        data set; the quantizer then takes its most probable entries.
+        In training, masks and negatives are keyed by the example's row. Otherwise they are keyed by
+        its index in the data set, and the quantizer takes its most probable entries.
         """
         view = batch["views"][0]
         tokens = model.encoder.tokens(view.inputs, view.lengths)
@@ -301,7 +301,7 @@ class Wav2Vec2Objective(Objective):
         )
 
     def diversity(self, compared: Compared, ctx: Context) -> tuple[Any, Any, Any]:
-        """Returns (the sum of the diversity loss, softmax perplexity, one-hot codes [B, K, G, V])."""
+        """Returns (sum of the diversity loss, softmax perplexity, one-hot codes [B, K, G, V])."""
         o = self.options
         entries = o.codebook_groups * o.codebook_entries
         weight = compared.counted[..., None, None].astype(jnp.float32)
@@ -361,7 +361,11 @@ class Wav2Vec2Objective(Objective):
 
 
 def contrast(compared: Compared, masked: Masked) -> tuple[Any, Any, Any]:
-    """Returns (sum of the contrastive loss, similarities of positives [B, K], of negatives [B, K, J])."""
+    """Compares each masked frame's prediction with its target and its negatives.
+
+    Returns:
+      (sum of the contrastive loss, similarities of positives [B, K], of negatives [B, K, J]).
+    """
     positive = jnp.diagonal(compared.similarity, axis1=1, axis2=2)
     coincide = jnp.take_along_axis(compared.same, masked.negatives, -1)
     negative = jnp.take_along_axis(compared.similarity, masked.negatives, -1)
@@ -427,7 +431,10 @@ def unit(x: jax.Array) -> jax.Array:
 
 
 def _variance(x: jax.Array, counted: jax.Array, count: jax.Array) -> tuple[Any, Any]:
-    """Returns (variance of unit vectors [B, K, P] about their mean, from 0 when all are equal to 1; 1)."""
+    """Returns (variance of unit vectors [B, K, P] about their mean, 1), as a sum and its count.
+
+    The variance is 0 when all vectors are equal, and at most 1.
+    """
     mean = jnp.where(counted[..., None], x, 0).sum((0, 1)) / jnp.maximum(count, 1)
     return jnp.where(count > 0, 1 - jnp.square(mean).sum(), 0.0), (count > 0).astype(jnp.float32)
 
@@ -438,19 +445,26 @@ def masks(keys: jax.Array, lengths: jax.Array, size: int, options: Wav2Vec2Optio
 
 
 def masked_positions(mask: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
-    """Returns (places of the masked frames in their order, int32 [B, most]; which of them there are, bool [B, most])."""
+    """Returns (positions of the masked frames, int32 [B, most], rising; valid, bool [B, most]).
+
+    A clip with fewer than `most` masked frames has other positions at the end, which are not valid.
+    """
     frames = jnp.arange(mask.shape[1])
     order = jnp.argsort(jnp.where(mask, frames, mask.shape[1] + frames), axis=-1)[:, :most]
     return order, jnp.arange(most) < mask.sum(-1, keepdims=True)
 
 
 def draw_negatives(keys: jax.Array, counts: jax.Array, size: int, number: int) -> jax.Array:
-    """Returns int32 [B, size, number]: for each masked frame, others of its clip's `counts`, never itself, with repeats."""
+    """Returns the negatives of each masked frame, int32 [B, size, number].
+
+    They are drawn with replacement from the other masked frames of its clip, which has `counts` of
+    them.
+    """
 
     def draw(key: jax.Array, count: jax.Array) -> jax.Array:
         uniform = jax.random.uniform(key, [size, number])
         others = jnp.maximum(count - 1, 1)
-        place = jnp.minimum((uniform * others).astype(jnp.int32), others - 1)
-        return jnp.minimum(place + (place >= jnp.arange(size)[:, None]), size - 1)
+        drawn = jnp.minimum((uniform * others).astype(jnp.int32), others - 1)
+        return jnp.minimum(drawn + (drawn >= jnp.arange(size)[:, None]), size - 1)
 
     return jax.vmap(draw)(keys, counts)

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its HLO text."""
+"""What a compiled step sends between devices, read from its HLO text."""
 
 import math
 import re
@@ -208,8 +208,8 @@ def axes(groups: str, sizes: Mapping[str, int]) -> tuple[str, ...]:
       The axes; none where the groups are spelled in a way that is not known here.
     """
     members = _members(groups, math.prod(sizes.values()))
-    places = [np.stack(np.unravel_index(group, tuple(sizes.values()))) for group in members]
-    moved = [any(len(set(place[k])) > 1 for place in places) for k in range(len(sizes))]
+    coordinates = [np.stack(np.unravel_index(group, tuple(sizes.values()))) for group in members]
+    moved = [any(len(set(group[k])) > 1 for group in coordinates) for k in range(len(sizes))]
     return tuple(axis for axis, along in zip(sizes, moved, strict=True) if along)
 
 
@@ -225,8 +225,8 @@ def _members(groups: str, devices: int) -> list[np.ndarray]:
         if math.prod(inner.values()) != devices or "(" in groups:
             return []
         chosen = re.findall(r"'([^']+)'", named[2])
-        place = tuple(slice(None) if name in chosen else 0 for name in inner)
-        return [np.arange(devices).reshape(tuple(inner.values()))[place].ravel()]
+        first = tuple(slice(None) if name in chosen else 0 for name in inner)
+        return [np.arange(devices).reshape(tuple(inner.values()))[first].ravel()]
     if iota := re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", groups):
         shape, source, order = (
             [int(n) for n in part.split(",")] if part else [] for part in iota.groups()

@@ -1,4 +1,4 @@
-"""What a train step needs on a mesh of other devices, read from the program compiled for them.
+"""What a train step needs on a mesh of other devices, read from what is compiled for them.
 
 TPU: libtpu compiles the very step ahead of time, for all devices of the slice; bytes, collectives
 and cycles are the compiler's. GPU: the step is partitioned over as many simulated devices, which

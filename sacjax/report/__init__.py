@@ -1,4 +1,4 @@
-"""What a run leaves for people: pictures under `plots/` and one self-contained `report.html`."""
+"""The report of a run: pictures under `plots/` and one self-contained `report.html`."""
 
 from html import escape
 from pathlib import Path
@@ -27,11 +27,11 @@ def write(
     """Writes `plots/*.png` and `report.html` when a stage has ended, or has failed.
 
     Args:
-      stage: the one whose predictions `rows` are; the curves are those of all stages so far.
+      stage: the stage of the predictions `rows`; the curves are those of all stages so far.
       results: {stage: {'part/metric': value}}.
-      rows: predictions of one part, as `evaluate.write_predictions` takes them, with `index`, the
-        place in `recordings`.
-      recordings: where the clips of the mistakes are read from; one that cannot be read any more is
+      rows: predictions of one part, as `evaluators.predictions.write_predictions` takes them, with
+        `index`, the position in `recordings`.
+      recordings: the source of the clips shown as mistakes; a clip that can no longer be read is
         shown without its sound.
     """
     workdir, sub, names = Path(workdir), config[stage], recordings.class_names
@@ -43,9 +43,9 @@ def write(
         (f"Results of {name}", _figures(scores)) for name, scores in results.items() if scores
     ]
     if not sub.data.multi_label and (known := [row for row in rows if row["label"] in names]):
-        place = {name: k for k, name in enumerate(names)}
+        index = {name: k for k, name in enumerate(names)}
         truth, guess = (
-            [place[row["label"]] for row in known],
+            [index[row["label"]] for row in known],
             [int(np.argmax(row["probabilities"])) for row in known],
         )
         matrix = plots.png(
@@ -79,7 +79,10 @@ def write(
 
 
 def mistakes(rows: list[dict], class_names: tuple[str, ...], most: int) -> list[dict]:
-    """Returns the wrong predictions with the highest probability of the wrong class, first those most sure."""
+    """Returns the most confident wrong predictions, the most confident first.
+
+    The confidence is the probability of the predicted class.
+    """
     wrong = []
     for row in rows:
         p, label = row["probabilities"], row["label"]
@@ -120,7 +123,7 @@ def _card(row: dict, k: int, recordings: Recordings, stage: ConfigDict, folder: 
         whole = clip.num_samples / clip.sample_rate
         seconds = min(max(stage.data.seconds, 5.0), whole)
         samples = decode.read(clip, rate, 0.0, seconds)
-    except Exception as error:  # a file that went bad meanwhile must not cost the run its results
+    except Exception as error:  # a file that became unreadable must not lose the results
         return html.card(row["file"], [*lines, f"cannot be read: {error}"])
     if whole > seconds:
         lines.append(f"first {seconds:.1f} of {whole:.1f} s")

@@ -19,7 +19,7 @@ from sacjax.errors import UserError
 from sacjax.frontend import make_frontend
 
 COLOURS = {"train": "#4c72b0", "validation": "#dd8452", "test": "#55a868", "": "#999999"}
-Good = list[tuple[ClipFacts, str]]  # of each readable recording: what it is like, and its part
+Good = list[tuple[ClipFacts, str]]  # (facts, part) of each readable recording
 
 
 def draw(folder: Path, recordings: Recordings, summary: Summary) -> list[Path]:
@@ -45,8 +45,8 @@ def _classes(recordings: Recordings, summary: Summary) -> Figure:
     axes, left = figure.subplots(), np.zeros(len(names), int)
     for part, counts in class_counts(recordings, summary.parts).items():
         if counts.any():
-            places, label = range(len(names)), part or "unused"
-            axes.barh(places, counts, left=left, color=COLOURS[part], label=label)
+            rows, label = range(len(names)), part or "unused"
+            axes.barh(rows, counts, left=left, color=COLOURS[part], label=label)
             left = left + counts
     axes.set_yticks(range(len(names)), [_plain(name) for name in names], fontsize=8)
     axes.invert_yaxis()
@@ -86,7 +86,7 @@ def _levels(good: Good) -> Figure:
 
 
 def _histogram(axes: Axes, values: list[float], good: Good, label: str, log: bool = False) -> None:
-    """Draws how often each value is, the parts of the split on top of each other."""
+    """Draws a histogram of values, stacked by the parts of the split."""
     of_part: dict[str, list[float]] = {part: [] for part in (*PARTS, "")}
     for value, (_, part) in zip(values, good, strict=True):
         of_part[part].append(value)
@@ -103,7 +103,7 @@ def _histogram(axes: Axes, values: list[float], good: Good, label: str, log: boo
 
 
 def _plain(text: str) -> str:
-    """Returns a text in which matplotlib sees no formula."""
+    """Returns a text with `$` escaped, so that matplotlib reads no formula."""
     return text.replace("$", r"\$")
 
 
@@ -115,7 +115,7 @@ def draw_augmentations(
     seed: int = 0,
     count: int = 3,
 ) -> list[Path]:
-    """Draws each augmentation of a stage's config, applied alone and always, before and after.
+    """Draws clips before and after each augmentation of a stage, applied alone to every clip.
 
     Args:
       indices: the recordings to choose from.
@@ -135,19 +135,23 @@ def draw_augmentations(
     # Each clip is a class of its own, so that mixing shows.
     labels, mask = jnp.eye(len(names)), jnp.ones(len(names))
     saved = []
-    for kind, x, n in (("waveform", audio, lengths), ("spectrogram", features, frames)):
-        for place, spec in enumerate(stage.augment[kind]):
+    inputs: dict[augment.Kind, tuple[jax.Array, jax.Array]] = {
+        "waveform": (audio, lengths),
+        "spectrogram": (features, frames),
+    }
+    for kind, (x, n) in inputs.items():
+        for number, spec in enumerate(stage.augment[kind]):
             always = dict(spec) | {"probability": 1.0}
             after, after_n, mixed = augment.apply(
-                (always,), keys, x, n, labels, mask, kind=kind, sample_rate=rate  # type: ignore[arg-type]
-            )  # fmt: skip
+                (always,), keys, x, n, labels, mask, kind=kind, sample_rate=rate
+            )
             rows = [x, after]
             if kind == "waveform":  # both are shown as sound and as the model sees them
                 rows += [features, frontend(after, after_n)[0]]
             options = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "name")
             figure = _before_and_after(rows, names, np.asarray(mixed), rate)
             figure.suptitle(_plain(f"{spec['name']} ({options})"))
-            saved.append(folder / f"augment_{kind}_{place}_{spec['name']}.png")
+            saved.append(folder / f"augment_{kind}_{number}_{spec['name']}.png")
             figure.savefig(saved[-1], dpi=80)
     return saved
 
@@ -163,7 +167,7 @@ def _crops(
             audio, length = decode.read_crop(
                 recordings.open(i), data.sample_rate, data.seconds, data.crop, data.pad, rng
             )
-        except Exception:  # such files are listed
+        except Exception:  # `inspect` lists such files
             continue
         names.append(recordings.names[i])
         crops.append(audio)
@@ -178,12 +182,12 @@ def _crops(
 def _before_and_after(
     rows: list[jax.Array], names: list[str], mixed: np.ndarray, sample_rate: int
 ) -> Figure:
-    """Draws a column a clip.
+    """Draws a column for each clip.
 
     Args:
       rows: before, after, before, after.
       names: of the clips.
-      mixed: [clips, clips] the shares that clips have in each other.
+      mixed: [clips, clips], the share of each clip (column) in each mixed one (row).
       sample_rate: Hz.
     """
     size = (4.2 * len(names), 1.8 * len(rows))
@@ -193,7 +197,7 @@ def _before_and_after(
         for c, name in enumerate(names):
             _draw_clip(grid[r][c], np.asarray(values[c]), sample_rate)
             title = f"before: {name}"[-60:]
-            if r % 2:  # a clip that others were mixed into shows their shares
+            if r % 2:  # a mixed clip shows the shares of its labels
                 shares = " ".join(f"{share:.2f}" for share in mixed[c])
                 title = f"after, labels {shares}" if (mixed[c] > 0.005).sum() > 1 else "after"
             grid[r][c].set_title(_plain(title), fontsize=8)

@@ -10,13 +10,17 @@ import soundfile as sf
 from sacjax.report.plots import data_url
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: left; border-bottom: 1px solid #eee; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; }
+body { padding: 0 1rem; color: #222; }
+h1 { font-size: 1.5rem; }
+h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #ddd; }
+table { border-collapse: collapse; }
+td, th { padding: .2rem .8rem; text-align: left; border-bottom: 1px solid #eee; }
 th + th, td.n { text-align: right; font-variant-numeric: tabular-nums; } img { max-width: 100%; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
 .card { border: 1px solid #ddd; border-radius: .4rem; padding: .6rem; overflow-wrap: anywhere; }
-.card audio { width: 100%; } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 12px; }
+.card audio { width: 100%; }
+pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 12px; }
 """
 
 
@@ -33,7 +37,7 @@ def picture(content: bytes, text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Returns a table; numbers are set to the right."""
+    """Returns a table; numbers are aligned to the right."""
 
     def cell(value: object) -> str:
         if isinstance(value, float):
@@ -48,7 +52,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def card(
     title: str, lines: Sequence[str], image: bytes | None = None, sound: bytes | None = None
 ) -> str:
-    """Returns a clip: what was made of it, its picture and its player."""
+    """Returns a clip: lines of text about it, its picture and its player."""
     text = "<br>".join(map(escape, lines))
     shown = "" if image is None else picture(image, title)
     if sound is not None:

@@ -33,7 +33,10 @@ def data_url(content: bytes, kind: str) -> str:
 
 
 def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Draws counts [C, C], true classes down and predicted ones across, shaded by the share of each true class."""
+    """Draws counts [C, C], a row for each true class and a column for each predicted one.
+
+    A cell is shaded by its share of the true class.
+    """
     count = len(class_names)
     size = min(max(0.42 * count + 2.2, 4.0), 16.0)
     figure = Figure(figsize=(size, size * 0.9), layout="constrained")
@@ -80,7 +83,7 @@ def read_reference(path: Path | None) -> dict[str, tuple[list[float], list[float
 
 
 def training_curves(curves: Curves, display: Display) -> Figure:
-    """Draws the panels that an objective's `display` asks for, a healthy run behind them in gray."""
+    """Draws the panels of an objective's `display`, over a healthy run in gray."""
     panels, reference = display.panels or {"loss": LOSS}, read_reference(display.reference)
     last = max((steps[-1] for steps, _ in curves.values()), default=1)
     columns = 2 if len(panels) <= 4 else 3
@@ -121,8 +124,8 @@ def spectrogram(samples: np.ndarray, sample_rate: int) -> Figure:
 
     n_fft = 512 if sample_rate < 16000 else 1024
     hop, size = n_fft // 4, len(samples)
-    # Whole seconds, so that clips of many lengths share a compiled front end, and none is too short
-    # for it.
+    # Padded to whole seconds: then clips of different lengths share a compiled front end, and no
+    # clip is too short for it.
     padded = np.pad(samples, (0, -size % sample_rate if size else sample_rate))
     level = log_mel_spectrogram(
         jnp.asarray(padded)[None],

@@ -468,8 +468,8 @@ def restore_model(
     graphdef, params, buffers = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
     fields = {"params": nnx.as_pure(params), "buffers": nnx.as_pure(buffers)}
     fields["ema"] = fields["params"] if config.optimizer.ema_decay else None
-    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement)  # noqa: E731
-    fields = checkpoints.restore_fields(jax.tree.map(place, fields), step)
+    shape_of = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement)  # noqa: E731
+    fields = checkpoints.restore_fields(jax.tree.map(shape_of, fields), step)
     return nnx.merge(graphdef, fields["ema"] or fields["params"], fields["buffers"]), step
 
 

@@ -1,4 +1,4 @@
-"""What a run survives: updates that are not finite, and a scheduler that takes its machine away."""
+"""Faults that a run survives: updates that are not finite, and preemption by a scheduler."""
 
 import signal
 import threading
@@ -12,7 +12,10 @@ from sacjax.data.recordings import Recordings
 
 
 class Skipped:
-    """Lists the skipped updates and their examples in `<workdir>/skipped_updates.csv` (columns stage, step, files as a|b)."""
+    """Lists the skipped updates and their clips in `<workdir>/skipped_updates.csv`.
+
+    Its columns are stage, step and files; the files are joined by `|`.
+    """
 
     def __init__(self, workdir: Path, stage: str, recordings: Recordings):
         self.path = host_table(workdir, "skipped_updates")
@@ -24,9 +27,9 @@ class Skipped:
         self.recent[step] = batch["index"]
 
     def write(self, steps: list[int]) -> None:
-        """Lists these updates, and forgets the others."""
+        """Adds these updates to the list, and forgets all others."""
         if steps:
-            # A run that goes on may come by the same update again.
+            # A resumed run may repeat an update that is listed already.
             rows = {(row["stage"], int(row["step"])): row["files"] for row in read_table(self.path)}
             for step in steps:
                 names = (self.recordings.names[int(i)] for i in self.recent.get(step, ()) if i >= 0)
@@ -37,12 +40,15 @@ class Skipped:
 
 
 class Termination:
-    """Notices SIGTERM, which schedulers send before they take a machine away, while its `with` lasts."""
+    """Notices SIGTERM, as a context manager.
+
+    Schedulers send it before they take a machine away.
+    """
 
     def __init__(self) -> None:
         self.noticed = False
         self.previous: Any = None
-        # Between hosts JAX's own service listens, and names a step that all of them reach.
+        # With several hosts JAX's own service listens, and agrees on a step that all of them reach.
         self.alone = jax.process_count() == 1
 
     def __enter__(self) -> "Termination":
@@ -58,7 +64,10 @@ class Termination:
             signal.signal(signal.SIGTERM, self.previous)
 
     def asked(self, step: int) -> bool:
-        """Returns whether to save and end after this step, on every host alike; to be called at each step."""
+        """Returns whether to save and end after this step; all hosts get the same answer.
+
+        It must be called at each step.
+        """
         if self.alone:
             return self.noticed
         from jax.experimental import multihost_utils

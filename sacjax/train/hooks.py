@@ -1,4 +1,4 @@
-"""What happens around the steps of a training: log, evaluate, save, watch, profile, stop."""
+"""What happens around the steps of training: log, evaluate, save, watch, profile, stop."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from sacjax.train.state import TrainState
 from sacjax.train.step import schedule_progress
 
 PROFILED_STEPS = 5
-FIRST_PROFILED = 3  # steps after the start, past what compiles
+FIRST_PROFILED = 3  # steps after the run's first, so that no compilation is profiled
 
 Validate = Callable[[TrainState], dict[str, float]]
 
@@ -48,7 +48,7 @@ class ProfileHook(Hook):
     """Writes a jax.profiler trace of five steps under `<workdir>/profile`, if `config.profile`."""
 
     def __init__(self) -> None:
-        """Starts with the run's first steps still to come."""
+        """Chooses the profiled steps when the run's first step comes."""
         self.first: int | None = None
 
     def before_step(self, run: Run, batch: dict[str, Any]) -> None:
@@ -69,11 +69,11 @@ class SkippedHook(Hook):
     """Lists the updates that were skipped, with their clips."""
 
     def before_step(self, run: Run, batch: dict[str, Any]) -> None:
-        """Remembers which clips an update is made of."""
+        """Remembers the clips of an update."""
         run.skipped.note(run.step + 1, batch)
 
     def after_step(self, run: Run) -> None:
-        """Writes the table, and the number of the skipped for the log line."""
+        """Writes the table, and counts the skipped updates for the log line."""
         if not is_logged(run, run.step):
             return
         skips = jax.device_get(run.state.skips)
@@ -89,11 +89,11 @@ class LogHook(Hook):
     """Writes the metrics since the last log line, the learning rate and the speed."""
 
     def __init__(self) -> None:
-        """Knows no progress yet."""
+        """Begins at the start of the schedule."""
         self.progress: Any = 0.0
 
     def before_step(self, run: Run, batch: dict[str, Any]) -> None:
-        """Keeps the schedule's progress before the step, by which its learning rate was."""
+        """Keeps the schedule's progress before the step, which sets its learning rate."""
         if is_logged(run, run.step + 1):
             options = run.stage.optimizer
             self.progress = schedule_progress(run.step, run.state.progress, options.schedule_count)
@@ -108,7 +108,7 @@ class LogHook(Hook):
         rates = run.progress.rates()
         record = run.record
         record.productive += rates.get("time/productive_seconds", 0.0)
-        # The share of the time since the run first began that went into steps that are kept.
+        # The share of the time since the run first began that was spent on steps that are kept.
         rates["time/goodput"] = record.productive / max(time.time() - record.began, 1e-9)
         values["learning_rate"] = float(run.schedule(self.progress))
         values["epoch"] = run.step / run.epoch_steps
@@ -117,10 +117,10 @@ class LogHook(Hook):
 
 
 class GiveUpHook(Hook):
-    """Goes back once after many skipped updates in a row, then gives up."""
+    """Goes back to a checkpoint after many skipped updates in a row; the second time, gives up."""
 
     def after_step(self, run: Run) -> None:
-        """Raises GoBack, or UserError where it went back before."""
+        """Raises GoBack, or UserError where the run went back before."""
         if not is_logged(run, run.step):
             return
         in_row = int(run.state.skipped)
@@ -139,7 +139,7 @@ class GiveUpHook(Hook):
 
 
 class HealthHook(Hook):
-    """Stops a run that has collapsed, by what its objective says of a log line."""
+    """Stops a run that has collapsed, as its objective judges by the log lines."""
 
     def after_step(self, run: Run) -> None:
         """Raises UserError after `patience` log lines in a row that look collapsed."""
@@ -152,8 +152,8 @@ class HealthHook(Hook):
         record.collapsed = record.collapsed + 1 if reason else 0
         if objective.patience and record.collapsed >= objective.patience:
             raise UserError(
-                f"stage {run.name} has collapsed ({record.collapsed} log lines in a row, up to step "
-                f"{run.step}): {reason}; {objective.advice}"
+                f"stage {run.name} has collapsed ({record.collapsed} log lines in a row, up to "
+                f"step {run.step}): {reason}; {objective.advice}"
             )
 
 
@@ -161,11 +161,11 @@ class EvaluateHook(Hook):
     """Evaluates the validation part, notes the best step and stops early."""
 
     def __init__(self, validate: Validate):
-        """Takes what gives the metrics of the validation part."""
+        """Takes the function from a state to the metrics of the validation part."""
         self.validate = validate
 
     def after_step(self, run: Run) -> None:
-        """Evaluates where it is time to."""
+        """Evaluates if an evaluation is due."""
         if not is_evaluated(run):
             return
         values = self.validate(run.state)
@@ -181,7 +181,7 @@ class SaveHook(Hook):
     """Saves at each evaluation, or every `checkpoint.every` steps and the best and last step."""
 
     def after_step(self, run: Run) -> None:
-        """Saves where it is time to."""
+        """Saves if a checkpoint is due."""
         every, evaluated = run.config.checkpoint.every, is_evaluated(run)
         is_best = evaluated and run.record.best_step == run.step
         due = run.step % every == 0 if every else evaluated
@@ -195,7 +195,7 @@ class TerminationHook(Hook, Termination):
     """Saves and ends a run that SIGTERM asks to end."""
 
     def after_step(self, run: Run) -> None:
-        """Raises Terminated when the checkpoint is saved."""
+        """Saves a checkpoint and raises Terminated."""
         if not run.is_last and self.asked(run.step):
             run.save()
             run.checkpoints.close()
@@ -215,9 +215,9 @@ def is_evaluated(run: Run) -> bool:
 def note_best(
     record: Record, values: dict[str, float], evaluation: ConfigDict, step: int, needed: bool
 ) -> None:
-    """Notes whether this evaluation is the best so far; the first of equals is the best.
+    """Records whether this evaluation is the best so far; of equal ones the first is the best.
 
-    A value that is not finite is no better than any.
+    A value that is not finite is never the best.
 
     Raises:
       UserError: there is no such metric, and it is `needed`.
@@ -225,9 +225,8 @@ def note_best(
     value = values.get(evaluation.best)
     if value is None:
         if needed:
-            raise UserError(
-                f"eval.best: there is no metric '{evaluation.best}'{nearest(evaluation.best, values)}"
-            )
+            hint = nearest(evaluation.best, values)
+            raise UserError(f"eval.best: there is no metric '{evaluation.best}'{hint}")
         return
     if is_better(value, record.best, evaluation.best_mode):
         record.best, record.best_step, record.since_best = float(value), step, 0

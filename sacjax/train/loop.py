@@ -1,4 +1,4 @@
-"""The only train loop. It takes batches and steps; everything else is a hook's business."""
+"""The train loop. It takes batches and makes steps; hooks do everything else."""
 
 import collections
 import contextlib
@@ -26,26 +26,26 @@ from sacjax.train.sharding import put_batch
 from sacjax.train.state import Pretrained, TrainState
 from sacjax.train.step import Trainer
 
-STEPS_IN_FLIGHT = 2  # steps that the host may be ahead of the devices: each holds a batch there
+STEPS_IN_FLIGHT = 2  # steps enqueued at the most, as each holds a batch on the devices
 
 
 class GoBack(Exception):
-    """A hook wants the run to go on from its last checkpoint, with the data in another order."""
+    """Asks the run to go back to its last checkpoint, with the data in another order."""
 
 
 class Hook:
-    """What happens around a step besides the step."""
+    """Something that happens before or after each step."""
 
     def before_step(self, run: "Run", batch: dict[str, Any]) -> None:
-        """Sees a host batch before the step that `run.step + 1` will be."""
+        """Is called with a host batch before step `run.step + 1`."""
 
     def after_step(self, run: "Run") -> None:
-        """Sees the run after step `run.step`. May raise `GoBack`."""
+        """Is called after step `run.step`. May raise `GoBack`."""
 
 
 @dataclasses.dataclass
 class Task:
-    """What a stage trains on and where it writes; it does not change while it runs."""
+    """What a stage trains on and where it writes; it does not change during training."""
 
     name: str
     stage: ConfigDict
@@ -54,16 +54,16 @@ class Task:
     trainer: Trainer
     recordings: Any
     indices: np.ndarray
-    """The training examples, places in `recordings`."""
+    """The training examples, as indices into `recordings`."""
     mesh: Mesh
     workdir: Path
     start: Callable[[], tuple[Pretrained | None, dict[str, Any]]] = lambda: (None, {})
-    """Gives the pretrained encoder and the objective's artifacts to a run without a checkpoint."""
+    """Returns the pretrained encoder and the objective's artifacts; called without a checkpoint."""
 
 
 @dataclasses.dataclass
 class Record:
-    """What a run remembers beside its state; saved in each checkpoint."""
+    """What a checkpoint holds beside the train state."""
 
     best: float | None = None
     best_step: int = 0
@@ -71,19 +71,19 @@ class Record:
     stopped: bool = False
     collapsed: int = 0
     order: int = 0
-    """How often the data were put in another order."""
+    """Number of times that the data were put in another order."""
     began: float = dataclasses.field(default_factory=time.time)
     productive: float = 0.0
-    """Seconds that went into steps that are kept."""
+    """Seconds spent on steps that are kept."""
     data: str | None = None
     """The position in the data, as JSON."""
 
 
 class Run:
-    """A stage's training under way: what hooks look at and change."""
+    """A stage's training in progress, which hooks read and change."""
 
     def __init__(self, task: Task):
-        """Opens checkpoints and tables; `resume` must follow before the first step."""
+        """Opens checkpoints and tables; call `resume` before the first step."""
         self.task = task
         stage, config, self.trainer = task.stage, task.config, task.trainer
         self.name, self.stage, self.config, self.workdir = task.name, stage, config, task.workdir
@@ -92,9 +92,12 @@ class Run:
         self.schedule = make_schedule(stage.optimizer, self.steps)
         self.is_first_host = jax.process_index() == 0
         self.checkpoints = Checkpoints(
-            task.workdir, task.name, config.checkpoint.keep, stage.eval.best_mode,
+            task.workdir,
+            task.name,
+            config.checkpoint.keep,
+            stage.eval.best_mode,
             config.checkpoint.asynchronous,
-        )  # fmt: skip
+        )
         self.bad_files = BadFiles(task.workdir, task.recordings, stage.data.max_bad_fraction)
         self.skipped = Skipped(task.workdir, task.name, task.recordings)
         needs_labels = task.objective.needs_labels
@@ -104,10 +107,14 @@ class Run:
             else None
         )
         self.values: dict[str, float] = {}
-        """Metrics of this step's log line and evaluation; empty where it has none."""
+        """Metrics of this step's log line and evaluation; empty if it has neither."""
 
     def resume(self, order: int = 0) -> None:
-        """Starts from the last checkpoint, if any; an `order` above 0 reorders the data from there."""
+        """Starts from the last checkpoint, if any.
+
+        Args:
+          order: above 0, the data come in another order from there.
+        """
         task, stage, record = self.task, self.stage, Record()
         if self.checkpoints.latest() is None:
             self.state = self.trainer.init(*task.start())
@@ -119,11 +126,17 @@ class Run:
         self.record = record
         self.batches = iter(
             pipeline.train_batches(
-                task.recordings, task.indices, stage.data, stage.train.batch_size,
-                self.config.seed + record.order, jax.process_index(), jax.process_count(),
-                task.objective.needs_labels, self.resident,
-            )
-        )  # fmt: skip
+                task.recordings,
+                task.indices,
+                stage.data,
+                stage.train.batch_size,
+                self.config.seed + record.order,
+                jax.process_index(),
+                jax.process_count(),
+                task.objective.needs_labels,
+                self.resident,
+            ),
+        )
         if record.data:
             self.batches.set_state(json.loads(record.data))
         self.step = int(self.state.step)
@@ -135,9 +148,15 @@ class Run:
             else None
         )
         self.progress = Progress(
-            self.name, self.step, self.steps, stage.train.batch_size, stage.data.seconds,
-            task.objective.display.bar, self.is_first_host, self.trainer.flops,
-        )  # fmt: skip
+            self.name,
+            self.step,
+            self.steps,
+            stage.train.batch_size,
+            stage.data.seconds,
+            task.objective.display.bar,
+            self.is_first_host,
+            self.trainer.flops,
+        )
 
     @property
     def is_last(self) -> bool:
@@ -145,7 +164,7 @@ class Run:
         return self.step == self.steps or self.record.stopped
 
     def save(self, metric: float | None = None) -> None:
-        """Begins to save a checkpoint; `metric` is the value that names the best one."""
+        """Begins to save a checkpoint; `metric` is the value by which the best one is chosen."""
         self.bad_files.flush()
         self.record.data = json.dumps(self.batches.get_state())
         self.checkpoints.save(self.step, self.state, dataclasses.asdict(self.record), metric)
@@ -166,20 +185,20 @@ class Run:
 
 
 def fit(task: Task, hooks: Sequence[Hook]) -> tuple[TrainState, Checkpoints]:
-    """Trains one stage to its end, from its last checkpoint where there is one.
+    """Trains one stage to its end, from its last checkpoint if there is one.
 
     Returns:
       (the last state, the stage's checkpoints, still open).
 
     Raises:
-      UserError: too many undecodable files, updates that are not finite again after the run went
-        back once, or a collapse.
+      UserError: too many undecodable files, a collapse, or updates that are not finite once more
+        after the run went back.
       Terminated: SIGTERM came; the checkpoint is saved.
     """
     run = Run(task)
     run.resume()
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: run.end())  # also before an error is told
+        stack.callback(lambda: run.end())  # also before an error is reported
         for hook in hooks:
             if isinstance(hook, contextlib.AbstractContextManager):
                 stack.enter_context(hook)
@@ -193,7 +212,7 @@ def fit(task: Task, hooks: Sequence[Hook]) -> tuple[TrainState, Checkpoints]:
             batch = run.resident.crop(batch) if run.resident else batch
             run.state = task.trainer.step(run.state, batch)
             run.step += 1
-            in_flight.append(jnp.copy(run.state.step))  # the next step takes the state itself
+            in_flight.append(jnp.copy(run.state.step))  # the next step donates the state
             if len(in_flight) > STEPS_IN_FLIGHT:
                 in_flight.popleft().block_until_ready()
             run.progress.tick()
@@ -209,7 +228,7 @@ def fit(task: Task, hooks: Sequence[Hook]) -> tuple[TrainState, Checkpoints]:
 
 
 def epoch_examples(recordings: Any, indices: np.ndarray, data: ConfigDict, seed: int) -> int:
-    """Returns the examples of an epoch: the training part, as `data.balance` makes it."""
+    """Returns the number of examples in an epoch: the training part after `data.balance`."""
     return len(splits.balance(recordings, indices, data.balance, seed))
 
 

@@ -1,8 +1,7 @@
 """A learning-rate sweep (Smith 2017, "Cyclical Learning Rates").
 
 The learning rate grows exponentially over a few hundred updates; the suggestion is where the
-smoothed loss falls steepest. It trains a state of its own: workdirs and checkpoints are left as
-they are.
+smoothed loss falls steepest. It trains a state of its own, and writes to no workdir.
 """
 
 import tempfile
@@ -21,13 +20,12 @@ from sacjax.train import sharding
 
 
 def sweep(step: Any, state: Any, batches: Iterator[Any], rates: np.ndarray) -> np.ndarray:
-    """Returns the loss before each update at each of `rates` (shorter than `rates` where it
-    diverged).
+    """Returns the loss before the update at each of `rates`; it is shorter where it diverged.
 
     Args:
       step: (state, batch) -> (state, loss); its k-th call is an update with learning rate
         `rates[k]`.
-      state: where to start; it is not changed (callers that donate must pass a copy).
+      state: the first state; it is not changed (a `step` that donates needs a copy).
     """
     losses: list[float] = []
     for _ in rates:
@@ -62,7 +60,7 @@ def suggest(rates: np.ndarray, losses: np.ndarray) -> float:
             "the loss does not fall at any learning rate of the sweep: try a lower --start"
         )
     slope = np.gradient(curve[: lowest + 1], np.log(rates[: lowest + 1]))
-    skip = min(len(slope) // 10, 10)  # the average is unsteady at first
+    skip = min(len(slope) // 10, 10)  # the average fluctuates at first
     return float(rates[skip + int(np.argmin(slope[skip:]))])
 
 
@@ -77,15 +75,13 @@ def find(
     stage = config[stage_name]
     if stage.init_from in config.stages:
         raise errors.UserError(
-            f"config.{stage_name}.init_from is '{stage.init_from}', which has not been trained here: give the workdir of a "
-            f"finished run, --config.{stage_name}.init_from=WORKDIR"
+            f"config.{stage_name}.init_from is '{stage.init_from}', which has not been trained "
+            f"here: give the workdir of a finished run, --config.{stage_name}.init_from=WORKDIR"
         )
     stage.optimizer.schedule, stage.optimizer.learning_rate = "exponential", start
     stage.optimizer.final_fraction = end / start
-    stage.optimizer.schedule_count, stage.optimizer.schedule_steps = (
-        0,
-        0,
-    )  # the sweep is over updates
+    # The sweep is over updates.
+    stage.optimizer.schedule_count = stage.optimizer.schedule_steps = 0
     stage.train.steps, stage.train.log_every = steps, 1
     rates = start * (end / start) ** (np.arange(steps) / max(steps - 1, 1))
     mesh = sharding.make_mesh(config.mesh)
@@ -95,10 +91,16 @@ def find(
         bad = BadFiles(Path(folder), prepared.recordings, stage.data.max_bad_fraction)
         batches = iter(
             pipeline.train_batches(
-                prepared.recordings, prepared.parts["train"], stage.data, stage.train.batch_size, config.seed,
-                jax.process_index(), jax.process_count(), labels=prepared.objective.needs_labels,
-            )
-        )  # fmt: skip
+                prepared.recordings,
+                prepared.parts["train"],
+                stage.data,
+                stage.train.batch_size,
+                config.seed,
+                jax.process_index(),
+                jax.process_count(),
+                labels=prepared.objective.needs_labels,
+            ),
+        )
 
         def step(state: Any, batch: dict) -> tuple[Any, float]:
             bad.note(batch)

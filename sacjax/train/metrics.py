@@ -1,4 +1,8 @@
-"""Sums and counts that add up over steps, devices and hosts; writers to the console, metrics.jsonl and TensorBoard."""
+"""Metrics as sums and counts, and their output.
+
+Sums and counts add up over steps, devices and hosts. They are written to the console,
+`metrics.jsonl` and TensorBoard.
+"""
 
 import json
 import os
@@ -16,7 +20,6 @@ from sacjax.plan import flops
 
 TIMES = "time/"  # metrics under this prefix differ from run to run; all others are reproducible
 
-
 Sums = dict[str, tuple[Any, Any]]
 
 
@@ -26,7 +29,7 @@ def add(total: Any, new: Any) -> Any:
 
 
 def means(sums: dict[str, tuple[Any, Any]]) -> dict[str, float]:
-    """Returns sum / count of each metric on the host; a metric with no count is left out."""
+    """Returns sum / count of each metric on the host; a metric with count 0 is left out."""
     host = jax.device_get(sums)
     return {name: float(total / count) for name, (total, count) in host.items() if count > 0}
 
@@ -38,7 +41,11 @@ class Log:
     """
 
     def __init__(self, workdir: Path, stage: str, resume_step: int, tensorboard: bool = True):
-        """Lines of this stage past `resume_step` are dropped: the run that wrote them was killed before it saved."""
+        """Opens the files of a stage.
+
+        Lines of the stage past `resume_step` are dropped: the run that wrote them was killed before
+        it saved a checkpoint.
+        """
         self.stage = stage
         path = Path(workdir) / "metrics.jsonl"
         if path.is_file():
@@ -76,7 +83,7 @@ def _keep(line: str, stage: str, resume_step: int) -> bool:
 
 
 class _Events:
-    """TensorBoard's event file by TensorBoard's own record writer, which needs no TensorFlow."""
+    """TensorBoard's event file, by TensorBoard's own writer, which needs no TensorFlow."""
 
     def __init__(self, folder: Path, resume_step: int):
         from tensorboard.compat.proto import event_pb2, summary_pb2
@@ -87,9 +94,9 @@ class _Events:
         name = f"events.out.tfevents.{time.time():.6f}.{os.getpid()}"
         self.writer = RecordWriter(open(folder / name, "wb"))
         self._add(file_version="brain.Event:2")
-        if resume_step:  # hides what was drawn past this step by the run that was killed
-            start = self.event.SessionLog(status=self.event.SessionLog.START)
-            self._add(step=resume_step + 1, session_log=start)
+        if resume_step:  # hides what a killed run wrote past this step
+            session = self.event.SessionLog(status=self.event.SessionLog.START)
+            self._add(step=resume_step + 1, session_log=session)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         scalars = [
@@ -106,7 +113,11 @@ class _Events:
 
 
 class Progress:
-    """The console's bar, and the clock behind it: examples/s, audio s/s, share of time waiting for data, ETA."""
+    """The console's progress bar, and the measurement of speed.
+
+    It shows examples/s, seconds of audio/s, the share of the time spent waiting for data, and the
+    time left.
+    """
 
     def __init__(
         self,
@@ -122,12 +133,13 @@ class Progress:
         """Opens the bar.
 
         Args:
-          stage: what is written in front of it.
-          start, steps: where it begins and ends.
-          batch_size, seconds: of audio, of a step over all hosts.
+          stage: the label of the bar.
+          start, steps: the first and the last step.
+          batch_size: examples of a step, over all hosts.
+          seconds: of audio in an example.
           shown: {label: metric} of an objective's `display.bar`.
-          show: whether this host draws it.
-          flops: of the model, of a step; 0: not told.
+          show: whether this host draws the bar.
+          flops: of the model in a step; 0: unknown.
         """
         self.labels = shown | {
             "knn": "validation/knn_accuracy",
@@ -139,15 +151,24 @@ class Progress:
         self.step, self.batch_size, self.seconds, self.flops = start, batch_size, seconds, flops
         self.peak: float | None = None
         self.bar = tqdm(
-            total=steps, initial=start, desc=stage, unit="step", disable=not show, file=sys.stderr,
-            mininterval=0.5 if sys.stderr.isatty() else 20.0, dynamic_ncols=True,
-        )  # fmt: skip
+            total=steps,
+            initial=start,
+            desc=stage,
+            unit="step",
+            disable=not show,
+            file=sys.stderr,
+            mininterval=0.5 if sys.stderr.isatty() else 20.0,
+            dynamic_ncols=True,
+        )
         self.bar.set_postfix_str("compiling")
         self.compiled = False
         self.reset()
 
     def reset(self) -> None:
-        """Starts a new interval of measurement; time between the last `rates` and this call is not counted."""
+        """Starts a new interval of measurement.
+
+        The time between the last `rates` and this call is not counted.
+        """
         self.began, self.waited, self.steps = time.perf_counter(), 0.0, 0
 
     def wait(self, batches: Any) -> Any:
@@ -160,7 +181,7 @@ class Progress:
     def tick(self) -> None:
         """Counts one step."""
         if not self.compiled:
-            self.bar.unpause()  # the first step's time is the compiler's
+            self.bar.unpause()  # the first step's time is mostly compilation
         self.step += 1
         self.steps += 1
         self.bar.update(1)
@@ -169,7 +190,10 @@ class Progress:
             self.reset()
 
     def rates(self) -> dict[str, float]:
-        """Returns the speed since the last reset, with names under `time/`; nothing where the only step was the compiler's."""
+        """Returns the speed since the last reset, with names under `time/`.
+
+        It is empty where the only step since then was the first one, which compiles.
+        """
         if not self.steps:
             return {}
         elapsed = max(time.perf_counter() - self.began, 1e-9)

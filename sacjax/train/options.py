@@ -1,4 +1,4 @@
-"""The keys of a config's `train`: how long, how large, how often."""
+"""The keys of a config's `train`: the length of training, the batch size, intervals."""
 
 import dataclasses
 
@@ -17,10 +17,10 @@ class Options(options_lib.Options):
     log_every: int = 20  # steps
     evaluate_every: int = 0  # steps; 0 = once an epoch, and not more often than log_every
     early_stopping: int = 0  # evaluations without a better eval.best; 0 = off
-    max_skipped: int = 10  # updates in a row that are not finite before it goes back, once
+    max_skipped: int = 10  # updates in a row that are not finite, after which it goes back, once
 
     def check(self) -> None:
-        """Raises UserError where the length of training is not set."""
+        """Raises UserError for a value out of range, or if neither epochs nor steps are set."""
         self.require_positive("batch_size", "log_every", "max_skipped")
         self.require_not_negative("steps", "evaluate_every", "early_stopping")
         self.require(self.steps > 0 or self.epochs > 0, "epochs", "set epochs or steps above 0")

@@ -1,4 +1,7 @@
-"""Where arrays live: a mesh of all devices, batches over its axes `data` and `fsdp`, parameters over `fsdp` and `tensor`."""
+"""Sharding of arrays over a mesh of all devices.
+
+Batches are split over its axes `data` and `fsdp`, parameters over `fsdp` and `tensor`.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,19 +15,22 @@ from ml_collections import ConfigDict
 from sacjax.errors import UserError
 from sacjax.train.optimizer import name_of
 
-# (pattern of names, mesh axes of the last dimensions); as Megatron splits heads and the inside of
-# the MLP.
+# (pattern of names, mesh axes of the last dimensions). Attention heads and the hidden layer of the
+# MLP are split as in Megatron.
 RULES = (
     (r"(attention/(query|key|value)|mlp_in)/kernel$", ("fsdp", "tensor")),
     (r"(attention/out|mlp_out)/kernel$", ("tensor", "fsdp")),
     (r"(attention/(query|key|value)|mlp_in)/bias$", ("tensor",)),
 )
-SMALL = 4096  # numbers; a smaller array is not worth an all-gather: it is whole on every device
+SMALL = 4096  # elements; a smaller array is replicated, as it is not worth an all-gather
 
 
 def make_mesh(mesh: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
-    """Returns a mesh over all devices of all hosts, or those given, with the axes of `config.mesh`
-    (-1: all that are left).
+    """Returns a mesh over the devices, with the axes of `config.mesh`.
+
+    Args:
+      mesh: {axis: devices along it}; -1: all that are left.
+      devices: None: all devices of all hosts.
 
     Raises:
       UserError: the axes do not multiply to the number of devices.
@@ -35,7 +41,8 @@ def make_mesh(mesh: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1 or total % fixed or (not free and fixed != total):
         raise UserError(
-            f"config.mesh {sizes} does not fit {total} devices: the sizes must multiply to it, one may be -1"
+            f"config.mesh {sizes} does not fit {total} devices: the sizes must multiply to it, "
+            "one may be -1"
         )
     shape = tuple(total // fixed if size == -1 else size for size in sizes.values())
     return jax.make_mesh(
@@ -44,16 +51,21 @@ def make_mesh(mesh: Mapping[str, int], devices: Sequence[Any] | None = None) -> 
 
 
 def check_batch(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError where a batch does not divide over the devices that share it."""
+    """Raises UserError if a batch does not divide over the devices that share it."""
     parts = int(np.prod([mesh.shape[axis] for axis in _batch_axes(mesh)]))
     if batch_size % parts:
         raise UserError(
-            f"config.{name} is {batch_size}: it must divide by the {parts} devices that share a batch"
+            f"config.{name} is {batch_size}: it must divide by the {parts} devices that share a "
+            "batch"
         )
 
 
 def check_training_batch(name: str, stage: ConfigDict, mesh: Mesh) -> None:
-    """Raises UserError where a stage's training batch, or a micro-batch of it, does not divide over the devices that share it."""
+    """Checks that a stage's training batch, and each micro-batch of it, divides over the devices.
+
+    Raises:
+      UserError: it does not divide by the number of devices that share a batch.
+    """
     check_batch(f"{name}.train.batch_size", stage.train.batch_size, mesh)
     micro = stage.train.batch_size // stage.optimizer.accumulation
     check_batch(f"{name}.train.batch_size / optimizer.accumulation", micro, mesh)
@@ -64,29 +76,34 @@ def _batch_axes(mesh: Mesh) -> tuple[str, ...]:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what is whole on each device."""
+    """Returns the sharding of an array that each device has as a whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def over_batch(mesh: Mesh) -> NamedSharding:
-    """The sharding of batches: the first axis over all devices but those that share parameters' inside (`tensor`)."""
+    """Returns the sharding of batches: the first axis over all mesh axes except `tensor`."""
     return NamedSharding(mesh, PartitionSpec(_batch_axes(mesh)))
 
 
 def of_state(shapes: Any, mesh: Mesh) -> Any:
-    """Returns the tree of shardings of a tree of shapes: parameters, and what the optimizer keeps of each under the same name."""
+    """Returns the tree of shardings of a tree of shapes.
+
+    The optimizer's state of a parameter has its name, and so its sharding.
+    """
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, spec(name_of(path), leaf.shape, mesh.shape)), shapes
     )
 
 
 def spec(name: str, shape: tuple[int, ...], sizes: Any) -> PartitionSpec:
-    """Returns how an array is split: by the first of `RULES` that matches its name, else its
-    largest dimension over `fsdp`.
+    """Returns how an array is split over the axes of a mesh.
 
-    A dimension that does not divide by its axis stays whole, and so does what is small.
+    The first of `RULES` that matches its name decides; without one, its largest dimension is split
+    over `fsdp`. A dimension that does not divide by its axis stays whole, as does a small array.
 
     Args:
+      name: path of the array in the tree, joined by `/`.
+      shape: of the array.
       sizes: {axis: devices along it} of the mesh.
     """
     axes: list[str | None] = [None] * len(shape)
@@ -105,7 +122,10 @@ def spec(name: str, shape: tuple[int, ...], sizes: Any) -> PartitionSpec:
 
 
 def without_fsdp(shardings: Any) -> Any:
-    """Returns a tree of shardings with what is split over `fsdp` whole: how parameters are when they are used."""
+    """Returns a tree of shardings without the axis `fsdp`.
+
+    Parameters have these shardings while they are used, after the all-gather.
+    """
 
     def whole(sharding: NamedSharding) -> NamedSharding:
         axes = (None if axis == "fsdp" else axis for axis in sharding.spec)
@@ -115,7 +135,10 @@ def without_fsdp(shardings: Any) -> Any:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
-    """Puts this host's rows of a global batch on its devices; the result's arrays have the global shape."""
+    """Puts this host's rows of a global batch on its devices.
+
+    The arrays that it returns have the global shape.
+    """
     sharding = over_batch(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, value)

@@ -1,4 +1,4 @@
-"""All that a training step changes."""
+"""The state of training."""
 
 from typing import Any, NamedTuple
 
@@ -10,42 +10,42 @@ from sacjax.train.checkpoint import take_encoder
 
 
 class TrainState(NamedTuple):
-    """All that a step changes; what is saved in a checkpoint."""
+    """Everything that a step changes; a checkpoint saves it."""
 
     step: Any
     """int32 [], updates done."""
 
     progress: Any
-    """int32 [2], whole steps of the schedule and what was counted since (`schedule_count`)."""
+    """int32 [2], whole steps of the schedule, and the count since the last of them."""
 
     params: Any
-    """What is trained."""
+    """Trained parameters."""
 
     buffers: Any
-    """What is not: batch statistics, moving averages, frozen variables."""
+    """Other variables: batch statistics, moving averages, frozen variables."""
 
     opt_state: Any
     ema: Any
     """A moving average of the parameters, or None where it is off."""
 
     sums: Any
-    """{metric: (sum, count)} since the last log line, so that a resumed run logs the same."""
+    """{metric: (sum, count)} since the last log line; a resumed run goes on with them."""
 
     skipped: Any
-    """int32 [], updates in a row, up to this one, of which something was not finite."""
+    """int32 [], updates in a row, up to this one, that were not finite."""
 
     skips: Any
     """bool [log_every], which of the updates since the last log line were skipped."""
 
 
 class Pretrained(NamedTuple):
-    """Trained variables, of which a new stage takes the encoder's."""
+    """Trained variables, from which a new stage takes the encoder."""
 
     source: str
-    """What a message calls them."""
+    """Their name in messages."""
 
     params: Any
-    """Arrays, or their shapes as long as they have not been trained."""
+    """Arrays, or only their shapes before they are trained."""
 
     buffers: Any
 
@@ -60,7 +60,7 @@ def fresh_variables(model: nnx.Module, pretrained: Pretrained | None) -> tuple[A
     """Returns (parameters, buffers) of a model, with the encoder of `pretrained` where it is given.
 
     Raises:
-      UserError: its encoder is another one.
+      UserError: the encoder of `pretrained` has another structure.
     """
     _, params, buffers = split_model(model)
     if pretrained is None:

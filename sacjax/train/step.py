@@ -165,7 +165,10 @@ def micro_loss(
 
 
 def schedule_progress(step: Any, progress: Any, schedule_count: int) -> jax.Array:
-    """Returns float32 [], the steps of the schedule so far: updates, or counts over `schedule_count`."""
+    """Returns the steps of the schedule so far, float32 [].
+
+    They are updates, or what was counted divided by `schedule_count` where that is set.
+    """
     if not schedule_count:
         return jnp.asarray(step, jnp.float32)
     return progress[0] + progress[1] / schedule_count
@@ -277,9 +280,13 @@ def make_trainer(
             objective.after_loading(model)
             buffers = split_model(model)[2]
         return new_state(
-            params, buffers, optimizer.init(params), sums,
-            ema=bool(stage.optimizer.ema_decay), log_every=stage.train.log_every,
-        )  # fmt: skip
+            params,
+            buffers,
+            optimizer.init(params),
+            sums,
+            ema=bool(stage.optimizer.ema_decay),
+            log_every=stage.train.log_every,
+        )
 
     name = pretrained.source if pretrained else ""
     # A misfit of the pretrained encoder is told here, before anything compiles.
@@ -360,7 +367,10 @@ def _example(setup: Setup, params: Any, buffers: Any, key: jax.Array) -> tuple[A
 
 
 def _flops(setup: Setup, *example: Any) -> float:
-    """Returns those of a micro-batch's loss and its gradient, without parameters that never train."""
+    """Returns the FLOPs of a micro-batch's loss and its gradient.
+
+    Parameters that never train have no gradient.
+    """
     loss = jax.make_jaxpr(partial(micro_loss, setup))(*example)
     return flops.of_gradient(loss, [not never for never in jax.tree.leaves(setup.never_trained)])
 

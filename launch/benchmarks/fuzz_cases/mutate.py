@@ -75,8 +75,15 @@ def _append(rng: Rng, data: bytes) -> bytes:
 
 
 BYTES: tuple[Callable[[Rng, bytes], bytes], ...] = (
-    _flip, _cut, _field, _field, _overwrite, _remove, _repeat, _append,
-)  # fmt: skip
+    _flip,
+    _cut,
+    _field,
+    _field,
+    _overwrite,
+    _remove,
+    _repeat,
+    _append,
+)
 
 
 def of_bytes(rng: Rng, data: bytes) -> bytes:

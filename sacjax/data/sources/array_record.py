@@ -124,5 +124,8 @@ def load_array_record(data_config: ConfigDict) -> Recordings:
 
 
 def _labels(names: list[str] | None, version: int) -> tuple[str, ...] | None:
-    """Returns what a row says; version 1 wrote [] both for clips of no label and for unknown ones."""
+    """Returns a row's labels, None where they are unknown.
+
+    Version 1 wrote [] both for clips without a label and for unknown labels.
+    """
     return None if names is None or (version == 1 and not names) else tuple(names)

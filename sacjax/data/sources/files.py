@@ -16,8 +16,14 @@ from sacjax.data.sources import headers, mp3, pyav
 
 # libsndfile's formats and their other endings; RAW has no header to read.
 LIBSNDFILE = frozenset("." + name.lower() for name in sf.available_formats() if name != "RAW") | {
-    ".aif", ".aifc", ".opus", ".oga", ".mp3", ".wave", ".snd"
-}  # fmt: skip
+    ".aif",
+    ".aifc",
+    ".opus",
+    ".oga",
+    ".mp3",
+    ".wave",
+    ".snd",
+}
 EXTENSIONS = LIBSNDFILE | (pyav.EXTENSIONS if pyav.INSTALLED else frozenset())
 SAMPLES_A_BYTE = 8192  # more than any codec gives (FLAC's silence: about 5,000)
 # Of these formats libsndfile tells every read that fails. In other headers it takes what it could

@@ -18,10 +18,16 @@ from sacjax.errors import UserError
 
 # What folders of a data set's own split are called.
 SPLITS = {
-    "train": "train", "training": "train",
-    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "test": "test", "testing": "test", "eval": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+}
 
 
 def load_folder(data: ConfigDict) -> Recordings:
@@ -61,7 +67,7 @@ def load_folder(data: ConfigDict) -> Recordings:
     # A name that is not UTF-8 still has to go into tables.
     names = [os.fsencode("/".join(part)).decode("utf-8", "backslashreplace") for part in parts]
     splits = _splits(names)
-    below = 1 if splits else 0  # the label's place in a name
+    below = 1 if splits else 0  # the label's index in a name
     labels = [(name.split("/")[below],) if name.count("/") > below else None for name in names]
     classes = tuple(sorted({label[0] for label in labels if label}))
     paths = [os.path.join(root, *part) for part in parts]

@@ -68,7 +68,10 @@ def load_manifest(data: ConfigDict) -> Recordings:
 
 
 def _labels(cell: Any, empty: str) -> tuple[str, ...] | None:
-    """Returns what a cell or a JSON value says: None is unknown, as is '' unless `empty` is 'none'."""
+    """Returns the labels in a cell or a JSON value, None where they are unknown.
+
+    '' is unknown, unless `empty` is 'none': then it is a clip without a label.
+    """
     if cell is None:
         return None
     parts = cell if isinstance(cell, list) else str(cell).split("|")

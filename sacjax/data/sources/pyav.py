@@ -19,15 +19,15 @@ EXTENSIONS = frozenset(
     ".3gp .aac .ac3 .amr .ape .asf .avi .dts .eac3 .flv .m4a .m4b .m4v .mka .mkv .mov .mp2 .mp4 "
     ".mpg .spx .tta .webm .wma .wmv .wv".split()
 )
-PREROLL = 0.25  # seconds decoded before a place: lossy decoders need some to settle
+PREROLL = 0.25  # seconds decoded before a position, as lossy decoders need some to settle
 ROUNDING = 0.2  # seconds by which a container's length may differ from that of its sound
-_GUESSES = 0x100  # FFmpeg's flag of formats without a header: it guesses lengths and places
+_GUESSES = 0x100  # FFmpeg's flag of formats without a header: it guesses lengths and positions
 
 
 class AvClip:
     """The first sound of a file, or a part of it. It is for one thread.
 
-    Places are exact to what the container stores: a sample in most, a millisecond in WebM.
+    Positions are as exact as the container's times: a sample in most, a millisecond in WebM.
     """
 
     file: RetriedFile
@@ -129,7 +129,7 @@ class AvClip:
             self.held += part.samples
 
     def _seek(self, begin: int) -> None:
-        """Goes to a place at or before the sample `begin` of the file."""
+        """Moves to a position at or before the sample `begin` of the file."""
         seconds = begin / self.sample_rate - PREROLL
         if seconds > 0 and not self.container.format.flags & _GUESSES:
             unit = self.stream.time_base

@@ -33,9 +33,9 @@ class Records:
           RuntimeError: its file is damaged, or cannot be read: ArrayRecord tells no more.
         """
         file = int(np.searchsorted(self.stops, k, side="right"))
-        place = k - (int(self.stops[file - 1]) if file else 0)
+        row = k - (int(self.stops[file - 1]) if file else 0)
         try:
-            return self._reader(file).read([place])[0]
+            return self._reader(file).read([row])[0]
         except Exception:
             with self.lock:  # it may never get well again; the next try opens another
                 self.readers.pop(file, None)

@@ -217,12 +217,12 @@ def make_clip(seed: int, index: int, samples: int, rate: float) -> np.ndarray:
     sound = _noise(rng, samples, rate, rng.uniform(0, 2)) * np.float32(
         10 ** (-rng.uniform(22, 40) / 20)
     )
-    place, event = _event(rng, CLASSES[index % len(CLASSES)], samples, rate)
-    sound[place] += event
+    part, event = _event(rng, CLASSES[index % len(CLASSES)], samples, rate)
+    sound[part] += event
     if rng.uniform() < 0.3:
         other = CLASSES[(index + int(rng.integers(1, len(CLASSES)))) % len(CLASSES)]
-        place, event = _event(rng, other, samples, rate)
-        sound[place] += event * np.float32(10 ** (-rng.uniform(14, 22) / 20))
+        part, event = _event(rng, other, samples, rate)
+        sound[part] += event * np.float32(10 ** (-rng.uniform(14, 22) / 20))
     sound -= sound.mean()  # microphones give no constant, yet a piece of low noise has one
     return sound * np.float32(10 ** (-rng.uniform(1, 20) / 20) / np.abs(sound).max())
 
@@ -252,6 +252,7 @@ class OpenSynthetic:
     rate: int
 
     def __call__(self, i: int) -> SyntheticClip:
+        """Returns clip `i`."""
         return SyntheticClip(self.seed, i, self.samples, self.rate)
 
 
@@ -277,9 +278,9 @@ def load_synthetic(data: ConfigDict) -> Recordings:
         )
     train, validation, _ = data.holdout
     # Multiples of the golden ratio fill [0, 1) evenly, however many there are.
-    place = np.arange(data.examples) // len(CLASSES) * 0.6180339887498949 % 1
+    share = np.arange(data.examples) // len(CLASSES) * 0.6180339887498949 % 1
     part = np.where(
-        place < train, "train", np.where(place < train + validation, "validation", "test")
+        share < train, "train", np.where(share < train + validation, "validation", "test")
     )
     names = [f"{CLASSES[i % len(CLASSES)]}_{i:06d}" for i in range(data.examples)]
     labels: list[tuple[str, ...]] = [(CLASSES[i % len(CLASSES)],) for i in range(data.examples)]

@@ -332,9 +332,9 @@ def _scan(builder: Any, splits: list[str]) -> dict:
     columns: dict[str, list] = {"labels": [], "groups": [], "names": [], "folds": []}
 
     def text(key: str, value: Any) -> str:
-        return features[key].int2str(int(value)) if class_label(features[key]) else (
-            value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-        )  # fmt: skip
+        if class_label(features[key]):
+            return features[key].int2str(int(value))
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
     for record in (record for split in splits for record in _raw(builder, split)):
         row = reader.deserialize_example_np(record) if reader else {}

@@ -1,4 +1,4 @@
-"""TFDS builders of our own, by the name that `data.name` gives them."""
+"""sacjax's own TFDS builders, by their names in `data.name`."""
 
 from sacjax.data.tfds_builders.esc50 import Esc50
 from sacjax.data.tfds_builders.fsdd import Fsdd

@@ -1,4 +1,7 @@
-"""ESC-50 (Piczak, ACM Multimedia 2015): 2,000 environmental recordings of 5 s, 50 classes, 5 folds; `esc10` is its CC-BY part."""
+"""ESC-50 (Piczak, ACM Multimedia 2015): 2,000 environmental recordings of 5 s.
+
+There are 50 classes and 5 folds; `esc10` is the part under CC-BY, with 10 classes.
+"""
 
 import csv
 import io
@@ -13,16 +16,19 @@ from sacjax.errors import UserError
 
 CLASSES = (
     "dog rooster pig cow frog cat hen insects sheep crow "
-    "rain sea_waves crackling_fire crickets chirping_birds water_drops wind pouring_water toilet_flush thunderstorm "
-    "crying_baby sneezing clapping breathing coughing footsteps laughing brushing_teeth snoring drinking_sipping "
-    "door_wood_knock mouse_click keyboard_typing door_wood_creaks can_opening washing_machine vacuum_cleaner clock_alarm "
-    "clock_tick glass_breaking helicopter chainsaw siren car_horn engine train church_bells airplane fireworks hand_saw"
+    "rain sea_waves crackling_fire crickets chirping_birds water_drops wind pouring_water "
+    "toilet_flush thunderstorm "
+    "crying_baby sneezing clapping breathing coughing footsteps laughing brushing_teeth snoring "
+    "drinking_sipping "
+    "door_wood_knock mouse_click keyboard_typing door_wood_creaks can_opening washing_machine "
+    "vacuum_cleaner clock_alarm clock_tick glass_breaking "
+    "helicopter chainsaw siren car_horn engine train church_bells airplane fireworks hand_saw"
 ).split()  # in the order of the published `target`
 ESC10 = [CLASSES[target] for target in (0, 1, 10, 11, 12, 20, 21, 38, 40, 41)]
 
 
 class Esc50(PublishedBuilder):
-    """Reads `meta/esc50.csv` and `audio/`; the csv names the files, so that wav and ogg both do."""
+    """Reads `meta/esc50.csv` and the files under `audio/` that it names, wav or ogg."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [
@@ -61,7 +67,8 @@ class Esc50(PublishedBuilder):
         )
         if missing:
             raise UserError(
-                f"{layout.root}/meta/esc50.csv: no rows, or the columns {', '.join(sorted(missing))} are missing"
+                f"{layout.root}/meta/esc50.csv: no rows, or the columns "
+                f"{', '.join(sorted(missing))} are missing"
             )
         if self.builder_config.name == "esc10":
             rows = [row for row in rows if row["esc10"] == "True"]
@@ -74,11 +81,13 @@ class Esc50(PublishedBuilder):
                 int(row["target"]) : int(row["target"]) + 1
             ] != [row["category"]]:
                 raise UserError(
-                    f"{layout.root}/meta/esc50.csv: {row['filename']}: target {row['target']} is not '{row['category']}' in ESC-50"
+                    f"{layout.root}/meta/esc50.csv: {row['filename']}: target {row['target']} is "
+                    f"not '{row['category']}' in ESC-50"
                 )
             if not row["fold"].isdigit():
                 raise UserError(
-                    f"{layout.root}/meta/esc50.csv: {row['filename']}: fold '{row['fold']}' is not a number"
+                    f"{layout.root}/meta/esc50.csv: {row['filename']}: fold '{row['fold']}' is not "
+                    "a number"
                 )
             name = row["filename"]
             yield (

@@ -1,4 +1,7 @@
-"""Free Spoken Digit Dataset (Jackson et al.): 3,000 English digits by 6 speakers at 8 kHz; TFDS's `spoken_digit` with its protocol."""
+"""Free Spoken Digit Dataset (Jackson et al.): 3,000 English digits by 6 speakers at 8 kHz.
+
+TFDS has the same recordings as `spoken_digit`, without their official protocol.
+"""
 
 import re
 from collections.abc import Iterator
@@ -16,9 +19,8 @@ NAME = re.compile(r"recordings/(\d)_([^/_]+)_(\d+)\.wav")
 class Fsdd(PublishedBuilder):
     """Reads `recordings/{digit}_{speaker}_{index}.wav`.
 
-    `official` tests on indices 0 to 4 of each digit and speaker, so its parts share speakers by
-    design; `loso` leaves one speaker
-    out: fold k is the k-th in alphabetical order.
+    `official` tests on indices 0 to 4 of each digit and speaker, so that all speakers are in both
+    parts. `loso` leaves one speaker out: fold k is the k-th speaker in alphabetical order.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -54,14 +56,15 @@ class Fsdd(PublishedBuilder):
         layout = self._layout(dl_manager)
         found = [match for match in map(NAME.fullmatch, layout.folder("recordings")) if match]
         if not found:
-            raise UserError(
-                f"{layout.root}: there are no files recordings/{{digit}}_{{speaker}}_{{index}}.wav in it"
-            )
+            pattern = "recordings/{digit}_{speaker}_{index}.wav"
+            raise UserError(f"{layout.root}: there are no files {pattern} in it")
         speakers = sorted({match[2] for match in found})
-        parts = {"train": found} if self.builder_config.name == "loso" else {
-            "train": [match for match in found if int(match[3]) >= 5],
-            "test": [match for match in found if int(match[3]) < 5],
-        }  # fmt: skip
+        parts = {"train": found}
+        if self.builder_config.name == "official":
+            parts = {
+                "train": [match for match in found if int(match[3]) >= 5],
+                "test": [match for match in found if int(match[3]) < 5],
+            }
         return {
             part: self._generate_examples(layout, matches, speakers)
             for part, matches in parts.items()

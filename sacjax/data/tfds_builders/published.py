@@ -1,8 +1,7 @@
-"""What our TFDS builders share: published files, in a folder or a downloaded zip, become PCM16
-ArrayRecords.
+"""Base of sacjax's TFDS builders: published files become PCM16 ArrayRecords.
 
-TFDS runs here without TensorFlow. Only its Audio feature asks for it, for things that are not
-needed: see `_without_tensorflow`.
+The files lie in a folder or in a downloaded zip. TFDS runs without TensorFlow here; only its Audio
+feature would import it, see `_without_tensorflow`.
 """
 
 import functools
@@ -32,11 +31,10 @@ MAX_FILE = 1 << 28  # bytes; a larger member of a published zip is not what was 
 
 
 def _without_tensorflow() -> None:
-    """Lets TFDS's Audio feature be made, stored and read without TensorFlow, whether it is
-    installed or not.
+    """Makes TFDS's Audio feature work without TensorFlow, whether it is installed or not.
 
-    It looks two dtypes up there when it is made, and one sort of it asks for tensorflow_io, which
-    nobody here decodes with.
+    The feature looks up two dtypes in TensorFlow when it is constructed, and its lazy decoder
+    imports tensorflow_io, which is not used here.
     """
     audio_feature.tf = types.SimpleNamespace(
         string=np.object_, dtypes=types.SimpleNamespace(as_dtype=np.dtype)
@@ -48,23 +46,25 @@ _without_tensorflow()
 
 
 def pcm16(sample_rate: int) -> tfds.features.Audio:
-    """Returns an Audio feature of mono int16 samples, stored as bytes (as TFDS's default, varints, they take thrice the room)."""
+    """Returns an Audio feature of mono int16 samples.
+
+    They are stored as bytes: TFDS's default, varints, takes three times the space.
+    """
     feature = tfds.features.Audio(
         shape=(None,), dtype=np.int16, sample_rate=sample_rate, encoding="bytes"
     )
-    # Audio hands arrays on without the encoding and asks TensorFlow for its own dtype; Tensor's way
-    # does neither.
+    # Audio would pass arrays on without the encoding, and ask TensorFlow for its dtype; Tensor does
+    # neither.
     feature.encode_example = functools.partial(tfds.features.Tensor.encode_example, feature)
     feature.__dict__["dtype"] = np.int16
     return feature
 
 
 class Layout:
-    """The files of a published data set, read in place from a folder or from a zip: nothing is ever
-    extracted.
+    """The files of a published data set, in a folder or in a zip that is never extracted.
 
-    Names are POSIX paths relative to the data set's root; a zip's single top folder (GitHub's
-    archives have one) is left out.
+    Names are POSIX paths relative to the data set's root. A zip's single top folder, which GitHub's
+    archives have, is not part of them.
     """
 
     def __init__(self, root: str | Path):
@@ -126,7 +126,10 @@ class Layout:
 
 
 def fingerprint(root: str | Path, folders: tuple[str, ...]) -> str:
-    """Returns 12 hex digits that change when a file of a local data set is added, removed or changed."""
+    """Returns 12 hex digits that identify the files of a local data set.
+
+    They change when a file is added, removed or changed.
+    """
     root = Path(root)
     files = (
         [root]
@@ -162,7 +165,8 @@ def download(url: str, target: Path) -> Path:
         os.replace(partial, target)
     except OSError as error:
         raise UserError(
-            f"cannot download {url}: {getattr(error, 'reason', error)}; set data.path to a copy of the published folder"
+            f"cannot download {url}: {getattr(error, 'reason', error)}; set data.path to a copy of "
+            "the published folder"
         ) from error
     finally:
         partial.unlink(missing_ok=True)
@@ -170,19 +174,17 @@ def download(url: str, target: Path) -> Path:
 
 
 class PublishedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """A TFDS builder that reads a local copy of the published layout (`path`) or else downloads the
-    published archive.
+    """A TFDS builder that reads a local copy (`path`), or else downloads the published archive.
 
-    A local copy is prepared in a folder of its own under `data_dir`, named by its files, so that
-    two copies never mix.
+    A local copy has the published layout. What is prepared from it goes to a folder under
+    `data_dir` that is named by the `fingerprint` of the copy, so that two copies never mix.
     """
 
     URL: str
     FOLDERS: tuple[str, ...]  # of the published layout
     SAMPLE_RATE: int
-    code_path = epath.Path(
-        __file__
-    )  # TFDS would find it by importlib_resources, which it does not install
+    # TFDS would find it by importlib_resources, which it does not install.
+    code_path = epath.Path(__file__)
 
     def __init__(self, *, path: str = "", data_dir: str | Path | None = None, **kwargs: Any):
         self.path = path
@@ -191,7 +193,15 @@ class PublishedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @classmethod
     def home(cls, path: str, root: Path) -> Path:
-        """Returns the `data_dir` of TFDS for a local copy (`path`), or for the published archive ('')."""
+        """Returns TFDS's `data_dir` of a local copy, or of the published archive.
+
+        Args:
+          path: the local copy; '' for the published archive.
+          root: the folder of all data sets.
+
+        Raises:
+          UserError: there is no such local copy.
+        """
         if path and not os.path.exists(path):
             raise UserError(f"data.path: there is no folder {path}")
         return root / f"local-{fingerprint(path, cls.FOLDERS)}" if path else root
@@ -204,10 +214,10 @@ class PublishedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _decode(self, name: str, data: bytes) -> np.ndarray:
-        """Returns mono int16 samples [n] at the data set's rate; none, with a warning, for a file
-        that cannot be decoded.
+        """Returns mono int16 samples [n] at the data set's rate.
 
-        The record stays, so that the pipeline counts and lists the file like any other that is bad.
+        A file that cannot be decoded gives a warning and no samples. Its record stays, so that the
+        pipeline counts and lists it like any other bad file.
         """
         try:
             audio, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)

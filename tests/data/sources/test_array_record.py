@@ -176,8 +176,11 @@ def test_multi_label_and_config(tmp_path):
 def test_a_label_of_minus_one_is_unknown(tmp_path):
     features = {"audio": pcm16(8000), "label": tfds.features.ClassLabel(names=["a", "b"])}
     build(
-        tmp_path, features, lambda i: {"audio": np.full(i + 1, i, np.int16), "label": i - 1}, {"train": 3}
-    )  # fmt: skip
+        tmp_path,
+        features,
+        lambda i: {"audio": np.full(i + 1, i, np.int16), "label": i - 1},
+        {"train": 3},
+    )
     recordings = load_tfds(data_config(tmp_path))
     sizes = [recordings.open(k).num_samples for k in range(3)]
     assert [recordings.labels[sizes.index(n)] for n in (1, 2, 3)] == [None, ("a",), ("b",)]
