@@ -25,6 +25,9 @@ class Options:
     where: ClassVar[str] = ""
     """The config key that holds the options, as messages name it."""
 
+    # It checks its fields itself, in a user's words: jaxtyping's hook in the tests leaves it alone.
+    __no_type_check__ = True
+
     def __post_init__(self) -> None:
         """Raises UserError that names the field whose value does not fit."""
         for field in dataclasses.fields(self):
