@@ -1,4 +1,4 @@
-"""Options of a part: fields of its frozen dataclass, which are keys of an open sub-config."""
+"""Options of a component: the fields of a frozen dataclass, given as keys of a config."""
 
 import dataclasses
 import inspect
@@ -15,7 +15,7 @@ from sacjax.errors import UserError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Base of a part's options: checks the type of each field, then what `check` adds.
+    """Base of a component's options: checks the type of each field, then calls `check`.
 
     A subclass is a frozen dataclass too. A field annotated `Literal[...]` takes one of its values.
     An int given for a float becomes one, and a list given for a tuple becomes a tuple, so that
@@ -25,7 +25,7 @@ class Options:
     where: ClassVar[str] = ""
     """The config key that holds the options, as messages name it."""
 
-    # It checks its fields itself, in a user's words: jaxtyping's hook in the tests leaves it alone.
+    # It checks its own fields, with a UserError, so jaxtyping's hook in the tests must not.
     __no_type_check__ = True
 
     def __post_init__(self) -> None:
@@ -45,8 +45,8 @@ class Options:
         Args:
           condition: what must hold.
           name: the option that the message names.
-          wanted: what the message says of it.
-          value: what the option stands for, where it is None itself.
+          wanted: what the message asks for.
+          value: what the message shows as its value, instead of the option's own.
         """
         if not condition:
             value = getattr(self, name) if value is None else value
@@ -76,7 +76,7 @@ class Options:
 
 
 def defaults(kind: type) -> ConfigDict:
-    """Returns the defaults of options as a config. A key of several types is bound to none."""
+    """Returns the defaults of options as a config. A key of several types accepts any type."""
     c = ConfigDict()
     for field in dataclasses.fields(kind):
         several = len(_kinds(field.type)) > 1
@@ -91,9 +91,9 @@ def check(where: str, owner: str, given: Mapping[str, Any], constructor: Callabl
 
     Args:
       where: the config key that holds the options.
-      owner: what the message calls what they are options of.
+      owner: the name of the component, for the message.
       given: the options set, by name.
-      constructor: a dataclass or a function: its parameters are the options that there are.
+      constructor: a dataclass or a function, whose parameters are the known options.
 
     Raises:
       UserError: an option that the constructor does not have, or whose value does not fit.
@@ -151,7 +151,7 @@ def _is_choice(kind: Any) -> bool:
 
 
 def _as_annotated(value: Any, annotation: Any) -> Any:
-    """Returns a value that fits its annotation as what it stands for: a float or a tuple."""
+    """Converts an int to an annotated float, and a list to a tuple; the value must fit."""
     kinds = _kinds(annotation)
     if isinstance(value, list):
         return tuple(value)

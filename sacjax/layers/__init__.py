@@ -1,1 +1,1 @@
-"""Layers: pure functions and small modules, of which the encoders in `sacjax.models` consist."""
+"""The layers of which models are built."""
