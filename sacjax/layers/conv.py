@@ -71,8 +71,11 @@ class Conv(nnx.Module):
         """Makes the kernel.
 
         Args:
-          inputs, outputs: channels.
-          kernel, stride, padding: a number for each axis; half the kernel is padded by default.
+          inputs: channels.
+          outputs: channels.
+          kernel: its size along each axis.
+          stride: along each axis, or along all.
+          padding: before and after each axis; by default half the kernel.
           use_bias: whether to add one.
           kernel_init: distribution of the kernel.
           dtype: of the computation; parameters are float32.
@@ -117,7 +120,8 @@ def convolution(
     Args:
       x: what the kernel goes over.
       kernel: its inputs are those of one group.
-      stride, padding: for each axis; padding is (before, after).
+      stride: along each axis.
+      padding: (before, after) of each axis.
       groups: into how many the channels are split.
     """
     form = "NHWC" if kernel.ndim == 4 else "NHC"

@@ -33,8 +33,9 @@ def convolution_of_patches(
 ) -> Float[Array, "batch *positions outputs"]:
     """Returns a convolution as one matrix product with the patches that it sees.
 
-    For `has_few_outputs` alone, as in the last stage of a ResNet on short clips: there the plain
-    form's forward and backward pass take up to 100 times longer.
+    For `has_few_outputs` alone, as in the last stages of a ResNet on short clips. There the plain
+    form's forward and backward pass take up to 100 times longer: for 32 clips of 2×2 positions and
+    512 channels 1.8 s against 0.02 s, of 4×2 and 256 23 times, of 2×1 and 128 6 times.
     """
     size = kernel.shape[:-2]
     positions = _positions(x.shape[1:-1], size, stride, padding)
@@ -66,12 +67,15 @@ def groups_side_by_side(
 ) -> Float[Array, "batch *positions outputs"]:
     """Returns a convolution in groups as one convolution a group, side by side.
 
-    The gradient of a grouped convolution takes 20 times longer (1.2 s against 0.07 s for the
-    positions of wav2vec 2.0 base). Several GPUs gather the whole batch on each of them for it, so
-    they take this form too; for a TPU the plain one is right.
+    The gradient of a grouped convolution takes 20 times longer for the positions of wav2vec 2.0
+    base over 10 s (7.8 s against 0.4 s), 9 times over 3 s, as long over 1 s. Several GPUs gather
+    the whole batch on each of them for it, so they take this form too; for a TPU the plain one is
+    right.
 
     Args:
       convolve: the plain convolution of one group.
+      x: what the kernel goes over.
+      kernel: its inputs are those of one group.
       groups: into how many the channels are split.
     """
     parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
@@ -84,12 +88,17 @@ def axis_max_pool(
 ) -> Float[Array, "..."]:
     """Returns the maxima over windows along one axis, of values that are not negative.
 
-    The gradient goes to the first of equals, as in PyTorch. That of XLA's windowed maximum takes
-    5 to 20 times longer.
+    The gradient goes to the first of equals, as in PyTorch. XLA's windowed maximum with its
+    gradient takes 2 (m5's windows of 4), 4 (a ResNet's of 3×3) to 13 times longer (small_cnn's of
+    2×2).
 
     Args:
-      axis, window, stride: where, over how many, and how far apart.
-      low, high: zeros before and after.
+      x: of any rank.
+      axis: along which the windows lie.
+      window: positions of each.
+      stride: from one to the next.
+      low: zeros before.
+      high: zeros after.
     """
     return _axis_max_pool_forward(x, axis, window, stride, low, high)[0]
 

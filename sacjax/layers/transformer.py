@@ -202,7 +202,7 @@ class Transformer(nnx.Module):
           mask: which of them there are; the others are padding, to which nothing attends.
           ctx: of this call.
           hidden_states: whether to return the first layer's input and every layer's output. The
-            last is before `final_norm`, as transformers 5 counts.
+            last is before `final_norm`, as in transformers from 5.16 on.
         """
         x = x if self.input_norm is None else self.input_norm(x)
         x = drop(x, self.dropout, ctx.rng(0))

@@ -140,7 +140,7 @@ class AudioNet(base.Encoder):
         lengths: Int[Array, " batch"],
         ctx: Context = Context(),
     ) -> base.EncoderOutput:
-        """Returns the frames, one every 256 (m5: 1,024) samples by default."""
+        """Returns the frames, one every 1,024 samples by default."""
         x, lengths = self.conv1(zero_padding(inputs, lengths)[..., None], lengths)
         x = nnx.relu(self.bn1(x, lengths, ctx))
         x, lengths = max_pool(x, lengths, 4)

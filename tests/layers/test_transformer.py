@@ -11,8 +11,8 @@ from sacjax.context import Context
 from sacjax.layers.transformer import Transformer
 
 B, N, D, DEPTH = 2, 7, 8, 3
-X = np.random.default_rng(0).standard_normal((B, N, D)).astype(np.float32)
-MASK = np.arange(N) < np.array([[7], [4]])
+X = jnp.asarray(np.random.default_rng(0).standard_normal((B, N, D)), jnp.float32)
+MASK = jnp.arange(N) < jnp.array([[7], [4]])
 NOISY = dict(dropout=0.2, attention_dropout=0.3, activation_dropout=0.4, layer_drop=0.5)
 
 
@@ -65,10 +65,10 @@ def peer(model, causal):
 
     def run():
         with torch.no_grad():
-            x = torch.tensor(X)
+            x = torch.tensor(np.array(X))
             states = [x if pre_norm else ends(x)]
             for layer in stack:
-                padding = torch.tensor(~MASK)
+                padding = torch.tensor(np.array(~MASK))
                 states.append(layer(states[-1], src_mask=look, src_key_padding_mask=padding))
             return (ends(states[-1]) if pre_norm else states[-1]).numpy(), [
                 s.numpy() for s in states
@@ -95,13 +95,13 @@ def test_dropping_weights_at_almost_no_rate_is_the_form_without():
     """In training attention is written out, so that its weights can be dropped."""
     for causal in (False, True):
         model = make(causal=causal, attention_dropout=1e-9)
-        run = quick(model, lambda model, key: model(X, jnp.asarray(MASK), Context(key))[0])
-        still = quick(model, lambda model: model(X, jnp.asarray(MASK))[0])()
+        run = quick(model, lambda model, key: model(X, MASK, Context(key))[0])
+        still = quick(model, lambda model: model(X, MASK)[0])()
         np.testing.assert_allclose(run(jax.random.key(0)), still, rtol=1e-4, atol=1e-5)
 
 
 def test_a_clip_without_tokens_is_finite_with_finite_gradients():
-    mask = jnp.asarray(MASK).at[1].set(False)
+    mask = MASK.at[1].set(False)
     model = make()
     run = quick(model, lambda model, x: jax.value_and_grad(lambda x: model(x, mask)[0].sum())(x))
     value, grad = run(X)
@@ -123,7 +123,7 @@ def test_layer_drop_leaves_whole_layers_out():
 def test_remat_changes_no_gradient(remat):
     def gradient(**options):
         def loss(model, key):
-            return jnp.square(model(X, jnp.asarray(MASK), Context(key))[0][..., 0]).sum()
+            return jnp.square(model(X, MASK, Context(key))[0][..., 0]).sum()
 
         return quick(make(**NOISY, **options), nnx.grad(loss))(jax.random.key(1))
 
@@ -134,5 +134,5 @@ def test_remat_changes_no_gradient(remat):
 
 def test_no_two_draws_share_a_key():
     # Of the input; in a layer of attention weights, both branches, the MLP's inside, the layer.
-    call = lambda ctx: make(**NOISY)(jnp.asarray(X), jnp.asarray(MASK), ctx)[0]
+    call = lambda ctx: make(**NOISY)(X, MASK, ctx)[0]
     assert count_draws(call) == 1 + 5

@@ -185,9 +185,9 @@ def test_kept_tokens_have_their_positions_and_attend_to_each_other_alone(quick):
     lengths, reference, (frames, counts, _) = quick(model, both)()
     assert lengths.tolist() == [9, 5] and counts.tolist() == [4, 4 - 1]
     for clip in range(2):
-        for place, number in enumerate(keep[clip]):
+        for k, number in enumerate(keep[clip]):
             want = reference[clip, number] if number < lengths[clip] else np.zeros(32)
-            np.testing.assert_allclose(frames[clip, place], want, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(frames[clip, k], want, rtol=1e-4, atol=1e-5)
 
 
 def test_kept_tokens_alone_are_those_of_a_clip_that_has_no_others(quick):
