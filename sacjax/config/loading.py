@@ -33,6 +33,8 @@ def load(spec: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
         if arg and not inspect.signature(module.get_config).parameters:
             raise UserError(f"it takes no argument, so ':{arg}' means nothing")
         config = module.get_config(arg) if arg else module.get_config()
+        if not isinstance(config, ConfigDict):
+            raise UserError(f"get_config returns {type(config).__name__}: return a config")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except AttributeError as error:  # ConfigDict's own; its last line names the nearest key
@@ -211,8 +213,12 @@ def _is_stage(value: Any) -> bool:
 
 def from_json(text: str) -> ConfigDict:
     """Reads what `to_json` wrote; keys added to sacjax since then get their defaults."""
-    saved = _as_tuples(json.loads(text))
-    config = ConfigDict(saved)
+    try:
+        config = ConfigDict(_as_tuples(json.loads(text)))
+        if not isinstance(config.stages, tuple) or not all(s in config for s in config.stages):
+            raise KeyError("stages")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"config.json is damaged: {type(error).__name__}: {error}") from error
     for key, value in default().items():
         if key not in config and key != "supervised":
             config[key] = value

@@ -70,7 +70,7 @@ def check(config: ConfigDict) -> ConfigDict:
     Raises:
       UserError: a bad value; it names the key.
     """
-    if not config.stages:
+    if not isinstance(config.stages, tuple) or not config.stages:
         raise UserError("config.stages is empty: name at least one stage")
     for number, name in enumerate(config.stages):
         if name not in config:

@@ -18,6 +18,9 @@ from sacjax.data.recordings import Clip, Recordings
 from sacjax.errors import UserError
 
 # Of decoded clips, as `data.cache` may hold them; half of the machine's memory where that is less.
+# Examples of a training stream: it has no end, but Grain must be able to count its batches.
+ENDLESS = 1 << 48
+
 CACHE_BYTES = 8 << 30
 
 Batch = dict[str, Any]
@@ -209,7 +212,7 @@ def train_batches(
     stream = (
         grain.MapDataset.source(chosen)
         .shuffle(seed=seed)
-        .repeat()
+        .repeat(ENDLESS // len(chosen) + 1)
         .random_map(_Draw(data.crop), seed=seed)
     )
     stream = _host_rows(stream, batch_size, process_index, process_count)

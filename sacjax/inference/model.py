@@ -13,7 +13,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
-from sacjax import models, objectives
+from sacjax import errors, models, objectives
 from sacjax.context import Context
 from sacjax.convert import huggingface
 from sacjax.data.recordings import Recordings
@@ -284,7 +284,10 @@ def trained_stage(workdir: str | Path, stage: str | None = None) -> tuple[Config
             f"{workdir}: not a workdir of sacjax (there is no config.json in it); a folder of "
             f"transformers' is hf:{workdir}"
         )
-    config = config_lib.from_json((workdir / "config.json").read_text())
+    try:
+        config = config_lib.from_json((workdir / "config.json").read_text())
+    except (UserError, UnicodeDecodeError) as error:
+        raise UserError(f"{workdir}: {errors.first_line(error)}") from error
     done = [s for s in config.stages if checkpoint.has_checkpoint(workdir, s)]
     if not done or (stage and stage not in done):
         of = f" of stage {stage}" if stage else ""

@@ -153,7 +153,7 @@ def _number(text: str) -> float:
 # What a cell of a column may hold, and how to say so.
 _CELLS: dict[str, tuple[Callable[[str], bool], str]] = {
     "fold": (
-        lambda text: _number(text) >= 1 and _number(text).is_integer(),
+        lambda text: 1 <= _number(text) < 2**31 and _number(text).is_integer(),
         "a whole number from 1 on",
     ),
     "split": (lambda text: text in ("train", "validation", "test"), "train, validation or test"),
