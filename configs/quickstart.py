@@ -1,5 +1,6 @@
-"""The quickstart: 20 classes of synthesized sound, no download; a small wav2vec 2.0 learns from
-2000 clips without labels, then from few.
+"""The quickstart: 20 classes of synthesized sound, pretrained without labels, then few.
+
+No download: a small wav2vec 2.0 learns from 2000 clips without labels, then from few.
 
     python -m sacjax.main --config configs/quickstart.py --workdir runs/quickstart
 

@@ -1,11 +1,12 @@
-"""wav2vec 2.0 for one device on your own recordings: pretrained on many without labels, fine-tuned
-on the few that have one.
+"""wav2vec 2.0 on your own recordings, for one device: pretraining, then few labels.
+
+It is pretrained on many recordings without labels and fine-tuned on the few that have one.
 
     python -m sacjax.main --config configs/wav2vec2/folder.py --workdir runs/mine \\
-        # May be the same folder.
         --config.pretrain.data.path=UNLABELLED --config.finetune.data.path=LABELLED
 
-UNLABELLED is searched whole, whatever its sub-folders; LABELLED has one for each label. Arguments:
+UNLABELLED is searched whole, whatever its sub-folders; LABELLED has one for each label; both may be
+the same folder. Arguments:
 `rate` in Hz and `seconds` of a crop, for both stages; `size` of the encoder (mini: two cores;
 small, base: a GPU); `pretrain_only` and `scratch` leave one stage out.
 """

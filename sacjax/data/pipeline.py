@@ -18,10 +18,9 @@ from sacjax.data.recordings import Clip, Recordings
 from sacjax.errors import UserError
 
 # Of decoded clips, as `data.cache` may hold them; half of the machine's memory where that is less.
+CACHE_BYTES = 8 << 30
 # Examples of a training stream: it has no end, but Grain must be able to count its batches.
 ENDLESS = 1 << 48
-
-CACHE_BYTES = 8 << 30
 
 Batch = dict[str, Any]
 # (index or -1, share of the spare time before a crop or start of a window in seconds).
