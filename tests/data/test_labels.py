@@ -7,8 +7,7 @@ import pytest
 import soundfile as sf
 
 from sacjax import config as config_lib
-from sacjax.data import prepare
-from sacjax.data import labels, pipeline, sources
+from sacjax.data import labels, pipeline, prepare, sources
 from sacjax.data.recordings import Recordings
 from sacjax.data.sources.array_record import load_array_record
 from sacjax.errors import UserError
