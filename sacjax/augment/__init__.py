@@ -21,7 +21,11 @@ from sacjax.config import options as options_lib
 from sacjax.errors import UserError, nearest
 
 Kind = Literal["waveform", "spectrogram"]
-MIXING: dict[str, Callable] = {"mixup": mixing.mixup, "cutmix": mixing.cutmix}
+MIXING: dict[str, Callable] = {
+    "mixup": mixing.mixup,
+    "cutmix": mixing.cutmix,
+    "log_mixup": mixing.log_mixup,
+}
 CLIP: dict[str, dict[str, Callable]] = {
     "waveform": {
         "gain": waveform.gain,
@@ -36,6 +40,8 @@ CLIP: dict[str, dict[str, Callable]] = {
         "frequency_mask": spectrogram.frequency_mask,
         "time_mask": spectrogram.time_mask,
         "time_warp": spectrogram.time_warp,
+        "resize_crop": spectrogram.resize_crop,
+        "linear_fade": spectrogram.linear_fade,
     },
 }
 SHARES = ("max_share", "probability")
@@ -168,6 +174,8 @@ def _check_spec(where: str, spec: Any, kind: Kind) -> None:
         sounds.files(values["folder"])
     if values.get("between_class") and kind != "waveform":
         raise UserError(f"{where}.between_class is for waveforms")
+    if name == "log_mixup" and kind != "spectrogram":
+        raise UserError(f"{where}: log_mixup is for spectrograms")
 
 
 def _parameters(function: Callable) -> dict[str, inspect.Parameter]:

@@ -105,3 +105,31 @@ def cutmix(
     share = 1 - width / jnp.maximum(lengths, 1)
     labels = share[:, None] * labels + (1 - share)[:, None] * labels[partner]
     return jnp.where(replaced, x[partner], x), labels
+
+
+def log_mixup(
+    keys: jax.Array,
+    x: jax.Array,
+    lengths: Any,
+    labels: jax.Array,
+    active: jax.Array,
+    mask: jax.Array,
+    *,
+    sample_rate: int,
+    max_share: float = 0.4,
+) -> Batch:
+    """Puts a partner behind a log spectrogram as its background: log((1 - share) e^x + share e^z).
+
+    The log-mixup-exp of BYOL-A (Niizumi et al. 2021), share uniform from 0 to `max_share`, with
+    partners of the same batch. Labels stay: the background is not what the clip is of.
+    """
+    if x.ndim != 3:
+        raise ValueError("log_mixup is for spectrograms")
+    u = _draw(keys, 2)
+    partner = partners(u[0], mask)
+    share = _wide(max_share * u[1], x)
+    both = active & (partner != jnp.arange(len(x)))
+    common = _inside(x, jnp.minimum(lengths, lengths[partner])) & _wide(both, x)
+    # A share of 0 has a logarithm of minus infinity, which logaddexp takes; its gradient does not.
+    background = x[partner] + jnp.log(jnp.maximum(share, 1e-8))
+    return jnp.where(common, jnp.logaddexp(x + jnp.log1p(-share), background), x), labels

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from sacjax.augment.draws import integer, scalars
+from sacjax.augment.draws import between, integer, scalars
 
 Clip = tuple[jax.Array, Any]
 Fill = Literal["zero", "mean"]
@@ -97,3 +97,51 @@ def time_warp(
     previous = jnp.clip(frame + whole.astype(jnp.int32), 0, end)
     following = jnp.minimum(previous + 1, end)
     return (1 - share) * x[previous] + share * x[following], length
+
+
+def resize_crop(
+    key: jax.Array,
+    x: jax.Array,
+    length: Any,
+    *,
+    sample_rate: int,
+    low_scale: float = 0.6,
+    high_scale: float = 1.5,
+    canvas: float = 1.5,
+) -> Clip:
+    """Cuts a box out of the spectrogram and stretches it to the full size: pitch and time change.
+
+    The random resize crop of BYOL-A (Niizumi et al. 2021): the spectrogram lies in the middle of a
+    canvas of zeros that is `canvas` times as long; the box has a height and a width of low_scale to
+    high_scale of the spectrogram's, at most the canvas's, and is resized by cubic interpolation.
+
+    Args:
+      low_scale, high_scale: of the box, in bands and in frames.
+      canvas: length of the canvas over that of the spectrogram, 1 or more.
+    """
+    frames, bands = x.shape
+    room = round((canvas - 1) * frames / 2)
+    x = jnp.pad(x, ((room, room), (0, 0)))
+    u = scalars(key, 4)
+    sizes = jnp.asarray([frames, bands], jnp.float32)
+    most = jnp.asarray(x.shape, jnp.float32)
+    box = jnp.clip(jnp.floor(between(u[:2], low_scale, high_scale) * sizes), 1, most)
+    corner = jnp.floor(u[2:] * (most - box + 1))
+    scale = sizes / box
+    resized = jax.image.scale_and_translate(
+        x, (frames, bands), (0, 1), scale, -corner * scale, method="cubic", antialias=False
+    )
+    return resized, length
+
+
+def linear_fade(
+    key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, max_change: float = 1.0
+) -> Clip:
+    """Adds a line over time between two random levels, each from -max_change to max_change.
+
+    The random linear fader of BYOL-A (Niizumi et al. 2023): sounds fade in or out, or move away.
+    The level is in the spectrogram's units: standard deviations, if it is normalized.
+    """
+    ends = between(scalars(key, 2), -max_change, max_change)
+    position = jnp.arange(x.shape[0]) / jnp.maximum(length - 1, 1)
+    return x + (ends[0] + (ends[1] - ends[0]) * position)[:, None], length
