@@ -64,7 +64,7 @@ ONLY_FIRST = "stages=('first',)"
 
 
 def encoder_of(workdir, stage=None):
-    return nnx.state(inference.load_trained(workdir, "last", stage).model.encoder, nnx.Param)
+    return nnx.state(inference.load_trained(workdir, "last", stage).module.encoder, nnx.Param)
 
 
 def test_a_stage_starts_from_an_earlier_ones_encoder_on_two_devices(tmp_path):
@@ -351,7 +351,7 @@ def test_what_an_objective_prepares_is_made_once_of_its_batches_and_kept(
     train = splits.split(recordings, data)["train"]
     batches = iter(pipeline.train_batches(recordings, train, data, 8, config.seed, labels=False))
     want = np.mean([np.abs(next(batches)["audio"]).mean() for _ in range(2)])
-    model = inference.load_trained(tmp_path / "run").model
+    model = inference.load_trained(tmp_path / "run").module
     np.testing.assert_allclose(model.level[...], [want], rtol=1e-6)
     assert np.isfinite(results["first"]["test/loss"]) and Centroid.prepared == 1
     (tmp_path / "run" / "results.json").unlink()

@@ -163,7 +163,7 @@ STEPS = 2048
 OVERSAMPLE = 4  # then a 5 kHz tone at 16 kHz keeps 55 dB from its errors
 
 
-def _factor(factor: jax.Array) -> jax.Array:
+def _factor(factor: jax.Array | float) -> jax.Array:
     return jnp.maximum(jnp.round(factor * STEPS), 1) / STEPS
 
 

@@ -375,7 +375,7 @@ def contrast(compared: Compared, masked: Masked) -> tuple[Any, Any, Any]:
     return loss, positive, negative
 
 
-def feature_penalty(tokens: Any, count: jax.Array) -> tuple[Any, Any]:
+def feature_penalty(tokens: Any, count: Any) -> tuple[Any, Any]:
     """Returns (fairseq's penalty as a sum over `count`, mean square over a frame's features)."""
     features = tokens.features
     inside = valid(features, tokens.lengths)

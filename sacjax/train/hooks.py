@@ -82,7 +82,7 @@ class SkippedHook(Hook):
         run.skipped.write(lost)
         run.state = run.state._replace(skips=jnp.zeros_like(run.state.skips))
         if lost:
-            run.values["train/skipped_updates"] = len(lost)
+            run.values["train/skipped_updates"] = float(len(lost))
 
 
 class LogHook(Hook):

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from sacjax import errors
+from sacjax import errors, inference
 from sacjax.commands import convert, predict
 from sacjax.errors import UserError
-from sacjax.train import checkpoint
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else a local folder is looked up in the hub as well
 torch = pytest.importorskip("torch", reason="needs the extra `parity`")
@@ -41,10 +40,10 @@ def test_several_labels_a_clip_stay_several(tmp_path):
     model.config.problem_type = "multi_label_classification"
     model.save_pretrained(source)
     convert.main(["--from_huggingface", str(source), "--workdir", str(workdir)])
-    trained = checkpoint.load_trained(workdir)
+    trained = inference.load_trained(workdir)
     assert trained.multi_label
     np.testing.assert_allclose(
-        trained.probabilities(np.array([[0.0, 2.0]])), [[0.5, 1 / (1 + np.exp(-2.0))]]
+        trained.objective.probabilities(np.array([[0.0, 2.0]])), [[0.5, 1 / (1 + np.exp(-2.0))]]
     )
     convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)])
     config = transformers.AutoConfig.from_pretrained(back)
@@ -59,14 +58,14 @@ def test_convert_from_the_shell_and_back_keeps_every_prediction(tmp_path, capsys
         json.dumps(dict(do_normalize=True, sampling_rate=8000))
     )
     assert convert.main(["--from_huggingface", str(source), "--workdir", str(workdir)]) == 0
-    trained = checkpoint.load_trained(workdir)
-    assert trained.class_names == ("a", "b", "c") and trained.stage_config.data.sample_rate == 8000
+    trained = inference.load_trained(workdir)
+    assert trained.labels == ("a", "b", "c") and trained.sample_rate == 8000
     x = 0.3 * np.random.default_rng(0).normal(size=(1, 6000)).astype(np.float32)
     extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(source)
     inputs = extractor(x[0], sampling_rate=8000, return_tensors="pt")["input_values"]
     with torch.no_grad():
         wanted = model(inputs).logits.numpy()
-    logits = trained.apply(jnp.asarray(x), jnp.asarray([6000]))
+    logits = trained.logits(jnp.asarray(x), jnp.asarray([6000]))
     np.testing.assert_allclose(logits, wanted, atol=1e-4)
     assert convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)]) == 0
     again = transformers.AutoModelForAudioClassification.from_pretrained(back)
@@ -88,7 +87,7 @@ def test_two_classes_without_names_predict_as_transformers_does(tmp_path, capsys
     samples = 0.3 * np.random.default_rng(0).normal(size=16000)
     sf.write(sound, samples, 16000, subtype="FLOAT")
     convert.main(["--from_huggingface", str(source), "--workdir", str(workdir)])
-    assert checkpoint.load_trained(workdir).class_names == ("LABEL_0", "LABEL_1")
+    assert inference.load_trained(workdir).labels == ("LABEL_0", "LABEL_1")
     capsys.readouterr()
     arguments = ["--checkpoint", str(workdir), "--format", "json", str(sound)]
     assert predict.main(arguments) == 0

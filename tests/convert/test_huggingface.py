@@ -10,12 +10,11 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
+from sacjax import inference
 from sacjax import stages as experiment
-from sacjax.commands import embed
 from sacjax.convert import huggingface
 from sacjax.errors import UserError
 from sacjax.objectives.wav2vec2 import HUGGINGFACE_OPTIONS
-from sacjax.train import checkpoint
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else a local folder is looked up in the hub as well
 torch = pytest.importorskip("torch", reason="needs the extra `parity`")
@@ -392,13 +391,13 @@ def test_fine_tuning_starts_from_a_folder_and_the_workdir_stands_on_its_own(
     assert (
         experiment.run(finetuning(source, dropout=0.0), tmp_path / "run") == results
     )  # it is finished
-    trained = checkpoint.load_trained(tmp_path / "run")
+    trained = inference.load_trained(tmp_path / "run")
     wanted = huggingface.load_huggingface(saved).model
-    for name, value in nnx.to_flat_state(nnx.state(trained.model.encoder, nnx.Param)):
+    for name, value in nnx.to_flat_state(nnx.state(trained.module.encoder, nnx.Param)):
         assert np.array_equal(value[...], dict(nnx.to_flat_state(nnx.state(wanted)))[name][...]), (
             name
         )
-    assert trained.model.encoder.normalize_input and trained.stage_config.model.encoder.width == 32
+    assert trained.module.encoder.normalize_input and trained.stage_config.model.encoder.width == 32
     assert trained.stage_config.model.encoder.dropout == 0.0
 
 
@@ -424,7 +423,7 @@ def test_a_rate_or_normalization_that_contradicts_the_checkpoint_is_told(saved, 
 
 def test_embeddings_come_straight_from_a_folder(saved):
     x, lengths = audio((6000,)), jnp.asarray([6000])
-    vectors = embed.load(f"hf:{saved}").clips(x, lengths)
+    vectors = inference.load(f"hf:{saved}").embedder().clips(x, lengths)
     model = huggingface.load_huggingface(saved).model
     out = model(jnp.asarray(x), lengths)
     np.testing.assert_allclose(vectors[0], np.asarray(out.frames[0]).mean(0), atol=1e-5)

@@ -123,5 +123,7 @@ def test_a_folder_and_a_manifest_take_groups_from_names(tmp_path):
 
 def test_a_bad_expression_is_told_before_anything_is_read():
     config = config_lib.default()
-    with pytest.raises(UserError, match=r"config.supervised.data.group_pattern is '\(': not a reg"):
+    with pytest.raises(
+        UserError, match=r"config.supervised.data.group_pattern is '\(': it is no regular exp"
+    ):
         config_lib.override(config, ["--config.supervised.data.group_pattern=("])

@@ -83,7 +83,7 @@ def test_an_empty_cell_is_unknown_unless_the_config_says_none(tmp_path, ending, 
     assert load(multi_label=False, empty_label="none") == [("a",), None, None]
     path.write_text("filename\nx.wav\n")  # there is no cell that could be empty
     assert load(empty_label="none") == [None]
-    with pytest.raises(UserError, match="config.supervised.data.empty_label is 'nothing'; choose"):
+    with pytest.raises(UserError, match="data.empty_label is 'nothing'; did you mean 'none'"):
         config_lib.override(config_lib.default(), ["--config.supervised.data.empty_label=nothing"])
 
 

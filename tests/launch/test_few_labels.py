@@ -9,6 +9,7 @@ import pytest
 from launch.benchmarks import few_labels
 from sacjax import config as config_lib
 from sacjax.errors import UserError
+from sacjax.objectives import wav2vec2
 
 
 def result(root, name, fold, draw, accuracy, steps=100):
@@ -132,10 +133,10 @@ def test_finished_runs_are_left_alone_unless_they_are_of_another_config(tmp_path
 
 
 def test_reference_curves_are_those_of_the_log(tmp_path, monkeypatch):
-    options = {
-        "pretrain": {"objective": {"options": {"codebook_entries": 10}}, "train": {"steps": 40}}
-    }
-    (tmp_path / "config.json").write_text(json.dumps(options))
+    config = config_lib.default(pretrain=config_lib.stage())
+    config.unlock().pretrain.objective.update(name="wav2vec2", options=dict(codebook_entries=10))
+    config.pretrain.train.steps = 40
+    (tmp_path / "config.json").write_text(config_lib.to_json(config))
     rows = [
         {
             "stage": "pretrain",
@@ -147,14 +148,14 @@ def test_reference_curves_are_those_of_the_log(tmp_path, monkeypatch):
         for step in (10, 20, 40)
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    monkeypatch.setattr(few_labels.plots, "HEALTHY", tmp_path / "healthy.csv")
+    monkeypatch.setattr(wav2vec2, "HEALTHY", tmp_path / "healthy.csv")
     few_labels.write_reference(tmp_path)
     with open(tmp_path / "healthy.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert [float(row["share_of_run"]) for row in table] == [0.25, 0.5, 1.0]
     assert [float(row["train/contrastive_accuracy"]) for row in table] == [0.1, 0.2, 0.4]
     assert {float(row["train/code_perplexity_1"]) for row in table} == {0.5} and "x" not in table[0]
-    assert few_labels.plots.read_reference()["train/code_perplexity_1"] == (
+    assert few_labels.plots.read_reference(tmp_path / "healthy.csv")["train/code_perplexity_1"] == (
         [0.25, 0.5, 1.0],
         [0.5] * 3,
     )

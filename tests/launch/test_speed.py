@@ -42,7 +42,7 @@ def test_peers_features_are_ours():
     torch = pytest.importorskip("torch", reason="needs the extra `parity`")
     config = ours.resnet_config(SMALL, augment__spectrogram=())
     stage = ours.Ours(config, "supervised")
-    mine = stage.preprocess(stage.batch)["inputs"]
+    mine = stage.views(stage.batch)["clean"].inputs
     theirs = log_mel.torch_features(stage.stage)(stage.peer_batch()[0])
     torch.testing.assert_close(torch.tensor(mine.tolist()), theirs.mT, atol=1e-3, rtol=0)
 

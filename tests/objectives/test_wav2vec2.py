@@ -270,7 +270,8 @@ def test_losses_and_gradients_as_transformers(training, monkeypatch):
 
     def loss(state):
         stub = with_frames(nnx.merge(graphdef, state), frames)
-        found = objective.loss_of(stub, tokens, Masked(mask, positions, used, ours), ctx)
+        masked = Masked(*map(jnp.asarray, (mask, positions, used, ours)))
+        found = objective.loss_of(stub, tokens, masked, ctx)
         return found.total, found.metrics
 
     (total, sums), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state)

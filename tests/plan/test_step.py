@@ -13,9 +13,9 @@ from sacjax import config as config_lib, objectives
 from sacjax.plan.step import plan_mesh
 from sacjax.plan.topology import find_topology
 from sacjax.train import sharding
-from sacjax.train.loop import batch_shapes, make_program
+from sacjax.train.step import batch_shapes, make_trainer
 
-config = workdirs.config_of("wav2vec2", "contrastive")
+config = workdirs.config_of("wav2vec2", "wav2vec2")
 s = config.supervised
 with s.model.unlocked(), s.objective.unlocked():
     s.model.encoder = workdirs.ENCODERS["wav2vec2"] | dict(width=64, mlp_width=256)
@@ -23,9 +23,9 @@ with s.model.unlocked(), s.objective.unlocked():
 s.train.batch_size, s.train.steps, s.data.seconds = 64, 10, 1.0
 config_lib.check(config)
 told = plan_mesh(config, "supervised", find_topology("h100x8"), dict(data=8, fsdp=1, tensor=1), 0)
-program = make_program(objectives.build(s, (), np.ones(0)), s, sharding.make_mesh(told.mesh), 10, 0)
-state = jax.eval_shape(program.init)
-compiled = program.step.lower(state, batch_shapes(s, 64, 0)).compile()
+trainer = make_trainer(objectives.build(s, (), np.ones(0)), s, sharding.make_mesh(told.mesh), 10, 0)
+state = jax.eval_shape(trainer.init)
+compiled = trainer.step.lower(state, batch_shapes(s, 64, 0)).compile()
 batch = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(batch_shapes(s, 8, 0)))
 stats = compiled.memory_analysis()
 real = dict(kept=stats.argument_size_in_bytes - batch, temporary=stats.temp_size_in_bytes)

@@ -46,7 +46,7 @@ def reproducible(workdir):
 
 
 def final_parameters(workdir):
-    model = inference.load_trained(workdir, "last").model
+    model = inference.load_trained(workdir, "last").module
     return jax.device_get(nnx.as_pure(nnx.state(model)))
 
 
