@@ -4,7 +4,7 @@ Both stages train on the same four folds; the fifth is the test.
 
     python -m sacjax.main --config configs/esc50/wav2vec2.py:fold=1,shots=4 \\
         --workdir runs/esc10/wav2vec2
-    # The README's table: folds × draws, from scratch beside it.
+    # The table of docs/results.md: folds × draws, from scratch beside it.
     python launch/benchmarks/few_labels.py --only esc10 --runs runs
 
 The recipe is that of configs/wav2vec2/folder.py with frames of 40 ms, as these sounds change more

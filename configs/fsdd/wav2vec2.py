@@ -4,7 +4,7 @@ The test is a speaker whom neither stage has heard.
 
     python -m sacjax.main --config configs/fsdd/wav2vec2.py:fold=1,shots=10 \\
         --workdir runs/fsdd/wav2vec2
-    # The README's table: folds × shots × draws, from scratch beside it.
+    # The table of docs/results.md: folds × shots × draws, from scratch beside it.
     python launch/benchmarks/few_labels.py --only fsdd --runs runs
 
 Arguments: `fold=k` the speaker left out (of both stages), `shots` labels per digit (0: all), `draw`

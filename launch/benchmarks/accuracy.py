@@ -1,4 +1,4 @@
-"""The README's ESC-10 and FSDD tables: every cross-validation in turn, resumably, then the table.
+"""The docs' ESC-10 and FSDD tables: every cross-validation in turn, resumably, then the table.
 
     python launch/benchmarks/accuracy.py --runs runs         # everything; about a day on two cores
     python launch/benchmarks/accuracy.py --runs runs --only resnet --seeds 0  # some of it

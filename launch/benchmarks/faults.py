@@ -1,4 +1,4 @@
-"""The README's table of what a run survives: killed runs, broken files, failing disks, memory.
+"""The docs' table of what a run survives: killed runs, broken files, failing disks, memory.
 
     python launch/benchmarks/faults.py --output runs/faults                # everything; an hour
     python launch/benchmarks/faults.py --output runs/faults --only killed --count 2  # some of it

@@ -1,4 +1,4 @@
-"""The README's table of few labels: what pretraining without labels brings on unheard speakers.
+"""The docs' table of few labels: what pretraining without labels brings on unheard speakers.
 
     python launch/benchmarks/few_labels.py --runs runs --only fsdd --jobs 2   # resumable; hours
     python launch/benchmarks/few_labels.py --runs runs --only fsdd --folds 1 --draws 1
