@@ -442,8 +442,10 @@ def print_scores(name: str, scores: dict[str, float], stage: ConfigDict, objecti
             precision = 100 * value["mean_average_precision"]
             figures.insert(0, f"mean average precision {precision:.2f} %")
         elif "accuracy" in value:
-            low, high = (100 * value[f"accuracy_{end}"] for end in ("low", "high"))
-            interval = f" (95 % interval {low:.1f} to {high:.1f})"
+            interval = ""
+            if "accuracy_low" in value:
+                low, high = (100 * value[f"accuracy_{end}"] for end in ("low", "high"))
+                interval = f" (95 % interval {low:.1f} to {high:.1f})"
             figures.insert(0, f"accuracy {100 * value['accuracy']:.2f} %{interval}")
         elif not objective.needs_labels and "loss" in value:
             figures.append(objective.describe(value))

@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
             "give --from_huggingface with --workdir, or --checkpoint with --to_huggingface"
         )
     target = Path(args.workdir if into else args.to_huggingface)
-    if target.exists() and any(target.iterdir()):
-        raise UserError(f"{target} is not empty: choose another folder")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(f"{target} is there already and not an empty folder: choose another one")
     from sacjax import compilation
     from sacjax.convert.workdir import to_huggingface, to_workdir
 

@@ -4,6 +4,7 @@ A folder with config.json and safetensors. Read: bare, ForPreTraining (wav2vec 2
 ForSequenceClassification models. Nothing is ever unpickled.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from safetensors.numpy import save
 
 from sacjax import config as config_lib
 from sacjax import objectives
-from sacjax.errors import UserError
+from sacjax.errors import UserError, first_line
 from sacjax.models.classifier import Classifier
 from sacjax.models.wav2vec2 import Wav2Vec2
 from sacjax.objectives.wav2vec2 import HUGGINGFACE_OPTIONS, Pretraining, Wav2Vec2Options
@@ -247,6 +248,23 @@ def encoder_options(path: str | Path) -> dict[str, Any]:
     Raises:
       UserError: as `read_config` says.
     """
+    with _readable(path):
+        return _encoder_options(path)
+
+
+@contextlib.contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """Tells in one line of values in a folder's JSON files that are of another kind than theirs."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise UserError(
+            f"hf:{path}: its config.json or preprocessor_config.json does not describe a model "
+            f"({type(error).__name__}: {first_line(error)})"
+        ) from error
+
+
+def _encoder_options(path: str | Path) -> dict[str, Any]:
     config, preprocessor = read_config(path), read_preprocessor(path)
     options: dict[str, Any] = {
         ours: config[theirs] for ours, theirs in OPTIONS.items() if theirs in config
@@ -298,7 +316,12 @@ def load_huggingface(path: str | Path, **changes: Any) -> Loaded:
       UserError: a folder without config.json or safetensors, another architecture, a truncated
         file, or tensors that are missing, unknown or of another shape; it lists them.
     """
-    path, config = Path(path), read_config(path)
+    with _readable(path):
+        return _load(Path(path), changes)
+
+
+def _load(path: Path, changes: dict[str, Any]) -> Loaded:
+    config = read_config(path)
     architecture = (config.get("architectures") or [CLASS[config["model_type"]] + "Model"])[0]
     kind = HEADS.get(architecture.removeprefix(CLASS[config["model_type"]]))
     if kind is None or (kind == "pretraining" and config["model_type"] != "wav2vec2"):

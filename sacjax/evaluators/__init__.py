@@ -94,7 +94,8 @@ def _make(number: int, entry: Any, has_classes: bool) -> Evaluator:
 def judge(evaluators: list[Evaluator], judged: Judged, part: str, *, final: bool) -> Scores:
     """Returns the scores of all evaluators on a part, as {'part/metric': value}, and the rows.
 
-    An empty part has none. Evaluators with `when="end"` run only if `final`.
+    An empty part has none. Evaluators with `when="end"` run only if `final`. Where two give a
+    metric of one name, the first one's counts.
     """
     values: dict[str, float] = {}
     rows: list[dict[str, Any]] = []
@@ -102,6 +103,6 @@ def judge(evaluators: list[Evaluator], judged: Judged, part: str, *, final: bool
         for evaluator in evaluators:
             if final or evaluator.options.when == "always":
                 scores = evaluator(judged, part, final=final)
-                values |= {f"{part}/{name}": value for name, value in scores.values.items()}
+                values = {f"{part}/{name}": v for name, v in scores.values.items()} | values
                 rows += scores.rows
     return Scores(values, rows)

@@ -51,15 +51,15 @@ class NeighbourProbe(Evaluator):
         There is no score with fewer than two classes, or nothing to test.
         """
         train, test, labels = probed_clips(judged, part, self.options.examples)
-        if len(set(labels[train])) < 2 or not len(test):
+        if part == "train":
+            test = test[:0]
+        x, y, others, wanted = embedded(judged, train, test, labels)
+        if len(set(y)) < 2 or (part != "train" and not len(wanted)):
             return Scores({}, [])
         if part == "train":
-            vectors, seen = judged.embed(train)
-            accuracy = probes.knn(
-                vectors[seen], labels[train[seen]], None, None, self.options.neighbours
-            )
+            accuracy = probes.knn(x, y, None, None, self.options.neighbours)
         else:
-            accuracy = probes.knn(*embedded(judged, train, test, labels), self.options.neighbours)
+            accuracy = probes.knn(x, y, others, wanted, self.options.neighbours)
         return Scores({"knn_accuracy": accuracy}, [])
 
 
@@ -71,9 +71,12 @@ class LinearProbe(Evaluator):
     def __call__(self, judged: Judged, part: str, *, final: bool) -> Scores:
         """Returns `linear_accuracy`; nothing for the training part or without two classes."""
         train, test, labels = probed_clips(judged, part, self.options.examples)
-        if part == "train" or len(set(labels[train])) < 2 or not len(test):
+        if part == "train":
             return Scores({}, [])
-        accuracy = probes.linear(*embedded(judged, train, test, labels), judged.seed)
+        x, y, others, wanted = embedded(judged, train, test, labels)
+        if len(set(y)) < 2 or not len(wanted):
+            return Scores({}, [])
+        accuracy = probes.linear(x, y, others, wanted, judged.seed)
         return Scores({"linear_accuracy": accuracy}, [])
 
 
@@ -91,6 +94,8 @@ def embedded(
     judged: Judged, train: np.ndarray, test: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Returns (training vectors, their labels, test vectors, their labels) of decodable clips."""
+    if len(set(labels[train])) < 2:  # nothing to learn, so nothing to read
+        train, test = train[:0], test[:0]
     vectors, seen = judged.embed(np.concatenate([train, test]))
     learned, tested = seen[: len(train)], seen[len(train) :]
     return (

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from sacjax import config as config_lib
@@ -70,6 +71,8 @@ def evaluate_workdirs(
     scores = score(first, split, total / len(found), seen, final=True)
     values = {f"{split}/{name}": value for name, value in scores.values.items()}
     names, several = first.recordings.class_names, first.stage.data.multi_label
+    if jax.process_index() > 0:
+        return values
     write_predictions(folder / "predictions.csv", scores.rows, names, multi_label=several)
     write_json(folder / "scores.json", values)
     if not values:
@@ -102,8 +105,8 @@ def _judged(
     workdir: str, which: str | None, split: str, folder: Path, config: Any, name: str, mesh: Any
 ) -> evaluators.Judged:
     """Returns a workdir's model with the data of its config. Raises UserError for a bad split."""
-    model: Model = load_trained(workdir, which, name, mesh)
     stage = config[name]
+    model: Model = load_trained(workdir, which or stage.eval.checkpoint, name, mesh)
     recordings = sources.load(stage.data).with_classes(model.labels)
     parts = splits.split(recordings, stage.data)
     parts["all"] = np.arange(len(recordings))

@@ -40,7 +40,7 @@ def as_recordings(sounds: Sounds, sample_rate: int, labels: tuple[str, ...] = ()
         sounds = [sounds]
     sounds = list(sounds)
     if sounds and all(isinstance(sound, str | Path) for sound in sounds):
-        files = find_files([str(sound) for sound in sounds])
+        files = find_files([str(sound) for sound in sounds], repeats=True)
         return Recordings(files, [()] * len(files), labels, OpenFiles(files))
     clips = [as_clip(k, sound, sample_rate) for k, sound in enumerate(sounds)]
     if not clips:
@@ -65,7 +65,7 @@ def as_clip(number: int, sound: Any, sample_rate: int) -> ArrayClip:
     return ArrayClip(x if x.ndim == 1 else x.mean(0), sample_rate)
 
 
-def find_files(paths: list[str]) -> list[str]:
+def find_files(paths: list[str], repeats: bool = False) -> list[str]:
     """Returns the sound files of paths: files as they are, folders searched to the bottom.
 
     Raises:
@@ -82,4 +82,4 @@ def find_files(paths: list[str]) -> list[str]:
             raise UserError(f"there is no file or folder '{path}'")
     if not files:
         raise UserError(f"no sound files in {', '.join(paths)}")
-    return list(dict.fromkeys(files))
+    return files if repeats else list(dict.fromkeys(files))

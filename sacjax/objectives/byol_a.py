@@ -12,9 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from ml_collections import ConfigDict
 
+from sacjax import models
 from sacjax.config.options import Options
 from sacjax.context import Context
+from sacjax.errors import UserError
 from sacjax.layers.conv import valid
 from sacjax.layers.norm import BatchNorm
 from sacjax.layers.pooling import Pooling
@@ -164,6 +167,16 @@ class ByolA(Objective):
         """Log lines in a row that look collapsed before the run stops."""
         return self.options.collapse_patience
 
+    @classmethod
+    def check(cls, stage: ConfigDict) -> None:
+        """Raises UserError where a later stage would hear spectrograms of another scale."""
+        spectrogram = models.input_kind(stage.model) == "spectrogram"
+        if spectrogram and stage.frontend.normalize == "none":
+            raise UserError(
+                "frontend.normalize is 'none': byol_a normalizes its views, and a later stage "
+                "would hear spectrograms of another scale; choose clip, band or global"
+            )
+
     def build(self, rngs: nnx.Rngs, artifacts: dict[str, Any] | None = None) -> nnx.Module:
         """Returns the model with fresh parameters, teacher and student alike."""
         return ByolAModel(build_encoder(self.stage, rngs), self.options, rngs)
@@ -197,8 +210,12 @@ class ByolA(Objective):
         follow(model.teacher, model.student, 0.0)
 
     def embed(self, model: Any, batch: dict[str, Any], ctx: Context) -> jax.Array:
-        """Returns the clip vectors, float32 [B, D]."""
-        view = model.normalize(batch["views"][0], ctx)
+        """Returns the clip vectors, float32 [B, D].
+
+        Of the spectrogram as the front end normalizes it, as a later stage hears it: the running
+        statistics are those of augmented views.
+        """
+        view = batch["views"][0]
         return model.student.clip(view.inputs, view.lengths, ctx)
 
     def describe(self, values: dict[str, float]) -> str:

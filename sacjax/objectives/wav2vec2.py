@@ -204,11 +204,12 @@ class Wav2Vec2Objective(Objective):
                 f"not '{stage.model.name}'"
             )
         model: Any = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
-        size = round(stage.data.seconds * stage.data.sample_rate)
+        seconds = min(stage.data.seconds, stage.augment.crop_seconds or stage.data.seconds)
+        size = round(seconds * stage.data.sample_rate)
         frames = int(model.encoder.frame_lengths(size))
         if frames < self.options.mask_span + 1:
             raise UserError(
-                f"data.seconds={stage.data.seconds} gives {frames} frames a clip: a masked span of "
+                f"data.seconds={seconds} gives {frames} frames a clip: a masked span of "
                 f"objective.options.mask_span={self.options.mask_span} leaves none to tell it "
                 "from; raise the one or lower the other"
             )

@@ -172,7 +172,7 @@ class EvaluateHook(Hook):
         run.write(values)
         patience = run.stage.train.early_stopping
         needed = bool(patience) or run.stage.eval.checkpoint == "best"
-        note_best(run.record, values, run.stage.eval, run.step, needed)
+        note_best(run.record, run.values, run.stage.eval, run.step, needed)
         run.record.stopped = bool(patience and run.record.since_best >= patience)
         run.progress.reset()
 

@@ -428,3 +428,24 @@ def test_embeddings_come_straight_from_a_folder(saved):
     model = huggingface.load_huggingface(saved).model
     out = model(jnp.asarray(x), lengths)
     np.testing.assert_allclose(vectors[0], np.asarray(out.frames[0]).mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architectures": 3},
+        {"conv_dim": "512"},
+        {"num_attention_heads": 0},
+        {"hidden_size": None},
+        {"num_codevectors_per_group": [320]},
+    ],
+)
+def test_values_of_another_kind_are_told_in_one_line(saved, tmp_path, change):
+    """Found by launch/benchmarks/fuzz.py: checkpoints, seeds 8, 13, 81 and 122."""
+    for file in saved.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError) as told:
+        huggingface.load_huggingface(tmp_path)
+    assert "\n" not in str(told.value)
