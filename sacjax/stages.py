@@ -128,8 +128,12 @@ class Stage:
         stage = config[name]
         sharding.check_training_batch(name, stage, mesh)
         sharding.check_batch(f"{name}.eval.batch_size", stage.eval.batch_size, mesh)
-        recordings = sources.load(stage.data)
-        parts = splits.split(recordings, stage.data)
+        try:
+            recordings = sources.load(stage.data)
+            parts = splits.split(recordings, stage.data)
+        except UserError as error:  # sources do not know the stage's name
+            known = str(error).startswith("data.")
+            raise UserError(f"config.{name}.{error}" if known else str(error)) from error
         check_parts(name, stage, recordings, parts)
         if stage.data.path and Path(stage.data.path).absolute() == workdir.absolute():
             raise UserError(

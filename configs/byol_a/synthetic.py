@@ -9,6 +9,7 @@ encoder.
 """
 
 from sacjax import config as config_lib
+from sacjax.errors import UserError, nearest
 
 ENCODERS = {
     "spectrogram_resnet": dict(depth=18, width=16, stem="small", stem_stride=2),
@@ -31,6 +32,8 @@ ENCODERS = {
 
 def get_config(arg=""):
     arg = config_lib.parse_arg(arg, encoder="spectrogram_resnet", shots=10)
+    if arg.encoder not in ENCODERS:
+        raise UserError(f"encoder is '{arg.encoder}'{nearest(arg.encoder, ENCODERS)}")
     stages = dict(
         pretrain=config_lib.stage(), scratch=config_lib.stage(), finetune=config_lib.stage()
     )

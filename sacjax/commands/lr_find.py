@@ -22,18 +22,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stage", help="which stage of the config (default: the first)")
     parser.add_argument("--start", type=float, default=1e-6, help="lowest learning rate")
     parser.add_argument("--end", type=float, default=1.0, help="highest learning rate")
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=150, help="updates, 10 or more")
     parser.add_argument("--output", default=".", help="folder for lr_find.csv and lr_find.png")
     args, unknown = parser.parse_known_args(argv)
+    if not 0 < args.start < args.end or args.steps < 10:
+        raise errors.UserError(
+            "--start must lie above 0 and below --end, and --steps be 10 or more"
+        )
     from sacjax import compilation
     from sacjax.train import lr_find
 
     compilation.start()
     config = config_lib.from_flags(args, unknown)
-    if not 0 < args.start < args.end or args.steps < 10:
-        raise errors.UserError(
-            "--start must lie above 0 and below --end, and --steps be 10 or more"
-        )
     best, rates, losses = lr_find.find(
         config, config_lib.stage_name(config, args.stage), args.start, args.end, args.steps
     )

@@ -101,7 +101,11 @@ def check(where: str, owner: str, given: Mapping[str, Any], constructor: Callabl
     known = inspect.signature(constructor).parameters
     for name, value in given.items():
         if name not in known:
-            raise UserError(f"{where}.{name}: {owner} has no such option{nearest(name, known)}")
+            clear = ""
+            if where == "model.encoder":
+                clear = "; model.encoder={} clears what a config sets for another encoder"
+            hint = nearest(name, known)
+            raise UserError(f"{where}.{name}: {owner} has no such option{hint}{clear}")
         check_value(f"{where}.{name}", value, known[name].annotation, known[name].default)
 
 

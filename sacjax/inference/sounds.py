@@ -59,6 +59,10 @@ def as_clip(number: int, sound: Any, sample_rate: int) -> ArrayClip:
             f"sound {number} has shape {x.shape} and type {x.dtype}: give samples [T] or "
             "[channels, T], int16 or float in [-1, 1]"
         )
+    if x.ndim == 2 and x.shape[0] > x.shape[1]:
+        raise UserError(
+            f"sound {number} has shape {x.shape}: more channels than samples; give [channels, T]"
+        )
     if x.dtype.kind == "i" and x.dtype != np.int16:
         raise UserError(f"sound {number} has type {x.dtype}: integers must be int16")
     x = x.astype(np.float32) / (32768 if x.dtype == np.int16 else 1)

@@ -49,7 +49,8 @@ def load_folder(data: ConfigDict) -> Recordings:
     if not data.path:
         raise UserError("data.path is empty: give the folder that has a sub-folder for each label")
     if not os.path.isdir(root):
-        raise UserError(f"data.path: there is no folder '{data.path}'")
+        kind = " (it is a file: is it for data.source=manifest?)" if os.path.isfile(root) else ""
+        raise UserError(f"data.path: there is no folder '{data.path}'{kind}")
     parts, others = [], collections.Counter[str]()
     for path in _walk(root, data.allow_outside_root):
         ending = os.path.splitext(path[-1])[1].lower()

@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import difflib
 import json
 import math
 import os
@@ -15,6 +16,8 @@ from sacjax.data import groups
 from sacjax.data.recordings import Recordings
 from sacjax.data.sources.files import OpenFiles
 from sacjax.errors import UserError
+
+COLUMNS = ("filename", "label", "fold", "split", "group", "start", "end")
 
 
 def load_manifest(data: ConfigDict) -> Recordings:
@@ -118,7 +121,16 @@ def _rows(path: Path) -> list[tuple[int, dict]]:
         if not isinstance(row, dict) or _empty(row, "filename"):
             columns = ", ".join(map(str, row)) if isinstance(row, dict) else "no columns"
             raise UserError(f"{path}, line {line}: there is no 'filename' (the row has: {columns})")
+    _check_columns(path, {str(column) for _, row in rows for column in row})
     return rows
+
+
+def _check_columns(path: Path, columns: set[str]) -> None:
+    """Raises UserError for a column that is nearly called as one that is not there."""
+    for column in sorted(columns - set(COLUMNS)):
+        for meant in difflib.get_close_matches(column.lower(), COLUMNS, n=1, cutoff=0.75):
+            if meant not in columns:
+                raise UserError(f"{path}: column '{column}' is not known; did you mean '{meant}'?")
 
 
 def _column(path: Path, rows: list[tuple[int, dict]], key: str) -> list | None:
