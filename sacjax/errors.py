@@ -21,13 +21,13 @@ class Terminated(Exception):
     """The scheduler asked the run to end, and its checkpoint is saved."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """Returns the end of a message about an unknown name.
 
     It is `; did you mean 'x'?` with the closest of `known`, or else a list of all of them.
     """
     known = sorted(known)
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    close = get_close_matches(str(name), known, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
 
 

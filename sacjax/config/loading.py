@@ -219,18 +219,21 @@ def from_json(text: str) -> ConfigDict:
             raise KeyError("stages")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"config.json is damaged: {type(error).__name__}: {error}") from error
-    for key, value in default().items():
-        if key not in config and key != "supervised":
-            config[key] = value
-    fresh = stage()
-    for name in config.stages:
-        for group, keys in fresh.items():
-            if group not in config[name]:
-                config[name][group] = keys
-            elif isinstance(keys, ConfigDict):
-                missing = {key: keys[key] for key in keys if key not in config[name][group]}
-                config[name][group].update(missing)
+    _fill(config, default(**{name: stage() for name in config.stages}), "config")
     return config.lock()
+
+
+def _fill(given: ConfigDict, fresh: ConfigDict, where: str) -> None:
+    """Gives missing keys their defaults. Raises UserError for a value of another kind."""
+    for key, value in fresh.items():
+        if key not in given:
+            given[key] = value
+        kind = fresh.get_type(key)  # object, of a key with several
+        kinds = (int, float) if kind is float else kind
+        if not isinstance(given[key], kinds):
+            raise UserError(f"config.json is damaged: {where}.{key} is {given[key]!r}")
+        if isinstance(value, ConfigDict):
+            _fill(given[key], value, f"{where}.{key}")
 
 
 def _as_tuples(value: Any) -> Any:

@@ -98,6 +98,10 @@ def check(where: str, owner: str, given: Mapping[str, Any], constructor: Callabl
     Raises:
       UserError: an option that the constructor does not have, or whose value does not fit.
     """
+    if not isinstance(given, Mapping | ConfigDict):
+        raise UserError(
+            f"{where} is {given!r}: expected its keys, such as --config.….{where}.key=1"
+        )
     known = inspect.signature(constructor).parameters
     for name, value in given.items():
         if name not in known:

@@ -1,5 +1,7 @@
 """Loading and overriding configs: every mistake gets one line that names the key."""
 
+import json
+
 import pytest
 
 from sacjax import config as config_lib
@@ -145,6 +147,37 @@ def test_a_saved_config_has_the_stages_that_run_alone(file):
     again = config_lib.from_json(config_lib.to_json(c))
     assert "second" not in again and again.stages == ("first", "third")
     assert again.first.to_dict() == c.first.to_dict() and again.mesh.data == -1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("supervised", 0.5),
+        ("supervised.data", "text"),
+        ("supervised.model.encoder", ()),
+        ("checkpoint.every", None),
+        ("mesh", 3),
+        ("stages", [0.5]),
+    ],
+)
+def test_a_saved_config_with_values_of_another_kind_is_refused(file, key, value):
+    """Found by launch/benchmarks/fuzz.py: configs, seeds 1, 24, 64, 85, 103, 212 and 279."""
+    saved = json.loads(config_lib.to_json(config_lib.load(file)))
+    *parents, last = key.split(".")
+    node = saved
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        config_lib.from_json(json.dumps(saved))
+
+
+def test_a_saved_config_that_lacks_a_key_gets_its_default(file):
+    """Found by launch/benchmarks/fuzz.py: config, seed 190."""
+    saved = json.loads(config_lib.to_json(config_lib.load(file)))
+    del saved["checkpoint"]["keep"], saved["supervised"]["model"]["name"]
+    config = config_lib.from_json(json.dumps(saved))
+    assert config.checkpoint.keep == 2 and config.supervised.model.name == "spectrogram_resnet"
 
 
 def test_a_stage_by_name_or_the_first():
