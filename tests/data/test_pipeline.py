@@ -5,9 +5,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import soundfile as sf
+from hypothesis import strategies as st
 
 from sacjax import config as config_lib
 from sacjax.data import decode, hosts, pipeline, retry, sources, splits
@@ -232,6 +234,23 @@ def test_windows_cover_each_clip_from_start_to_end(overlap):
         steps = np.diff(starts)
         assert len(steps) and steps.max() <= 20 * (1 - overlap) + 1e-6 and np.ptp(steps) < 1e-6
         assert len(starts) == 1 + np.ceil((size - 20) / (20 * (1 - overlap)))
+
+
+@hypothesis.settings(max_examples=100, deadline=None, derandomize=True)
+@hypothesis.given(
+    st.lists(st.integers(0, 3000), min_size=1, max_size=4),
+    st.floats(0.05, 9),
+    st.floats(0, 0.95),
+)
+def test_windows_of_any_length_leave_no_sample_out(sizes, seconds, overlap):
+    table = pipeline.windows(ramps(sizes), range(len(sizes)), seconds, overlap)
+    assert [index for index, _ in table] == sorted(index for index, _ in table)
+    for i, size in enumerate(sizes):
+        starts = np.array([start for index, start in table if index == i])
+        assert starts[0] == 0 and (np.diff(starts) > 0).all()
+        assert starts[-1] + seconds >= size / RATE - 1e-6 * seconds
+        assert starts[-1] <= max(size / RATE - seconds, 0) + 1e-9
+        assert (np.diff(starts) <= seconds * (1 - overlap) * (1 + 1e-6) + 1e-9).all()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -1,10 +1,12 @@
 """Lengths, padding and gradients of convolutions."""
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import strategies as st
 
 from sacjax.layers.conv import Conv, out_length, scale_gradient, valid, zero_padding
 
@@ -26,6 +28,15 @@ def test_out_length_is_what_comes_out(kernel, stride, padding):
         )
     shorter = out_length(jnp.array([0, 1, 2]), 9, 4, 0)
     assert shorter.tolist() == [0, 1, 1]
+
+
+@hypothesis.settings(max_examples=200, deadline=None, derandomize=True)
+@hypothesis.given(st.integers(0, 500), st.integers(1, 20), st.integers(1, 10), st.integers(0, 10))
+def test_out_length_counts_the_places_at_which_a_kernel_fits(length, kernel, stride, padding):
+    """At least one of a clip that is not empty: zeros follow it; never more than its samples."""
+    places = len(range(0, length + 2 * padding - kernel + 1, stride))
+    wanted = min(max(places, 1), length)
+    assert int(out_length(length, kernel, stride, padding)) == wanted
 
 
 def test_valid_positions_and_zeros_beyond_them():

@@ -2,11 +2,13 @@
 
 from functools import cache, partial
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import strategies as st
 
 from sacjax.layers.masking import most_masked, span_mask
 
@@ -55,6 +57,25 @@ def test_never_in_padding(exact):
         assert masks[:, :length].any() == (
             length > exact
         )  # one frame is too few to leave one unmasked
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@hypothesis.settings(max_examples=100, deadline=None, derandomize=True)
+@hypothesis.given(
+    st.integers(0, 40), st.sampled_from([0.0, 0.065, 0.3, 1.0]), st.integers(0, 2**31)
+)
+def test_spans_of_any_clip_are_whole_inside_it_and_no_more_than_told(
+    exact, length, probability, seed
+):
+    mask = draw(length, 40, 1, seed, probability=probability, span=5, exact=exact)[0]
+    assert not mask[length:].any()
+    assert mask.sum() <= most_masked(40, probability=probability, span=5, exact=exact)
+    if length > exact:  # one frame is too few to leave one unmasked
+        assert mask.any()
+    if not exact:
+        assert (runs(mask) >= min(5, length)).all()
+    elif length > 10:  # to the frame, or the two spans that are drawn at the least
+        assert mask.sum() == max(round(probability * length), 10)
 
 
 @pytest.mark.parametrize(("length", "size"), [(40, 40), (33, 40)])
