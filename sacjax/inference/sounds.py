@@ -72,6 +72,10 @@ def as_clip(number: int, sound: Any, sample_rate: int) -> ArrayClip:
 def find_files(paths: list[str], repeats: bool = False) -> list[str]:
     """Returns the sound files of paths: files as they are, folders searched to the bottom.
 
+    Args:
+      paths: files and folders.
+      repeats: whether a file that is named twice is returned twice.
+
     Raises:
       UserError: a missing path, or no sound file at all.
     """

@@ -71,7 +71,7 @@ def test_convert_from_the_shell_and_back_keeps_every_prediction(tmp_path, capsys
     again = transformers.AutoModelForAudioClassification.from_pretrained(back)
     kept = again.state_dict()
     assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="not an empty folder"):
         convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)])
     with pytest.raises(UserError, match="give --from_huggingface"):
         convert.main(["--checkpoint", str(workdir)])
