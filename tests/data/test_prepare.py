@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import soxr
+from processes import HANG
 from sounds import write
 
 from sacjax import config as config_lib
@@ -236,13 +237,13 @@ def test_killed_and_run_again(tmp_path):
     process = subprocess.Popen(
         [sys.executable, script, out, "0.1"], env=env, stderr=subprocess.DEVNULL
     )
-    deadline = time.time() + 60
+    deadline = time.time() + HANG
     while not list(out.glob("data-*.json")) and time.time() < deadline and process.poll() is None:
         time.sleep(0.02)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert workers and not psutil.wait_procs(workers, timeout=20)[1]
+    assert workers and not psutil.wait_procs(workers, timeout=HANG)[1]
     kept = {p.name: p.stat().st_mtime_ns for p in out.glob("data-*.json")}
     assert 0 < len(kept) < 10 and not (out / "metadata.json").exists()
     subprocess.run(

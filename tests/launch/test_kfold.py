@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from processes import HANG
 from scipy import stats
 
 from launch.benchmarks import jobs, kfold
@@ -267,7 +268,7 @@ def started(tmp_path, monkeypatch):
     def run(command, **how):
         commands.append(command)
         if together:
-            together[0].wait(timeout=600)  # until as many run as were asked for
+            together[0].wait(timeout=HANG)  # until as many run as were asked for
         path = tmp_path / "out" / command[command.index("--workdir") + 1].rsplit("/", 1)[1]
         fold, seed = (int(part.lstrip("foldse")) for part in path.name.split("_"))
         if (fold, seed) in failing:
