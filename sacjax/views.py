@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from sacjax import augment, models
-from sacjax.augment.draws import example_keys, integer, scalars
+from sacjax.augment.draws import example_keys, fold_in, integer, scalars
 from sacjax.frontend import make_frontend
 
 SPECTROGRAM_DRAWS = 1 << 16  # folded into a view's keys, apart from those of the waveform
@@ -70,7 +70,7 @@ def make_views(
         if frontend is not None:
             x, length = frontend(x, length)
             if keys is not None and config.spectrogram:
-                keys = _fold(keys, SPECTROGRAM_DRAWS)
+                keys = fold_in(keys, SPECTROGRAM_DRAWS)
                 x, length, label = augment.apply(
                     config.spectrogram,
                     keys,
@@ -97,7 +97,7 @@ def make_views(
                 continue
             keys = example_keys(key, jnp.arange(x.shape[0]))
             one, its_label = view(
-                x, length, label, partners, _fold(keys, VIEW_DRAWS + k) if k else keys
+                x, length, label, partners, fold_in(keys, VIEW_DRAWS + k) if k else keys
             )
             made.append(one)
             mixed = mixed if k else its_label
@@ -143,7 +143,3 @@ def random_crop(
         return jax.lax.dynamic_slice(x, (start,), (size,)), jnp.minimum(length, size)
 
     return jax.vmap(one)(keys, x, lengths)
-
-
-def _fold(keys: jax.Array, number: int) -> jax.Array:
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

@@ -17,8 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from sacjax.augment import mixing, sounds, spectrogram, waveform
+from sacjax.augment.draws import fold_in
 from sacjax.config import options as options_lib
 from sacjax.errors import UserError, nearest
+from sacjax.layers.conv import valid, zero_padding
 
 Kind = Literal["waveform", "spectrogram"]
 MIXING: dict[str, Callable] = {
@@ -88,14 +90,14 @@ def apply(
       kind: what `x` is.
       sample_rate: Hz, of the audio.
     """
-    dtype, inside = x.dtype, _inside(x, lengths)
+    dtype, inside = x.dtype, valid(x, lengths)
     original, x = x, jnp.where(inside, x, 0).astype(jnp.float32)
     for i, spec in enumerate(specs):
         options = dict(spec)
         name, probability = options.pop("name"), options.pop("probability", 1.0)
         if probability <= 0:
             continue
-        own, chosen = _fold(keys, 2 * i), _choose(keys, 2 * i + 1, probability)
+        own, chosen = fold_in(keys, 2 * i), _choose(keys, 2 * i + 1, probability)
         if name in MIXING:
             x, labels = MIXING[name](
                 own,
@@ -112,26 +114,15 @@ def apply(
             changed, shorter = jax.vmap(change)(own, x, lengths)
             x = jnp.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), changed, x)
             lengths = jnp.where(chosen, shorter, lengths)
-        x = jnp.where(_inside(x, lengths), x, 0)
+        x = zero_padding(x, lengths)
     return jnp.where(inside, x.astype(dtype), original), lengths, labels
-
-
-def _inside(x: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Returns bool [B, T] or [B, frames, 1]: which of `x` is within the valid lengths [B]."""
-    inside = jnp.arange(x.shape[1]) < lengths[:, None]
-    return inside.reshape(*inside.shape, *[1] * (x.ndim - 2))
-
-
-def _fold(keys: jax.Array, number: int) -> jax.Array:
-    """Returns [B] keys with a number folded into each."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def _choose(keys: jax.Array, number: int, probability: float) -> jax.Array:
     """Returns bool [B], each true with a probability."""
     if probability >= 1:
         return jnp.ones(len(keys), bool)
-    return jax.vmap(jax.random.uniform)(_fold(keys, number)) < probability
+    return jax.vmap(jax.random.uniform)(fold_in(keys, number)) < probability
 
 
 def check(specs: Any, kind: Kind) -> None:

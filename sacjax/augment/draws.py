@@ -19,6 +19,11 @@ def example_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
 
 
+def fold_in(keys: jax.Array, number: int) -> jax.Array:
+    """Returns [B] keys with a number folded into each."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
 def scalars(key: jax.Array, count: int) -> jax.Array:
     """Returns [count] independent numbers, uniform in [0, 1)."""
     return jax.random.uniform(key, (count,))

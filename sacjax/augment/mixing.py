@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from sacjax.augment.draws import beta, integer, scalars
+from sacjax.layers.conv import valid
 
 Batch = tuple[jax.Array, jax.Array]
 
@@ -30,11 +31,6 @@ def partners(u: jax.Array, mask: jax.Array) -> jax.Array:
 def _draw(keys: jax.Array, count: int) -> jax.Array:
     """Returns [count, B] numbers in [0, 1)."""
     return jax.vmap(lambda key: scalars(key, count))(keys).T
-
-
-def _inside(x: jax.Array, lengths: Any) -> jax.Array:
-    inside = jnp.arange(x.shape[1]) < lengths[:, None]
-    return inside.reshape(*inside.shape, *[1] * (x.ndim - 2))
 
 
 def _wide(values: jax.Array, x: jax.Array) -> jax.Array:
@@ -64,14 +60,13 @@ def mixup(
     u = _draw(keys, 2)
     partner = partners(u[0], mask)
     share = jnp.where(active, beta(u[1], alpha), 1.0)
-    other = jnp.where(_inside(x, lengths[partner]), x[partner], 0)
+    other = jnp.where(valid(x, lengths[partner]), x[partner], 0)
     weight, rest = share, 1 - share
     if between_class:
         if x.ndim != 2:
             raise ValueError("mixup: between_class is for waveforms")
         rms = (
-            jnp.sqrt(jnp.where(_inside(x, lengths), x**2, 0).sum(1) / jnp.maximum(lengths, 1))
-            + 1e-8
+            jnp.sqrt(jnp.where(valid(x, lengths), x**2, 0).sum(1) / jnp.maximum(lengths, 1)) + 1e-8
         )
         weight, rest = share * rms[partner], (1 - share) * rms
         size = jnp.sqrt(weight**2 + rest**2)
@@ -101,7 +96,7 @@ def cutmix(
     common = jnp.minimum(lengths, lengths[partner])
     width = jnp.where(active, jnp.round((1 - beta(u[1], alpha)) * common), 0).astype(jnp.int32)
     start = integer(u[2], common - width + 1)
-    replaced = _inside(x, start + width) & ~_inside(x, start)
+    replaced = valid(x, start + width) & ~valid(x, start)
     share = 1 - width / jnp.maximum(lengths, 1)
     labels = share[:, None] * labels + (1 - share)[:, None] * labels[partner]
     return jnp.where(replaced, x[partner], x), labels
@@ -129,7 +124,7 @@ def log_mixup(
     partner = partners(u[0], mask)
     share = _wide(max_share * u[1], x)
     both = active & (partner != jnp.arange(len(x)))
-    common = _inside(x, jnp.minimum(lengths, lengths[partner])) & _wide(both, x)
+    common = valid(x, jnp.minimum(lengths, lengths[partner])) & _wide(both, x)
     # A share of 0 has a logarithm of minus infinity, which logaddexp takes; its gradient does not.
     background = x[partner] + jnp.log(jnp.maximum(share, 1e-8))
     return jnp.where(common, jnp.logaddexp(x + jnp.log1p(-share), background), x), labels
