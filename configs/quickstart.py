@@ -1,11 +1,11 @@
 """The quickstart: 20 classes of synthesized sound, pretrained without labels, then few.
 
-No download: a small wav2vec 2.0 learns from 2000 clips without labels, then from few.
+No download: a small wav2vec 2.0 learns from 1,960 clips without labels, then from few.
 
     python -m sacjax.main --config configs/quickstart.py --workdir runs/quickstart
 
-Three stages, three minutes on two CPU cores: `pretrain` hears the training clips without labels;
-`scratch` trains the network on ten labels a class alone; `finetune` does the same from the
+Three stages, three to five minutes on two CPU cores: `pretrain` hears the training clips without
+labels; `scratch` trains the network on ten labels a class alone; `finetune` does the same from the
 pretrained encoder. `shots` is the number of labels a class.
 """
 
