@@ -33,6 +33,11 @@ class View(NamedTuple):
 Views = Callable[..., dict[str, Any]]
 
 
+def join(first: View, second: View) -> View:
+    """Returns two views as one batch, the second after the first."""
+    return View(*(jnp.concatenate(pair) for pair in zip(first, second, strict=True)))
+
+
 def make_views(
     stage: ConfigDict, num_classes: int, *, number: int = 1, needs_labels: bool = True
 ) -> Views:

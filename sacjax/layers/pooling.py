@@ -40,7 +40,7 @@ class Pooling(nnx.Module):
         if kind not in KINDS:
             raise UserError(f"model.pooling is '{kind}'{nearest(kind, KINDS)}")
         self.kind = kind
-        self.features = features * (2 if kind in ("mean_max", "statistics") else 1)
+        self.features = pooled_width(kind, features)
         if kind == "attention":
             self.hidden = nnx.Linear(features, min(features, 128), dtype=dtype, rngs=rngs)
             self.score = nnx.Linear(min(features, 128), 1, use_bias=False, dtype=dtype, rngs=rngs)
@@ -63,6 +63,11 @@ class Pooling(nnx.Module):
             return jnp.concatenate([mean, jnp.sqrt(variance + 1e-10)], -1)
         highest = jnp.where(lengths[:, None] > 0, jnp.where(mask, x, -jnp.inf).max(1), 0)
         return highest if self.kind == "max" else jnp.concatenate([mean, highest], -1)
+
+
+def pooled_width(kind: str, features: int) -> int:
+    """Returns the features of a vector that a kind of pooling makes of frames of so many."""
+    return features * (2 if kind in ("mean_max", "statistics") else 1)
 
 
 def masked_mean(

@@ -9,11 +9,15 @@ from sacjax.errors import UserError, nearest
 from sacjax.objectives.base import Display, Frozen, Loss, Objective, Teacher
 from sacjax.objectives.byol_a import ByolA
 from sacjax.objectives.classification import Classification
+from sacjax.objectives.cola import Cola
+from sacjax.objectives.simclr import SimCLR
 from sacjax.objectives.wav2vec2 import Wav2Vec2Objective
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "byol_a": ByolA,
     "classification": Classification,
+    "cola": Cola,
+    "simclr": SimCLR,
     "wav2vec2": Wav2Vec2Objective,
 }
 

@@ -19,8 +19,9 @@ from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.conv import valid
-from sacjax.layers.norm import BatchNorm
+from sacjax.layers.heads import MLP
 from sacjax.layers.pooling import Pooling
+from sacjax.layers.similarity import spread, unit
 from sacjax.objectives.base import (
     LOSS,
     NEIGHBOURS,
@@ -32,7 +33,7 @@ from sacjax.objectives.base import (
     follow,
     teacher_of,
 )
-from sacjax.views import View
+from sacjax.views import View, join
 
 MOMENTUM = 0.9  # of the running statistics
 
@@ -53,21 +54,6 @@ class ByolAOptions(Options):
         self.require_positive("hidden", "projection_dim")
         self.require_not_negative("collapse_patience")
         self.require_shares("teacher_decay")
-
-
-class Head(nnx.Module):
-    """Linear, batch norm, ReLU, linear: the projector and the predictor."""
-
-    def __init__(self, inputs: int, hidden: int, outputs: int, rngs: nnx.Rngs):
-        """Takes the sizes of its three layers."""
-        self.first = nnx.Linear(inputs, hidden, rngs=rngs)
-        self.norm = BatchNorm(hidden, dtype=jnp.float32, rngs=rngs)
-        self.second = nnx.Linear(hidden, outputs, rngs=rngs)
-
-    def __call__(self, x: jax.Array, mask: jax.Array, ctx: Context) -> jax.Array:
-        """Returns [B, outputs] of [B, inputs]; rows of mask [B] 0 are no part of the norm."""
-        rows = (mask > 0).astype(jnp.int32)
-        return self.second(nnx.relu(self.norm(self.first(x)[:, None], rows, ctx)[:, 0]))
 
 
 class RunningNorm(nnx.Module):
@@ -103,7 +89,7 @@ class Branch(nnx.Module):
         """Takes any encoder."""
         self.encoder = encoder
         self.pooling = Pooling("mean_max", encoder.features, rngs=rngs)
-        self.projector = Head(encoder.features, options.hidden, options.projection_dim, rngs)
+        self.projector = MLP(encoder.features, options.hidden, options.projection_dim, rngs)
 
     def clip(self, inputs: jax.Array, lengths: jax.Array, ctx: Context) -> jax.Array:
         """Returns the sum of the mean and the maximum over time, float32 [B, D]."""
@@ -126,7 +112,7 @@ class ByolAModel(nnx.Module):
         self.norm = RunningNorm()
         self.student = Branch(encoder, options, rngs)
         p = options.projection_dim
-        self.predictor = Head(p, options.hidden, p, rngs)
+        self.predictor = MLP(p, options.hidden, p, rngs)
         self.teacher = teacher_of(self.student)
 
     def normalize(self, view: View, ctx: Context) -> View:
@@ -228,22 +214,3 @@ class ByolA(Objective):
             if values.get(name, 1.0) < 0.1:
                 return f"{name} {values[name]:.2g} of 1: all clips have nearly one embedding"
         return ""
-
-
-def join(first: View, second: View) -> View:
-    """Returns two views as one batch, the second after the first."""
-    return View(*(jnp.concatenate(pair) for pair in zip(first, second, strict=True)))
-
-
-def unit(x: jax.Array) -> jax.Array:
-    """Returns vectors [..., P] of length 1, float32; zeros stay zeros, with a finite gradient."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
-
-
-def spread(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns (standard deviation of unit vectors [B, P], 1 where uniform on the sphere; 1)."""
-    count = jnp.maximum(mask.sum(), 1)
-    mean = (x * mask[:, None]).sum(0) / count
-    variance = (jnp.square(x - mean) * mask[:, None]).sum() / count
-    return jnp.sqrt(variance), jnp.ones([])

@@ -1,0 +1,156 @@
+"""SimCLR for audio (Chen et al. 2020; Fonseca et al. 2021): find a clip's other view in the batch.
+
+Two augmented views of each clip go through encoder, pooling and projector. Each view is told from
+all other views of the batch by a softmax over cosines (NT-Xent). The batch is the global one: under
+sharding, the negatives are those of all devices.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from sacjax import models
+from sacjax.config.options import Options
+from sacjax.context import Context
+from sacjax.layers.heads import MLP
+from sacjax.layers.pooling import Pooling, pooled_width
+from sacjax.layers.similarity import NEVER, spread, unit
+from sacjax.objectives.base import (
+    LOSS,
+    NEIGHBOURS,
+    NORMS,
+    Display,
+    Loss,
+    Objective,
+    build_encoder,
+)
+from sacjax.views import View, join
+
+COLLAPSED = 0.1
+"""A spread below this is called a collapse; 1 is uniform on the sphere."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SimCLROptions(Options):
+    """`objective.options` of SimCLR."""
+
+    where = "objective.options"
+
+    hidden: int = 512  # width inside the projector
+    projection_dim: int = 128  # in which views are compared
+    temperature: float = 0.2  # of the cosines
+    collapse_patience: int = 10  # log lines in a row that look collapsed before a stop; 0 = never
+
+    def check(self) -> None:
+        """Raises UserError for a value out of range."""
+        self.require_positive("hidden", "projection_dim", "temperature")
+        self.require_not_negative("collapse_patience")
+
+
+class SimCLRModel(nnx.Module):
+    """Encoder, pooling and projector."""
+
+    def __init__(self, encoder: Any, pooling: str, options: SimCLROptions, rngs: nnx.Rngs):
+        """Takes any encoder, and how its frames are pooled."""
+        self.encoder = encoder
+        self.pooling = Pooling(pooling, encoder.features, rngs=rngs)
+        self.projector = MLP(self.pooling.features, options.hidden, options.projection_dim, rngs)
+
+    def clip(self, view: View, ctx: Context) -> Float[Array, "batch pooled"]:
+        """Returns the clip vectors of a view."""
+        output = self.encoder(view.inputs, view.lengths, ctx)
+        return self.pooling(output.frames, output.lengths)
+
+
+class SimCLR(Objective):
+    """SimCLR: tell a clip's other view from all other clips of the batch (NT-Xent)."""
+
+    Options = SimCLROptions
+    options: SimCLROptions
+    views = 2
+    advice = (
+        "what usually helps: a larger train.batch_size, a lower optimizer.learning_rate, weaker "
+        "augmentation"
+    )
+    display = Display(
+        bar={"loss": "train/loss", "accuracy": "train/view_accuracy"},
+        panels={
+            "loss": LOSS,
+            "share of views that find their other one": {
+                "train/view_accuracy": "train",
+                "validation/view_accuracy": "validation",
+            },
+            "spread of projections, 1 = uniform on the sphere": {"train/spread": "train"},
+            "nearest neighbours' accuracy": NEIGHBOURS,
+            "norms": NORMS,
+        },
+    )
+
+    @property
+    def patience(self) -> int:  # type: ignore[override]
+        """Log lines in a row that look collapsed before the run stops."""
+        return self.options.collapse_patience
+
+    @property
+    def features(self) -> int:
+        """D of the embeddings: of the pooled frames."""
+        return pooled_width(self.stage.model.pooling, models.width(self.stage.model))
+
+    def build(self, rngs: nnx.Rngs, artifacts: dict[str, Any] | None = None) -> nnx.Module:
+        """Returns the model with fresh parameters."""
+        encoder = build_encoder(self.stage, rngs)
+        return SimCLRModel(encoder, self.stage.model.pooling, self.options, rngs)
+
+    def loss(self, model: Any, batch: dict[str, Any], ctx: Context) -> Loss:
+        """Returns the mean cross-entropy over the views of the batch's clips."""
+        mask = jnp.concatenate([batch["mask"]] * 2)
+        both = join(*batch["views"])  # batch norm sees both views together
+        vectors = model.clip(both, ctx.child(0))
+        projections = unit(model.projector(vectors, mask, ctx.child(1)))
+        losses, right = nt_xent(projections, mask, self.options.temperature)
+        total, count = (losses * mask).sum(), mask.sum()
+        sums = {
+            "loss": (total, count),
+            "view_accuracy": ((right * mask).sum(), count),
+            "spread": spread(projections, mask),
+        }
+        return Loss(total, count, jax.lax.stop_gradient(sums))
+
+    def embed(self, model: Any, batch: dict[str, Any], ctx: Context) -> jax.Array:
+        """Returns the pooled frames, float32 [B, D]: what lies before the projector."""
+        return model.clip(batch["views"][0], ctx)
+
+    def describe(self, values: dict[str, float]) -> str:
+        """Returns the loss and how many views find their other one."""
+        return f"loss {values['loss']:.3f}, views found {100 * values['view_accuracy']:.1f} %"
+
+    def health(self, values: dict[str, float]) -> str:
+        """Returns what looks collapsed in a log line of training, or ''."""
+        if values.get("spread", 1.0) < COLLAPSED:
+            return f"spread {values['spread']:.2g} of 1: all clips have nearly one embedding"
+        return ""
+
+
+def nt_xent(
+    x: Float[Array, "views features"], mask: Float[Array, " views"], temperature: float
+) -> tuple[Float[Array, " views"], Float[Array, " views"]]:
+    """Returns (the cross-entropy of each view; 1 where its other view is the nearest of all).
+
+    Args:
+      x: unit vectors: the first views of all clips, then their second views.
+      mask: 0 for views of padding examples, which are nobody's negatives.
+      temperature: that divides the cosines.
+    """
+    views = len(x)
+    itself = jnp.eye(views, dtype=bool)
+    allowed = ~itself & (mask > 0)[None, :]
+    logits = jnp.where(allowed, x @ x.T / temperature, NEVER)
+    other = jnp.roll(jnp.arange(views), views // 2)
+    positive = jnp.take_along_axis(logits, other[:, None], 1)[:, 0]
+    losses = jax.nn.logsumexp(logits, -1) - positive
+    right = (logits.argmax(-1) == other).astype(jnp.float32)
+    return jnp.where(mask > 0, losses, 0), right

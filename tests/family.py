@@ -1,0 +1,89 @@
+"""The family of objectives at the size of tests: one tiny stage each, on tones that differ.
+
+A new objective adds an entry to `FAMILY`: `test_family.py` then holds what every objective must do.
+"""
+
+from typing import NamedTuple
+
+from sacjax import config as config_lib
+
+
+class Member(NamedTuple):
+    """How an objective is tried."""
+
+    encoder: str = "small_cnn"
+    options: dict = {}
+    stage: dict = {}
+    """{group: values} that replace those of `stage_of`."""
+
+    steps: int = 60
+    """Updates after which neighbours must be better than those of the untrained encoder."""
+
+    rate: float = 3e-3
+
+
+ENCODERS = {
+    "small_cnn": dict(channels=(8, 8), hidden=16),
+    "wav2vec2": dict(
+        size="tiny",
+        conv_channels=(16,) * 3,
+        conv_kernels=(20, 8, 8),
+        conv_strides=(10, 4, 4),
+        positional_kernel=8,
+        positional_groups=4,
+    ),
+}
+VIEWS = dict(
+    augment=dict(
+        waveform=(
+            dict(name="speed"),
+            dict(name="gain"),
+            dict(name="shift", max_share=0.1),
+            dict(name="noise"),
+        ),
+        spectrogram=(dict(name="frequency_mask", width=3),),
+    ),
+    model=dict(pooling="mean_max"),
+)
+FAMILY: dict[str, Member] = {
+    "byol_a": Member(options=dict(hidden=32, projection_dim=16, teacher_decay=0.9)),
+    "cola": Member(options=dict(projection_dim=16), stage=VIEWS, steps=120, rate=1e-2),
+    "simclr": Member(options=dict(hidden=32, projection_dim=16), stage=VIEWS, steps=120, rate=1e-2),
+    "wav2vec2": Member(
+        encoder="wav2vec2",
+        options=dict(
+            codebook_entries=8,
+            codebook_dim=16,
+            projection_dim=16,
+            negatives=5,
+            mask_span=2,
+            mask_probability=0.2,
+            temperature_decay=0.9,
+        ),
+    ),
+}
+
+
+def stage_of(name, options=None):
+    """Returns the tiny stage of an objective, a quarter of a second at 8 kHz a clip."""
+    member, s = FAMILY[name], config_lib.stage()
+    with s.unlocked():
+        s.data.update(source="synthetic", examples=160, sample_rate=8000, seconds=0.25, cache=True)
+        s.frontend.update(n_fft=256, hop_length=64, n_mels=16)
+        s.model.name, s.objective.name = member.encoder, name
+        s.model.encoder = ENCODERS[member.encoder]
+        s.objective.options = member.options | (options or {})
+        s.augment.waveform = (dict(name="gain"),)
+        s.optimizer.learning_rate = member.rate
+        s.train.update(batch_size=32, steps=8, log_every=4, evaluate_every=100)
+        s.eval.update(best="validation/loss", best_mode="min", batch_size=32)
+        for group, values in member.stage.items():
+            s[group].update(values)
+    return s
+
+
+def config_of(name, options=None):
+    """Returns a config whose one stage is that of `stage_of`."""
+    config = config_lib.default(pretrain=stage_of(name, options))
+    config.tensorboard = False
+    return config

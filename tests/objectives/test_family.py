@@ -1,0 +1,160 @@
+"""What every objective must do: learn without labels, resume to the bit, not care for devices.
+
+Run as a script (`test_family.py out.json NAME…`, with 8 devices) it writes the losses of `STEPS`
+updates on eight devices.
+"""
+
+import json
+import shutil
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import shared_folder
+from family import FAMILY, config_of, stage_of
+from flax import nnx
+from quick_stages import share_trainers, shared_trainer
+
+from sacjax import evaluators, inference, objectives, stages
+from sacjax.context import Context
+from sacjax.objectives import OBJECTIVES
+from sacjax.train import sharding
+from sacjax.train.step import make_trainer
+from sacjax.views import make_views
+
+STEPS = 3
+BATCHES = 2
+SUPERVISED = {"classification"}
+
+
+def test_every_objective_without_labels_is_here():
+    assert set(FAMILY) == set(OBJECTIVES) - SUPERVISED
+
+
+@pytest.fixture(params=FAMILY)
+def name(request):
+    return request.param
+
+
+def whole_run(name):
+    """Returns the config of a run that evaluates by neighbours, saved at half its way."""
+    config = config_of(name)
+    steps = FAMILY[name].steps
+    config.checkpoint.update(every=steps // 2, keep=3)
+    s = config.pretrain
+    s.data.examples = 600
+    s.train.update(steps=steps, log_every=steps // 2)
+    s.eval.update(splits=("test",), evaluators=(dict(name="objective"), dict(name="knn")))
+    return config
+
+
+def log_of(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [
+        {key: value for key, value in json.loads(line).items() if not key.startswith("time/")}
+        for line in lines
+    ]
+
+
+def test_it_learns_and_a_run_that_goes_on_ends_as_one_never_stopped(name, tmp_path, monkeypatch):
+    share_trainers(monkeypatch)
+    config, workdir, again = whole_run(name), tmp_path / "run", tmp_path / "again"
+    trained = stages.run(config, workdir)["pretrain"]
+    log = log_of(workdir)
+    assert np.isfinite(trained["test/loss"])
+
+    shutil.copytree(workdir, again)
+    shutil.rmtree(again / "checkpoints" / "pretrain" / str(FAMILY[name].steps))
+    (again / "results.json").unlink()
+    stages.run(config, again)
+    assert log_of(again) == log
+    both = (inference.load_trained(path).module for path in (workdir, again))
+    for a, b in zip(*(jax.tree.leaves(nnx.state(module)) for module in both), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    mesh = sharding.make_mesh(config.mesh)
+    stage = stages.Stage.prepare("pretrain", config, mesh, tmp_path / "untrained", {})
+    state = stage.trainer.init(*stage.start())
+    untrained = evaluators.judge(stage.evaluators, stage.judged(state), "test", final=True).values
+    assert trained["test/knn_accuracy"] > untrained["test/knn_accuracy"]
+    assert trained["test/loss"] < untrained["test/loss"]
+
+
+def random_batch(stage, seed):
+    """Returns a batch of noise whose first clips are louder and shorter."""
+    rng, size = np.random.default_rng(seed), stage.train.batch_size
+    samples = round(stage.data.seconds * stage.data.sample_rate)
+    level = np.linspace(6000, 600, size)[:, None]
+    rows = np.arange(size, dtype=np.int32)
+    return dict(
+        audio=(level * rng.standard_normal([size, samples])).clip(-32768, 32767).astype(np.int16),
+        length=np.linspace(samples // 2, samples, size).astype(np.int32),
+        label=rows * 0 - 1,
+        index=rows,
+        mask=np.ones(size, np.float32),
+    )
+
+
+def losses(name, make, mesh):
+    """Returns the losses of a few updates."""
+    stage = stage_of(name)
+    stage.train.log_every = STEPS
+    objective = objectives.build(stage, ("a", "b"))
+    trainer = make(objective, stage, mesh, 100, 0)
+    artifacts = objective.prepare(lambda: (random_batch(stage, k) for k in range(10**6)))
+    state, found = trainer.init(None, artifacts), []
+    for step in range(STEPS):
+        batch = sharding.put_batch(random_batch(stage, step), mesh)
+        state = trainer.step(state, batch)
+        total, count = state.sums["loss"]
+        found.append(float(total) / max(float(count), 1))
+    return found
+
+
+@pytest.fixture(scope="session")
+def on_eight_devices(tmp_path_factory):
+    """Returns {objective: losses on eight devices}, of one process for all of them."""
+    from processes import run_python
+
+    with shared_folder(tmp_path_factory, "eight") as (root, new):
+        if new:
+            root.mkdir()
+            done = run_python(__file__, root / "out.json", *FAMILY, devices=8, path="tests")
+            assert done.returncode == 0, done.stderr
+        return json.loads((root / "out.json").read_text())
+
+
+def test_the_same_losses_on_1_and_8_devices(name, on_eight_devices):
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1])
+    one = losses(name, shared_trainer, mesh)
+    np.testing.assert_allclose(on_eight_devices[name], one, rtol=1e-4)
+
+
+def test_bfloat16_gives_nearly_the_same_loss(name):
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        stage = stage_of(name)
+        stage.model.dtype = dtype
+        objective = objectives.build(stage, ("a", "b"))
+        artifacts = objective.prepare(lambda: (random_batch(stage_of(name), k) for k in range(99)))
+        views = make_views(stage, 2, number=objective.views, needs_labels=False)
+
+        @jax.jit
+        def loss(batch, objective=objective, artifacts=artifacts, views=views):
+            model = objective.build(nnx.Rngs(0), artifacts)
+            key = jax.random.key(1)
+            made = objective.loss(model, views(batch, key), Context(key, jnp.float32(0)))
+            return made.total / made.count
+
+        found.append(float(loss(random_batch(stage, 0))))
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[1], found[0], rtol=0.1)
+
+
+if __name__ == "__main__":
+    mesh = sharding.make_mesh({"data": 8, "fsdp": 1})
+    made = {name: losses(name, make_trainer, mesh) for name in sys.argv[2:]}
+    with open(sys.argv[1], "w") as file:
+        json.dump(made, file)
