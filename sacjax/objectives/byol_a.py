@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from sacjax import models
@@ -64,7 +65,9 @@ class Head(nnx.Module):
         self.norm = BatchNorm(hidden, dtype=jnp.float32, rngs=rngs)
         self.second = nnx.Linear(hidden, outputs, rngs=rngs)
 
-    def __call__(self, x: jax.Array, mask: jax.Array, ctx: Context) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "batch inputs"], mask: Float[Array, " batch"], ctx: Context
+    ) -> Float[Array, "batch outputs"]:
         """Returns [B, outputs] of [B, inputs]; rows of mask [B] 0 are no part of the norm."""
         rows = (mask > 0).astype(jnp.int32)
         return self.second(nnx.relu(self.norm(self.first(x)[:, None], rows, ctx)[:, 0]))
@@ -81,7 +84,9 @@ class RunningNorm(nnx.Module):
         self.mean = nnx.BatchStat(jnp.zeros([]))
         self.variance = nnx.BatchStat(jnp.ones([]))
 
-    def __call__(self, x: jax.Array, lengths: jax.Array, ctx: Context) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "batch frames bands"], lengths: Int[Array, " batch"], ctx: Context
+    ) -> Float[Array, "batch frames bands"]:
         """Returns [B, frames, bands] normalized, zero beyond the valid frames [B]."""
         inside = valid(x, lengths)
         if ctx.train:
@@ -105,13 +110,17 @@ class Branch(nnx.Module):
         self.pooling = Pooling("mean_max", encoder.features, rngs=rngs)
         self.projector = Head(encoder.features, options.hidden, options.projection_dim, rngs)
 
-    def clip(self, inputs: jax.Array, lengths: jax.Array, ctx: Context) -> jax.Array:
+    def clip(
+        self, inputs: Float[Array, "batch ..."], lengths: Int[Array, " batch"], ctx: Context
+    ) -> Float[Array, "batch features"]:
         """Returns the sum of the mean and the maximum over time, float32 [B, D]."""
         output = self.encoder(inputs, lengths, ctx)
         mean, highest = jnp.split(self.pooling(output.frames, output.lengths), 2, -1)
         return mean + highest
 
-    def __call__(self, view: View, mask: jax.Array, ctx: Context) -> jax.Array:
+    def __call__(
+        self, view: View, mask: Float[Array, " batch"], ctx: Context
+    ) -> Float[Array, "batch projection"]:
         """Returns the projections [B, P] of a view."""
         vectors = self.clip(view.inputs, view.lengths, ctx.child(0))
         return self.projector(vectors, mask, ctx.child(1))
@@ -209,7 +218,9 @@ class ByolA(Objective):
         """Makes the teacher what the student is."""
         follow(model.teacher, model.student, 0.0)
 
-    def embed(self, model: Any, batch: dict[str, Any], ctx: Context) -> jax.Array:
+    def embed(
+        self, model: Any, batch: dict[str, Any], ctx: Context
+    ) -> Float[Array, "batch features"]:
         """Returns the clip vectors, float32 [B, D].
 
         Of the spectrogram as the front end normalizes it, as a later stage hears it: the running
@@ -235,13 +246,15 @@ def join(first: View, second: View) -> View:
     return View(*(jnp.concatenate(pair) for pair in zip(first, second, strict=True)))
 
 
-def unit(x: jax.Array) -> jax.Array:
+def unit(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
     """Returns vectors [..., P] of length 1, float32; zeros stay zeros, with a finite gradient."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
 
 
-def spread(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+def spread(
+    x: Float[Array, "batch dim"], mask: Float[Array, " batch"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Returns (standard deviation of unit vectors [B, P], 1 where uniform on the sphere; 1)."""
     count = jnp.maximum(mask.sum(), 1)
     mean = (x * mask[:, None]).sum(0) / count
