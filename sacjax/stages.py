@@ -405,7 +405,7 @@ def _source_options(name: str, config: ConfigDict) -> dict[str, Any]:
     inside = stage.init_from in config.stages
     given, path = stage.model.encoder.to_dict(), huggingface.folder_of(stage.init_from)
     if path is not None:
-        kind, options = "wav2vec2", huggingface.encoder_options(path)
+        kind, options = huggingface.encoder_name(path), huggingface.encoder_options(path)
         preprocessor = huggingface.read_preprocessor(path)
         rate = preprocessor.get("sampling_rate", stage.data.sample_rate)
     else:

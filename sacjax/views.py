@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from sacjax import augment, models
@@ -23,10 +24,10 @@ VIEW_DRAWS = 1 << 20  # view k > 0 folds this + k; the first folds nothing
 class View(NamedTuple):
     """What goes into an encoder."""
 
-    inputs: jax.Array
+    inputs: Float[Array, "batch time *bands"]
     """float32 [B, T] samples, or [B, frames, bands]."""
 
-    lengths: jax.Array
+    lengths: Int[Array, " batch"]
     """int32 [B], the valid samples or frames of each clip."""
 
 
@@ -63,8 +64,12 @@ def make_views(
     crop_size = round(config.crop_seconds * sample_rate)
 
     def view(
-        x: jax.Array, length: jax.Array, label: jax.Array, partners: jax.Array, keys: Any
-    ) -> tuple[View, jax.Array]:
+        x: Float[Array, "batch samples"],
+        length: Int[Array, " batch"],
+        label: Float[Array, "batch classes"],
+        partners: Float[Array, " batch"],
+        keys: Key[Array, " batch"] | None,
+    ) -> tuple[View, Float[Array, "batch classes"]]:
         augmented = dict(sample_rate=sample_rate)
         if keys is not None and 0 < crop_size < x.shape[1]:
             x, length = random_crop(keys, x, length, crop_size)
@@ -88,7 +93,7 @@ def make_views(
                 )
         return View(x, length), label
 
-    def views(batch: dict[str, Any], key: jax.Array | None = None) -> dict[str, Any]:
+    def views(batch: dict[str, Any], key: Key[Array, ""] | None = None) -> dict[str, Any]:
         x, length, mask = batch["audio"], batch["length"], batch["mask"]
         if x.dtype == jnp.int16:
             x = x.astype(jnp.float32) / 32768
@@ -118,7 +123,9 @@ def make_views(
     return views
 
 
-def read_labels(label: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Array]:
+def read_labels(
+    label: Int[Array, " batch"] | Float[Array, "batch classes"], num_classes: int
+) -> tuple[Float[Array, "batch {num_classes}"], Float[Array, " batch"]]:
     """Returns (labels float32 [B, C], known float32 [B]).
 
     `known` is 1 where the label is known, else 0, and the label is then zeros.
@@ -131,8 +138,11 @@ def read_labels(label: jax.Array, num_classes: int) -> tuple[jax.Array, jax.Arra
 
 
 def random_crop(
-    keys: jax.Array, x: jax.Array, lengths: jax.Array, size: int
-) -> tuple[jax.Array, jax.Array]:
+    keys: Key[Array, " batch"],
+    x: Float[Array, "batch time"],
+    lengths: Int[Array, " batch"],
+    size: int,
+) -> tuple[Float[Array, "batch {size}"], Int[Array, " batch"]]:
     """Returns (float32 [B, size], lengths): a stretch of each clip that starts at random.
 
     Args:
@@ -142,7 +152,9 @@ def random_crop(
       size: samples of the stretch.
     """
 
-    def one(key: jax.Array, x: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def one(
+        key: Key[Array, ""], x: Float[Array, " time"], length: Int[Array, ""]
+    ) -> tuple[Float[Array, " crop"], Int[Array, ""]]:
         u = scalars(jax.random.fold_in(key, CROP_DRAW), 1)[0]
         start = integer(u, jnp.maximum(length - size, 0) + 1)
         return jax.lax.dynamic_slice(x, (start,), (size,)), jnp.minimum(length, size)

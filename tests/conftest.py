@@ -21,6 +21,7 @@ SHAPED = (
     "sacjax.layers",
     "sacjax.models",
     "sacjax.objectives",
+    "sacjax.views",
 )
 jaxtyping.install_import_hook(SHAPED, "beartype.beartype")
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from sacjax.augment import mixing, sounds, spectrogram, waveform
 from sacjax.augment.draws import fold_in
@@ -67,15 +68,15 @@ class Options(options_lib.Options):
 
 def apply(
     specs: Iterable[Mapping[str, Any]],
-    keys: jax.Array,
-    x: jax.Array,
-    lengths: jax.Array,
-    labels: jax.Array,
-    mask: jax.Array,
+    keys: Key[Array, " batch"],
+    x: Shaped[Array, "batch time *bands"],
+    lengths: Int[Array, " batch"],
+    labels: Float[Array, "batch classes"],
+    mask: Float[Array, " batch"],
     *,
     kind: Kind,
     sample_rate: int,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[Shaped[Array, "batch time *bands"], Int[Array, " batch"], Float[Array, "batch classes"]]:
     """Applies augmentations in order; pure and jit-able. Returns (x, lengths, labels).
 
     Args:
@@ -118,7 +119,7 @@ def apply(
     return jnp.where(inside, x.astype(dtype), original), lengths, labels
 
 
-def _choose(keys: jax.Array, number: int, probability: float) -> jax.Array:
+def _choose(keys: Key[Array, " batch"], number: int, probability: float) -> Bool[Array, " batch"]:
     """Returns bool [B], each true with a probability."""
     if probability >= 1:
         return jnp.ones(len(keys), bool)

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
+from jaxtyping import Array, Float, Int, Key
 
 QUANTILES = 4096
 
 
-def example_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
+def example_keys(key: Key[Array, ""], rows: Int[Array, " batch"]) -> Key[Array, " batch"]:
     """Returns [B] keys, one an example, folded from its row in the global batch, int32 [B].
 
     No layout of devices changes them.
@@ -19,27 +20,27 @@ def example_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
 
 
-def fold_in(keys: jax.Array, number: int) -> jax.Array:
+def fold_in(keys: Key[Array, " batch"], number: int) -> Key[Array, " batch"]:
     """Returns [B] keys with a number folded into each."""
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
-def scalars(key: jax.Array, count: int) -> jax.Array:
+def scalars(key: Key[Array, ""], count: int) -> Float[Array, " {count}"]:
     """Returns [count] independent numbers, uniform in [0, 1)."""
     return jax.random.uniform(key, (count,))
 
 
-def between(u: jax.Array, low: float, high: float) -> jax.Array:
+def between(u: Float[Array, "*shape"], low: float, high: float) -> Float[Array, "*shape"]:
     """Returns u in [0, 1) as a number from low to high."""
     return low + (high - low) * u
 
 
-def integer(u: jax.Array, count: jax.Array | int) -> jax.Array:
+def integer(u: Float[Array, "*shape"], count: Int[Array, "*#shape"] | int) -> Int[Array, "*shape"]:
     """Returns u in [0, 1) as one of the integers 0 ... count - 1."""
     return jnp.minimum(jnp.floor(u * count).astype(jnp.int32), jnp.asarray(count, jnp.int32) - 1)
 
 
-def beta(u: jax.Array, alpha: float) -> jax.Array:
+def beta(u: Float[Array, "*shape"], alpha: float) -> Float[Array, "*shape"]:
     """Returns u in [0, 1) as a draw from Beta(alpha, alpha).
 
     By its quantiles: a rejection sampler compiles for seconds.

@@ -6,18 +6,17 @@ alone. Rows that are not active stay, those of mask 0 are nobody's partner. A cl
 within its own valid part and keeps its length.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from sacjax.augment.draws import beta, integer, scalars
 from sacjax.layers.conv import valid
 
-Batch = tuple[jax.Array, jax.Array]
+Batch = tuple[Float[Array, "batch time *bands"], Float[Array, "batch classes"]]
 
 
-def partners(u: jax.Array, mask: jax.Array) -> jax.Array:
+def partners(u: Float[Array, " batch"], mask: Float[Array, " batch"]) -> Int[Array, " batch"]:
     """Returns [B]: for each row of mask 1 another such row; the others get themselves.
 
     The rows of mask 1 form one cycle, ordered by u [B], in [0, 1).
@@ -38,12 +37,12 @@ def _wide(values: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def mixup(
-    keys: jax.Array,
-    x: jax.Array,
-    lengths: Any,
-    labels: jax.Array,
-    active: jax.Array,
-    mask: jax.Array,
+    keys: Key[Array, " batch"],
+    x: Float[Array, "batch time *bands"],
+    lengths: Int[Array, " batch"],
+    labels: Float[Array, "batch classes"],
+    active: Bool[Array, " batch"],
+    mask: Float[Array, " batch"],
     *,
     sample_rate: int,
     alpha: float = 0.4,
@@ -76,12 +75,12 @@ def mixup(
 
 
 def cutmix(
-    keys: jax.Array,
-    x: jax.Array,
-    lengths: Any,
-    labels: jax.Array,
-    active: jax.Array,
-    mask: jax.Array,
+    keys: Key[Array, " batch"],
+    x: Float[Array, "batch time *bands"],
+    lengths: Int[Array, " batch"],
+    labels: Float[Array, "batch classes"],
+    active: Bool[Array, " batch"],
+    mask: Float[Array, " batch"],
     *,
     sample_rate: int,
     alpha: float = 1.0,
@@ -103,12 +102,12 @@ def cutmix(
 
 
 def log_mixup(
-    keys: jax.Array,
-    x: jax.Array,
-    lengths: Any,
-    labels: jax.Array,
-    active: jax.Array,
-    mask: jax.Array,
+    keys: Key[Array, " batch"],
+    x: Float[Array, "batch time *bands"],
+    lengths: Int[Array, " batch"],
+    labels: Float[Array, "batch classes"],
+    active: Bool[Array, " batch"],
+    mask: Float[Array, " batch"],
     *,
     sample_rate: int,
     max_share: float = 0.4,

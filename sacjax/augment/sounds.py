@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 import soxr
+from jaxtyping import Float32, Int16
 
 from sacjax.errors import UserError
 
@@ -35,7 +36,7 @@ def _some(found: list[Path], most: int) -> list[Path]:
     return found[:: -(-len(found) // most)]
 
 
-def _read(path: Path, sample_rate: int, seconds: float) -> np.ndarray:
+def _read(path: Path, sample_rate: int, seconds: float) -> Float32[np.ndarray, " samples"]:
     try:
         with sf.SoundFile(path) as file:
             samples = file.read(
@@ -50,7 +51,7 @@ def _read(path: Path, sample_rate: int, seconds: float) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=4)
-def pool(folder: str, sample_rate: int, size: int) -> np.ndarray:
+def pool(folder: str, sample_rate: int, size: int) -> Int16[np.ndarray, " samples"]:
     """Returns all sounds of a folder one after another: int16 [n], n >= size.
 
     Each is brought to the same level. Files over `MAX_SECONDS` in all are cut, each to the same
@@ -64,7 +65,7 @@ def pool(folder: str, sample_rate: int, size: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=4)
-def responses(folder: str, sample_rate: int, taps: int) -> np.ndarray:
+def responses(folder: str, sample_rate: int, taps: int) -> Float32[np.ndarray, "responses {taps}"]:
     """Returns the impulse responses of a folder, float32 [N, taps].
 
     Each begins at its highest peak and has energy 1.

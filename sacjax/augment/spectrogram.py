@@ -5,18 +5,21 @@ Each is a function of one clip: `(key, x [F, M] float32, length, *, sample_rate,
 the clip's valid frames; `sacjax.augment.apply` throws away whatever is written beyond.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from sacjax.augment.draws import between, integer, scalars
 
-Clip = tuple[jax.Array, Any]
+Clip = tuple[Float[Array, "frames bands"], Int[Array, ""]]
 Fill = Literal["zero", "mean"]
 
 
-def _fill(x: jax.Array, length: Any, fill: Fill) -> Any:
+def _fill(
+    x: Float[Array, "frames bands"], length: Int[Array, ""], fill: Fill
+) -> Float[Array, ""] | float:
     """What masked cells become: 0, or the mean of the clip's valid frames."""
     if fill == "zero":
         return 0.0
@@ -24,7 +27,13 @@ def _fill(x: jax.Array, length: Any, fill: Fill) -> Any:
     return jnp.where(inside, x, 0).sum() / jnp.maximum(length * x.shape[1], 1)
 
 
-def _masks(key: jax.Array, count: int, width: Any, valid: Any, size: int) -> jax.Array:
+def _masks(
+    key: Key[Array, ""],
+    count: int,
+    width: Int[Array, ""] | int,
+    valid: Int[Array, ""] | int,
+    size: int,
+) -> Bool[Array, " {size}"]:
     """Returns bool [size], true in `count` random spans within the first `valid` positions.
 
     The width of a span is from 0 to `width`, both included.
@@ -37,9 +46,9 @@ def _masks(key: jax.Array, count: int, width: Any, valid: Any, size: int) -> jax
 
 
 def frequency_mask(
-    key: jax.Array,
-    x: jax.Array,
-    length: Any,
+    key: Key[Array, ""],
+    x: Float[Array, "frames bands"],
+    length: Int[Array, ""],
     *,
     sample_rate: int,
     count: int = 2,
@@ -53,9 +62,9 @@ def frequency_mask(
 
 
 def time_mask(
-    key: jax.Array,
-    x: jax.Array,
-    length: Any,
+    key: Key[Array, ""],
+    x: Float[Array, "frames bands"],
+    length: Int[Array, ""],
     *,
     sample_rate: int,
     count: int = 2,
@@ -74,7 +83,12 @@ def time_mask(
 
 
 def time_warp(
-    key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, width: int = 8
+    key: Key[Array, ""],
+    x: Float[Array, "frames bands"],
+    length: Int[Array, ""],
+    *,
+    sample_rate: int,
+    width: int = 8,
 ) -> Clip:
     """Moves a random frame by up to `width` frames and stretches both sides to fit.
 
@@ -100,9 +114,9 @@ def time_warp(
 
 
 def resize_crop(
-    key: jax.Array,
-    x: jax.Array,
-    length: Any,
+    key: Key[Array, ""],
+    x: Float[Array, "frames bands"],
+    length: Int[Array, ""],
     *,
     sample_rate: int,
     low_scale: float = 0.6,
@@ -135,7 +149,12 @@ def resize_crop(
 
 
 def linear_fade(
-    key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int, max_change: float = 1.0
+    key: Key[Array, ""],
+    x: Float[Array, "frames bands"],
+    length: Int[Array, ""],
+    *,
+    sample_rate: int,
+    max_change: float = 1.0,
 ) -> Clip:
     """Adds a line over time between two random levels, each from -max_change to max_change.
 

@@ -6,31 +6,30 @@ beyond `length`, its valid samples; `sacjax.augment.apply` throws away whatever 
 returned length is never greater than the one given.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.fft
+from jaxtyping import Array, Float, Int, Key
 
 from sacjax.augment import sounds
 from sacjax.augment.draws import between, integer, scalars
 from sacjax.frontend.fft import irfft, rfft
 from sacjax.frontend.spectral import istft, stft
 
-Clip = tuple[jax.Array, Any]
+Clip = tuple[Float[Array, " time"], Int[Array, ""]]
 
 
-def _power(x: jax.Array, length: Any) -> jax.Array:
+def _power(x: Float[Array, " time"], length: Int[Array, ""]) -> Float[Array, ""]:
     """Mean square of the valid samples."""
     inside = jnp.arange(x.shape[0]) < length
     return jnp.where(inside, x**2, 0).sum() / jnp.maximum(length, 1)
 
 
 def gain(
-    key: jax.Array,
-    x: jax.Array,
-    length: Any,
+    key: Key[Array, ""],
+    x: Float[Array, " time"],
+    length: Int[Array, ""],
     *,
     sample_rate: int,
     low_db: float = -6.0,
@@ -40,15 +39,21 @@ def gain(
     return x * 10 ** (between(scalars(key, 1)[0], low_db, high_db) / 20), length
 
 
-def polarity(key: jax.Array, x: jax.Array, length: Any, *, sample_rate: int) -> Clip:
+def polarity(
+    key: Key[Array, ""],
+    x: Float[Array, " time"],
+    length: Int[Array, ""],
+    *,
+    sample_rate: int,
+) -> Clip:
     """Flips the sign; set `probability`, as it always does."""
     return -x, length
 
 
 def shift(
-    key: jax.Array,
-    x: jax.Array,
-    length: Any,
+    key: Key[Array, ""],
+    x: Float[Array, " time"],
+    length: Int[Array, ""],
     *,
     sample_rate: int,
     max_share: float = 0.5,
@@ -74,9 +79,9 @@ def shift(
 
 
 def noise(
-    key: jax.Array,
-    x: jax.Array,
-    length: Any,
+    key: Key[Array, ""],
+    x: Float[Array, " time"],
+    length: Int[Array, ""],
     *,
     sample_rate: int,
     low_snr_db: float = 5.0,
@@ -116,9 +121,9 @@ def noise(
 
 
 def reverb(
-    key: jax.Array,
-    x: jax.Array,
-    length: Any,
+    key: Key[Array, ""],
+    x: Float[Array, " time"],
+    length: Int[Array, ""],
     *,
     sample_rate: int,
     low_t60: float = 0.1,
@@ -203,9 +208,9 @@ def _resample(x: jax.Array, factor: jax.Array, size: int) -> jax.Array:
 
 
 def speed(
-    key: jax.Array,
-    x: jax.Array,
-    length: Any,
+    key: Key[Array, ""],
+    x: Float[Array, " time"],
+    length: Int[Array, ""],
     *,
     sample_rate: int,
     low_factor: float = 0.9,
@@ -223,9 +228,9 @@ def speed(
 
 
 def pitch(
-    key: jax.Array,
-    x: jax.Array,
-    length: Any,
+    key: Key[Array, ""],
+    x: Float[Array, " time"],
+    length: Int[Array, ""],
     *,
     sample_rate: int,
     low_semitones: float = -2.0,

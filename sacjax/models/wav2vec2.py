@@ -1,7 +1,7 @@
 """The wav2vec 2.0 encoder (Baevski et al. 2020) and its kin (HuBERT, data2vec-audio).
 
 Parameters and order follow the published models, so that their weights fit; see
-`sacjax.convert.huggingface`. Padding changes nothing: every step keeps positions beyond the valid
+`sacjax.convert.wav2vec2`. Padding changes nothing: every step keeps positions beyond the valid
 length at zero or out of reach.
 """
 

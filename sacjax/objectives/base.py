@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from sacjax import models
@@ -31,10 +32,10 @@ class Frozen(nnx.Variable):
 class Loss(NamedTuple):
     """A loss as a sum and a count, so that it averages right over micro-batches and devices."""
 
-    total: jax.Array
+    total: Float[Array, ""]
     """Sum over what is counted, float32 []."""
 
-    count: jax.Array  # type: ignore[assignment]
+    count: Float[Array, ""]  # type: ignore[assignment]
     """What the sum is divided by, such as clips or masked frames, float32 []."""
 
     metrics: Sums
@@ -149,7 +150,9 @@ class Objective:
     def after_loading(self, model: Any) -> None:
         """Changes a fresh model whose encoder has just been loaded, such as its teacher."""
 
-    def embed(self, model: Any, batch: dict[str, Any], ctx: Context) -> jax.Array:
+    def embed(
+        self, model: Any, batch: dict[str, Any], ctx: Context
+    ) -> Float[Array, "batch features"]:
         """Returns clip embeddings, float32 [B, D]: here the mean over the encoder's frames."""
         view = batch["views"][0]
         output = model.encoder(view.inputs, view.lengths, ctx)
@@ -198,7 +201,7 @@ def teacher_of(student: nnx.Module) -> Any:
     return teacher
 
 
-def follow(teacher: nnx.Module, student: nnx.Module, decay: jax.Array | float) -> None:
+def follow(teacher: nnx.Module, student: nnx.Module, decay: Float[Array, ""] | float) -> None:
     """Moves a teacher towards its student: decay · teacher + (1 − decay) · student."""
     new = nnx.as_pure(nnx.state(student, nnx.Param))
     old = nnx.as_pure(nnx.state(teacher, Teacher))

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from sacjax import models
@@ -67,7 +68,9 @@ class RunningNorm(nnx.Module):
         self.mean = nnx.BatchStat(jnp.zeros([]))
         self.variance = nnx.BatchStat(jnp.ones([]))
 
-    def __call__(self, x: jax.Array, lengths: jax.Array, ctx: Context) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "batch frames bands"], lengths: Int[Array, " batch"], ctx: Context
+    ) -> Float[Array, "batch frames bands"]:
         """Returns [B, frames, bands] normalized, zero beyond the valid frames [B]."""
         inside = valid(x, lengths)
         if ctx.train:
@@ -91,13 +94,17 @@ class Branch(nnx.Module):
         self.pooling = Pooling("mean_max", encoder.features, rngs=rngs)
         self.projector = MLP(encoder.features, options.hidden, options.projection_dim, rngs)
 
-    def clip(self, inputs: jax.Array, lengths: jax.Array, ctx: Context) -> jax.Array:
+    def clip(
+        self, inputs: Float[Array, "batch ..."], lengths: Int[Array, " batch"], ctx: Context
+    ) -> Float[Array, "batch features"]:
         """Returns the sum of the mean and the maximum over time, float32 [B, D]."""
         output = self.encoder(inputs, lengths, ctx)
         mean, highest = jnp.split(self.pooling(output.frames, output.lengths), 2, -1)
         return mean + highest
 
-    def __call__(self, view: View, mask: jax.Array, ctx: Context) -> jax.Array:
+    def __call__(
+        self, view: View, mask: Float[Array, " batch"], ctx: Context
+    ) -> Float[Array, "batch projection"]:
         """Returns the projections [B, P] of a view."""
         vectors = self.clip(view.inputs, view.lengths, ctx.child(0))
         return self.projector(vectors, mask, ctx.child(1))
@@ -195,7 +202,9 @@ class ByolA(Objective):
         """Makes the teacher what the student is."""
         follow(model.teacher, model.student, 0.0)
 
-    def embed(self, model: Any, batch: dict[str, Any], ctx: Context) -> jax.Array:
+    def embed(
+        self, model: Any, batch: dict[str, Any], ctx: Context
+    ) -> Float[Array, "batch features"]:
         """Returns the clip vectors, float32 [B, D].
 
         Of the spectrogram as the front end normalizes it, as a later stage hears it: the running

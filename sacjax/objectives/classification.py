@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from sacjax import models
@@ -106,12 +106,16 @@ class Classification(Objective):
             {"loss": (total, count), "accuracy": ((correct * known).sum(), known.sum())},
         )
 
-    def predict(self, model: Any, batch: dict[str, Any], ctx: Context) -> jax.Array:
+    def predict(
+        self, model: Any, batch: dict[str, Any], ctx: Context
+    ) -> Float[Array, "batch classes"]:
         """Returns logits float32 [B, C]."""
         view = batch["views"][0]
         return model(view.inputs, view.lengths, ctx)
 
-    def embed(self, model: Any, batch: dict[str, Any], ctx: Context) -> jax.Array:
+    def embed(
+        self, model: Any, batch: dict[str, Any], ctx: Context
+    ) -> Float[Array, "batch pooled"]:
         """Returns the pooled frames, float32 [B, D], that the head reads."""
         view = batch["views"][0]
         return model.embed(view.inputs, view.lengths, ctx)
@@ -122,7 +126,9 @@ class Classification(Objective):
         model: Any = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
         return model.pooling.features
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+    def probabilities(
+        self, logits: Float[np.ndarray, "clips classes"]
+    ) -> Float[np.ndarray, "clips classes"]:
         """Returns the softmax or sigmoid of logits [N, C]."""
         from scipy.special import expit, softmax
 

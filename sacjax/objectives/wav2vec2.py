@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
 from ml_collections import ConfigDict
 
 from sacjax.augment.draws import example_keys
@@ -23,6 +24,7 @@ from sacjax.layers.conv import valid
 from sacjax.layers.dropout import drop
 from sacjax.layers.masking import most_masked, span_mask
 from sacjax.layers.quantizer import Quantized, Quantizer, perplexity
+from sacjax.models.base import Tokens
 from sacjax.objectives.base import (
     LOSS,
     NEIGHBOURS,
@@ -129,22 +131,42 @@ class Pretraining(nnx.Module):
 class Masked(NamedTuple):
     """Which frames of a batch are masked, and what each is told from."""
 
-    mask: Any  # bool [B, N]
-    positions: Any  # int32 [B, K], the masked frames in their order
-    used: Any  # bool [B, K], which of the K there are
-    negatives: Any  # int32 [B, K, J], numbers of other masked frames, below K
+    mask: Bool[Array, "batch frames"]
+    """Whether a frame is masked."""
+
+    positions: Int[Array, "batch masked"]
+    """The masked frames in their order."""
+
+    used: Bool[Array, "batch masked"]
+    """Which of them there are."""
+
+    negatives: Int[Array, "batch masked negatives"]
+    """Numbers of other masked frames, as `positions` counts them."""
 
 
 class Compared(NamedTuple):
     """Predictions beside targets, of the masked frames."""
 
-    similarity: Any  # float32 [B, K, K], of prediction k with target j, over the temperature
-    same: Any  # bool [B, K, K], whether two frames have equal codes
+    similarity: Float[Array, "batch masked masked"]
+    """Of prediction k with target j, over the temperature."""
+
+    same: Bool[Array, "batch masked masked"]
+    """Whether two frames have equal codes."""
+
     quantized: Quantized
-    predictions: Any  # float32 [B, K, P], of length 1
-    targets: Any  # float32 [B, K, P], of length 1
-    counted: Any  # bool [B, K], frames that have another one to be told from
-    count: Any  # float32 [], their number
+    """Of the masked frames."""
+
+    predictions: Float[Array, "batch masked projection"]
+    """Of length 1."""
+
+    targets: Float[Array, "batch masked projection"]
+    """Of length 1."""
+
+    counted: Bool[Array, "batch masked"]
+    """Frames that have another one to be told from."""
+
+    count: Float[Array, ""]  # type: ignore[assignment]
+    """Their number."""
 
 
 class Wav2Vec2Objective(Objective):
@@ -218,7 +240,7 @@ class Wav2Vec2Objective(Objective):
         """Returns the model with fresh parameters."""
         return Pretraining(build_encoder(self.stage, rngs), self.options, rngs)
 
-    def temperature(self, progress: Any) -> jax.Array:
+    def temperature(self, progress: Float[Array, ""] | float) -> Float[Array, ""]:
         """Returns the Gumbel softmax's temperature after so many steps of the schedule."""
         o = self.options
         return jnp.maximum(o.temperature_start * o.temperature_decay**progress, o.temperature_end)
@@ -239,8 +261,8 @@ class Wav2Vec2Objective(Objective):
         masked = self.draw(keys, tokens.lengths, tokens.features.shape[1])
         return self.loss_of(model, tokens, masked, ctx)
 
-    def draw(self, keys: jax.Array, lengths: jax.Array, size: int) -> Masked:
-        """Draws masks and negatives for clips of `lengths` [B] of `size` frames; keys [B, 2]."""
+    def draw(self, keys: Key[Array, "batch 2"], lengths: Int[Array, " batch"], size: int) -> Masked:
+        """Draws masks and negatives for clips of `lengths` of `size` frames."""
         o = self.options
         mask = masks(keys[:, 0], lengths, size, o)
         positions, used = masked_positions(mask, most_masked(size, **o.spans()))
@@ -252,7 +274,7 @@ class Wav2Vec2Objective(Objective):
             draw_negatives(keys[:, 1], counts, positions.shape[1], o.negatives),
         )
 
-    def loss_of(self, model: Any, tokens: Any, masked: Masked, ctx: Context) -> Loss:
+    def loss_of(self, model: Any, tokens: Tokens, masked: Masked, ctx: Context) -> Loss:
         """Returns the loss for given tokens, masks and negatives."""
         o = self.options
         compared = self.compare(model, tokens, masked, ctx)
@@ -274,11 +296,11 @@ class Wav2Vec2Objective(Objective):
         }
         return Loss(total, compared.count, jax.lax.stop_gradient(sums))
 
-    def compare(self, model: Any, tokens: Any, masked: Masked, ctx: Context) -> Compared:
+    def compare(self, model: Any, tokens: Tokens, masked: Masked, ctx: Context) -> Compared:
         """Encodes the masked clip and compares its masked frames with all quantized ones."""
         o = self.options
 
-        def take(x: jax.Array) -> jax.Array:
+        def take(x: Float[Array, "batch frames dim"]) -> Float[Array, "batch masked dim"]:
             return jnp.take_along_axis(x, masked.positions[..., None], 1)
 
         output = model.encoder.context(tokens, ctx.child(1), mask=masked.mask)
@@ -301,8 +323,10 @@ class Wav2Vec2Objective(Objective):
             similarity / o.logit_temperature, same, quantized, predictions, targets, counted, count
         )
 
-    def diversity(self, compared: Compared, ctx: Context) -> tuple[Any, Any, Any]:
-        """Returns (sum of the diversity loss, softmax perplexity, one-hot codes [B, K, G, V])."""
+    def diversity(
+        self, compared: Compared, ctx: Context
+    ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, "batch masked groups entries"]]:
+        """Returns (sum of the diversity loss, softmax perplexity, one-hot codes)."""
         o = self.options
         entries = o.codebook_groups * o.codebook_entries
         weight = compared.counted[..., None, None].astype(jnp.float32)
@@ -361,11 +385,13 @@ class Wav2Vec2Objective(Objective):
         )
 
 
-def contrast(compared: Compared, masked: Masked) -> tuple[Any, Any, Any]:
+def contrast(
+    compared: Compared, masked: Masked
+) -> tuple[Float[Array, ""], Float[Array, "batch masked"], Float[Array, "batch masked negatives"]]:
     """Compares each masked frame's prediction with its target and its negatives.
 
     Returns:
-      (sum of the contrastive loss, similarities of positives [B, K], of negatives [B, K, J]).
+      (sum of the contrastive loss, similarities of positives, of negatives).
     """
     positive = jnp.diagonal(compared.similarity, axis1=1, axis2=2)
     coincide = jnp.take_along_axis(compared.same, masked.negatives, -1)
@@ -376,7 +402,9 @@ def contrast(compared: Compared, masked: Masked) -> tuple[Any, Any, Any]:
     return loss, positive, negative
 
 
-def feature_penalty(tokens: Any, count: Any) -> tuple[Any, Any]:
+def feature_penalty(
+    tokens: Tokens, count: Float[Array, ""]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Returns (fairseq's penalty as a sum over `count`, mean square over a frame's features)."""
     features = tokens.features
     inside = valid(features, tokens.lengths)
@@ -386,7 +414,12 @@ def feature_penalty(tokens: Any, count: Any) -> tuple[Any, Any]:
 
 
 def diagnostics(
-    compared: Compared, masked: Masked, positive: Any, negative: Any, tokens: Any, drawn: int
+    compared: Compared,
+    masked: Masked,
+    positive: Float[Array, "batch masked"],
+    negative: Float[Array, "batch masked negatives"],
+    tokens: Tokens,
+    drawn: int,
 ) -> Sums:
     """Returns what tells a healthy run from a collapsed one.
 
@@ -409,7 +442,9 @@ def diagnostics(
     expected = jnp.where(first, 1 - (1 - share) ** drawn, 0)
     candidates = 1 + jnp.where(same, 0, expected[:, None]).sum(-1)
 
-    def right(value: jax.Array, top: jax.Array) -> tuple[Any, Any]:
+    def right(
+        value: Float[Array, "batch masked"], top: Float[Array, "batch masked"]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         return (counted & (value > top)).sum().astype(jnp.float32), count
 
     coincide = jnp.take_along_axis(same, masked.negatives, -1) & counted[..., None]
@@ -426,13 +461,15 @@ def diagnostics(
     }
 
 
-def unit(x: jax.Array) -> jax.Array:
+def unit(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
     """Returns vectors of length 1; a vector of zeros stays one, with a finite gradient."""
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
 
 
-def _variance(x: jax.Array, counted: jax.Array, count: jax.Array) -> tuple[Any, Any]:
-    """Returns (variance of unit vectors [B, K, P] about their mean, 1), as a sum and its count.
+def _variance(
+    x: Float[Array, "batch masked dim"], counted: Bool[Array, "batch masked"], count: jax.Array
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Returns (variance of unit vectors about their mean, 1), as a sum and its count.
 
     The variance is 0 when all vectors are equal, and at most 1.
     """
@@ -440,13 +477,17 @@ def _variance(x: jax.Array, counted: jax.Array, count: jax.Array) -> tuple[Any, 
     return jnp.where(count > 0, 1 - jnp.square(mean).sum(), 0.0), (count > 0).astype(jnp.float32)
 
 
-def masks(keys: jax.Array, lengths: jax.Array, size: int, options: Wav2Vec2Options) -> jax.Array:
-    """Returns the masks bool [B, size] of clips of so many frames, one key each."""
+def masks(
+    keys: Key[Array, " batch"], lengths: Int[Array, " batch"], size: int, options: Wav2Vec2Options
+) -> Bool[Array, "batch {size}"]:
+    """Returns the masks of clips of so many frames, one key each."""
     return jax.vmap(lambda key, n: span_mask(key, n, size, **options.spans()))(keys, lengths)
 
 
-def masked_positions(mask: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
-    """Returns (positions of the masked frames, int32 [B, most], rising; valid, bool [B, most]).
+def masked_positions(
+    mask: Bool[Array, "batch frames"], most: int
+) -> tuple[Int[Array, "batch {most}"], Bool[Array, "batch {most}"]]:
+    """Returns (positions of the masked frames, rising; which of them are valid).
 
     A clip with fewer than `most` masked frames has other positions at the end, which are not valid.
     """
@@ -455,14 +496,16 @@ def masked_positions(mask: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
     return order, jnp.arange(most) < mask.sum(-1, keepdims=True)
 
 
-def draw_negatives(keys: jax.Array, counts: jax.Array, size: int, number: int) -> jax.Array:
-    """Returns the negatives of each masked frame, int32 [B, size, number].
+def draw_negatives(
+    keys: Key[Array, " batch"], counts: Int[Array, " batch"], size: int, number: int
+) -> Int[Array, "batch {size} {number}"]:
+    """Returns the negatives of each masked frame.
 
     They are drawn with replacement from the other masked frames of its clip, which has `counts` of
     them.
     """
 
-    def draw(key: jax.Array, count: jax.Array) -> jax.Array:
+    def draw(key: Key[Array, ""], count: Int[Array, ""]) -> Int[Array, "masked negatives"]:
         uniform = jax.random.uniform(key, [size, number])
         others = jnp.maximum(count - 1, 1)
         drawn = jnp.minimum((uniform * others).astype(jnp.int32), others - 1)

@@ -169,9 +169,8 @@ def test_time_warp_is_exact_in_ten_minutes():
     """120,000 frames that are 0 and 1 in turn: each tells how far between two it was read."""
     frames, key = 120_000, jax.random.key(0)
     x = jnp.asarray(np.arange(frames) % 2, jnp.float32)[:, None]
-    y, _ = jax.jit(
-        lambda key, x: spectrogram.time_warp(key, x, frames, sample_rate=48000, width=8)
-    )(key, x)
+    warp = functools.partial(spectrogram.time_warp, sample_rate=48000, width=8)
+    y, _ = jax.jit(warp)(key, x, jnp.asarray(frames))
     u = draws.scalars(key, 2)
     centre = 9 + int(draws.integer(u[0], frames - 18))
     target = centre + int(draws.integer(u[1], 17)) - 8

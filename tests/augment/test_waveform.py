@@ -318,7 +318,7 @@ def test_pitch_moves_tones_and_keeps_the_duration(semitones):
 
 
 def test_partners_are_one_random_cycle_that_leaves_padding_out():
-    mask = jnp.asarray([1, 1, 0, 1, 1, 0, 1, 1])
+    mask = jnp.asarray([1.0, 1, 0, 1, 1, 0, 1, 1])
     seen = set()
     for seed in range(5):
         partner = np.asarray(mixing.partners(jax.random.uniform(jax.random.key(seed), (B,)), mask))

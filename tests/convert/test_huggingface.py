@@ -13,6 +13,7 @@ from sacjax import config as config_lib
 from sacjax import inference
 from sacjax import stages as experiment
 from sacjax.convert import huggingface
+from sacjax.convert.wav2vec2 import objective_options
 from sacjax.errors import UserError
 from sacjax.objectives.wav2vec2 import HUGGINGFACE_OPTIONS
 
@@ -334,7 +335,7 @@ def test_keys_that_a_config_does_not_have_are_those_of_transformers(kind, tmp_pa
     assert len(known) > 3
     assert {key: bare[key] for key in known} == {key: whole[key] for key in known}
     assert bare_options == {key: options[key] for key in bare_options}
-    assert huggingface.objective_options(bare) == huggingface.objective_options(whole)
+    assert objective_options(bare) == objective_options(whole)
     if kind == "Wav2Vec2":
         assert set(HUGGINGFACE_OPTIONS.values()) <= whole.keys()
 
