@@ -404,6 +404,7 @@ def _source_options(name: str, config: ConfigDict) -> dict[str, Any]:
     stage = config[name]
     inside = stage.init_from in config.stages
     given, path = stage.model.encoder.to_dict(), huggingface.folder_of(stage.init_from)
+    heard: dict[str, Any] = {"frontend": "mel", "frontend_options": {}}
     if path is not None:
         kind, options = huggingface.encoder_name(path), huggingface.encoder_options(path)
         preprocessor = huggingface.read_preprocessor(path)
@@ -413,11 +414,17 @@ def _source_options(name: str, config: ConfigDict) -> dict[str, Any]:
             (config, stage.init_from) if inside else inference.trained_stage(stage.init_from)
         )
         kind, rate = other[its_name].model.name, other[its_name].data.sample_rate
+        heard = {key: other[its_name].model.to_dict()[key] for key in heard}
         options = {} if inside else other[its_name].model.encoder.to_dict()
     if stage.model.name != kind:
         raise UserError(
             f"config.{name}.init_from={stage.init_from} needs config.{name}.model.name={kind}"
         )
+    for key, its in heard.items():
+        if stage.model.to_dict()[key] != its:
+            raise UserError(
+                f"config.{name}.init_from={stage.init_from} needs config.{name}.model.{key}={its}"
+            )
     if rate != stage.data.sample_rate:
         raise UserError(
             f"config.{name}.data.sample_rate is {stage.data.sample_rate}, but "

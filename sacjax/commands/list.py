@@ -1,6 +1,6 @@
 """Lists what there is, a name and a line each, from docstrings.
 
-sacjax list [objectives|encoders|augmentations|sources|evaluators|configs]
+sacjax list [objectives|encoders|frontends|augmentations|sources|evaluators|configs]
 """
 
 import argparse
@@ -36,6 +36,14 @@ def encoders() -> Lines:
     return of_docstrings(ENCODERS)
 
 
+def frontends() -> Lines:
+    """Returns the front ends, by `model.frontend`."""
+    from sacjax.frontend.learnable import FRONT_ENDS
+
+    mel = "Log-mel or MFCC of `frontend`, without parameters; encoders of waveforms use none."
+    return {"mel": mel} | of_docstrings(FRONT_ENDS)
+
+
 def augmentations() -> Lines:
     """Returns the augmentations, by their `name` in `augment.waveform` or `augment.spectrogram`."""
     from sacjax.augment import CLIP, MIXING
@@ -69,6 +77,7 @@ def configs() -> Lines:
 KINDS: dict[str, Callable[[], Lines]] = {
     "objectives": objectives,
     "encoders": encoders,
+    "frontends": frontends,
     "augmentations": augmentations,
     "sources": sources,
     "evaluators": evaluators,

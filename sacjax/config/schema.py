@@ -5,8 +5,11 @@ from ml_collections import ConfigDict
 from sacjax.config import options
 from sacjax.errors import UserError, nearest
 
-# Sub-configs whose keys depend on a name beside them; the encoder and the objective check them.
-OPEN = ("model.encoder", "objective.options")
+# Sub-configs whose keys depend on a name beside them, whose owner checks them.
+OPEN = ("model.encoder", "model.frontend_options", "objective.options")
+
+
+OF_ENCODER = ("name", "encoder", "frontend", "frontend_options")  # `models.check` checks them
 
 
 def groups() -> dict[str, type]:
@@ -35,6 +38,8 @@ def stage() -> ConfigDict:
         c[group] = options.defaults(kind)
     c.model.name = "spectrogram_resnet"  # see `sacjax list encoders`
     c.model.encoder = dict()  # options of that encoder
+    c.model.frontend = "mel"  # or one that learns, see `sacjax list frontends`
+    c.model.frontend_options = dict()  # options of that front end
     c.objective = dict(
         name="classification",  # see `sacjax list objectives`
         options=dict(),  # of that objective
@@ -100,11 +105,10 @@ def check(config: ConfigDict) -> ConfigDict:
 def check_stage(c: ConfigDict) -> None:
     """Checks one stage. Raises UserError that begins with the key, such as `data.seconds is …`."""
     from sacjax import augment, evaluators, models, objectives
+    from sacjax.models import front_end
 
     for group, kind in groups().items():
-        names = {
-            field for field in c[group] if not (group == "model" and field in ("name", "encoder"))
-        }
+        names = {field for field in c[group] if not (group == "model" and field in OF_ENCODER)}
         given = {field: c[group][field] for field in names}
         options.check(group, group, given, kind)
         kind(**given)
@@ -122,6 +126,7 @@ def check_stage(c: ConfigDict) -> None:
     models.check(c.model)
     objectives.check(c)
     objectives.OBJECTIVES[c.objective.name].Options(**c.objective.options)  # checks their values
+    front_end.check_stage(c, objectives.OBJECTIVES[c.objective.name].needs_labels)
     evaluators.check(c)
     augment.check(c.augment.waveform, "waveform")
     augment.check(c.augment.spectrogram, "spectrogram")

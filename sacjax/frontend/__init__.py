@@ -35,6 +35,7 @@ __all__ = [
     "log_scale",
     "make_frontend",
     "mel_filterbank",
+    "mel_frames",
     "mel_spectrogram",
     "mfcc",
     "normalize",
@@ -102,43 +103,65 @@ def make_frontend(
       UserError: (when traced) a window of audio shorter than n_fft, without `center`.
     """
     c = config
-    hop_length = c.hop_length or (c.win_length or c.n_fft) // 4
 
     def frontend(
         audio: Float[Numbers, "batch samples"], lengths: Int[Numbers, " batch"]
     ) -> tuple[Float32[Array, "batch frames features"], Int32[Array, " batch"]]:
-        if not c.center and audio.shape[1] < c.n_fft:
-            raise UserError(
-                f"frontend.n_fft {c.n_fft} is longer than the audio, {audio.shape[1]} samples: "
-                "lower it or set frontend.center"
-            )
-        if c.preemphasis:
-            audio = preemphasis(audio, coef=c.preemphasis)
-        features = log_mel_spectrogram(
-            audio,
-            sample_rate=sample_rate,
-            n_fft=c.n_fft,
-            win_length=c.win_length,
-            hop_length=hop_length,
-            window=c.window,
-            center=c.center,
-            pad_mode=c.pad_mode,
-            n_mels=c.n_mels,
-            fmin=c.fmin,
-            fmax=c.fmax,
-            htk=c.htk,
-            norm=None if c.mel_norm == "none" else c.mel_norm,
-            power=c.power,
-            log=c.log,
-            floor=c.floor,
-            ref=c.ref,
-            top_db=c.top_db,
-            lengths=lengths,
+        mel, frames = mel_frames(c, sample_rate, audio, lengths)
+        features = log_scale(
+            mel, log=c.log, floor=c.floor, ref=c.ref, top_db=c.top_db, power=c.power, lengths=frames
         )
         if c.n_mfcc:
             features = cepstrum(features, n_mfcc=c.n_mfcc)
-        frames = frame_lengths(lengths, n_fft=c.n_fft, hop_length=hop_length, center=c.center)
-        frames = frames.astype("int32")
         return normalize(features, kind=c.normalize, lengths=frames, mean=c.mean, std=c.std), frames
 
     return frontend
+
+
+def mel_frames(
+    config: ConfigDict | Options,
+    sample_rate: int,
+    audio: Float[Numbers, "batch samples"],
+    lengths: Int[Numbers, " batch"],
+) -> tuple[Float32[Array, "batch frames mels"], Int32[Array, " batch"]]:
+    """Returns (the mel spectrogram that a stage's `frontend` describes, without log; valid frames).
+
+    Frames beyond a clip's own are meaningless.
+
+    Args:
+      config: a stage's `frontend`.
+      sample_rate: Hz, of the audio.
+      audio: samples [B, T].
+      lengths: valid samples [B].
+
+    Raises:
+      UserError: a window of audio shorter than n_fft, without `center`.
+    """
+    c = config
+    hop_length = c.hop_length or (c.win_length or c.n_fft) // 4
+    if not c.center and audio.shape[1] < c.n_fft:
+        raise UserError(
+            f"frontend.n_fft {c.n_fft} is longer than the audio, {audio.shape[1]} samples: "
+            "lower it or set frontend.center"
+        )
+    if c.preemphasis:
+        audio = preemphasis(audio, coef=c.preemphasis)
+    mel = mel_spectrogram(
+        audio,
+        sample_rate=sample_rate,
+        n_fft=c.n_fft,
+        win_length=c.win_length,
+        hop_length=hop_length,
+        window=c.window,
+        center=c.center,
+        pad_mode=c.pad_mode,
+        power=c.power,
+        n_mels=c.n_mels,
+        fmin=c.fmin,
+        fmax=c.fmax,
+        htk=c.htk,
+        norm=None if c.mel_norm == "none" else c.mel_norm,
+        lengths=lengths,
+    )
+    frames = frame_lengths(lengths, n_fft=c.n_fft, hop_length=hop_length, center=c.center)
+    return mel, frames.astype("int32")

@@ -13,7 +13,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
-from sacjax import errors, models, objectives
+from sacjax import errors, objectives
 from sacjax.context import Context
 from sacjax.convert import huggingface
 from sacjax.data.recordings import Recordings
@@ -29,6 +29,7 @@ from sacjax.inference.embedder import (
     unlabelled,
 )
 from sacjax.inference.sounds import Sounds, as_recordings
+from sacjax.objectives.base import build_encoder
 from sacjax.train import checkpoint, sharding
 from sacjax.views import make_views
 
@@ -330,7 +331,5 @@ def ensemble(
 
 def untrained(model: Model, seed: int = 0) -> Model:
     """Returns the same encoder with fresh parameters: what a trained one must beat."""
-    stage = model.stage_config
-    bands = stage.frontend.n_mfcc or stage.frontend.n_mels
-    encoder = models.build_encoder(stage.model, num_features=bands, rngs=nnx.Rngs(seed))
+    encoder = build_encoder(model.stage_config, nnx.Rngs(seed))
     return dataclasses.replace(model, module=encoder)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from sacjax.config import options
 from sacjax.errors import UserError, nearest
 from sacjax.layers.pooling import Pooling
+from sacjax.models import front_end
 from sacjax.models.audionet import AudioNet
 from sacjax.models.base import Encoder, EncoderOutput, TokenEncoder, Tokens
 from sacjax.models.classifier import Classifier, check_layers
@@ -45,8 +46,8 @@ __all__ = [
 
 
 def input_kind(model: ConfigDict) -> Literal["waveform", "spectrogram"]:
-    """Returns what the configured encoder takes."""
-    return ENCODERS[model.name].input_kind
+    """Returns what the configured encoder takes: behind a front end that learns, the waveform."""
+    return "waveform" if front_end.learns(model) else ENCODERS[model.name].input_kind
 
 
 def check(model: ConfigDict) -> None:
@@ -57,9 +58,17 @@ def check(model: ConfigDict) -> None:
     options.check("model.encoder", model.name, model.encoder, encoder.Options)
     encoder.Options(**model.encoder.to_dict())
     check_layers(Classifier.Options(**_around(model)).layers, encoder)
+    front_end.check(model, encoder)
 
 
-def build(model: ConfigDict, *, num_classes: int, num_features: int, rngs: nnx.Rngs) -> Classifier:
+def build(
+    model: ConfigDict,
+    *,
+    num_classes: int,
+    num_features: int,
+    rngs: nnx.Rngs,
+    stage: ConfigDict | None = None,
+) -> Classifier:
     """Returns the classifier that `config.model` describes.
 
     Args:
@@ -67,20 +76,37 @@ def build(model: ConfigDict, *, num_classes: int, num_features: int, rngs: nnx.R
       num_classes: C of its logits.
       num_features: mel bins or MFCC of its input; encoders of waveforms do not use it.
       rngs: of the parameters.
+      stage: as of `build_encoder`.
     """
-    encoder = build_encoder(model, num_features=num_features, rngs=rngs)
+    encoder = build_encoder(model, num_features=num_features, rngs=rngs, stage=stage)
     return Classifier(encoder, num_classes=num_classes, rngs=rngs, **_around(model))
 
 
-def build_encoder(model: ConfigDict, *, num_features: int, rngs: nnx.Rngs) -> Encoder:
-    """Returns the encoder alone."""
-    dtype, given = jnp.dtype(model.dtype), model.encoder.to_dict()
-    return ENCODERS[model.name](num_features=num_features, dtype=dtype, rngs=rngs, **given)
+def build_encoder(
+    model: ConfigDict, *, num_features: int, rngs: nnx.Rngs, stage: ConfigDict | None = None
+) -> Encoder:
+    """Returns the encoder alone, with its front end where that learns.
+
+    Args:
+      model: the config.
+      num_features: mel bins or MFCC of its input; encoders of waveforms do not use it.
+      rngs: of the parameters.
+      stage: whose `model` it is. A front end that learns is made of its `data.sample_rate`,
+        `frontend` and `augment.spectrogram`.
+    """
+    given = dict(num_features=num_features, dtype=jnp.dtype(model.dtype), rngs=rngs)
+    given |= model.encoder.to_dict()
+    if not front_end.learns(model):
+        return ENCODERS[model.name](**given)
+    if stage is None:
+        raise ValueError(f"model.frontend={model.frontend} is built of a whole stage")
+    return front_end.build(ENCODERS[model.name], stage, **given)
 
 
 def width(model: ConfigDict) -> int:
     """Returns D of the configured encoder's frames; nothing is allocated."""
-    return nnx.eval_shape(lambda: build_encoder(model, num_features=64, rngs=nnx.Rngs(0))).features
+    bare = ConfigDict(model.to_dict() | {"frontend": "mel"})  # which does not change it
+    return nnx.eval_shape(lambda: build_encoder(bare, num_features=64, rngs=nnx.Rngs(0))).features
 
 
 def _around(model: ConfigDict) -> dict[str, Any]:

@@ -187,7 +187,9 @@ def num_features(stage: ConfigDict) -> int:
 
 def build_encoder(stage: ConfigDict, rngs: nnx.Rngs) -> Any:
     """Returns the encoder that a stage's config names, with fresh parameters."""
-    return models.build_encoder(stage.model, num_features=num_features(stage), rngs=rngs)
+    return models.build_encoder(
+        stage.model, num_features=num_features(stage), rngs=rngs, stage=stage
+    )
 
 
 def teacher_of(student: nnx.Module) -> Any:

@@ -73,7 +73,11 @@ class Classification(Objective):
         """Returns the classifier with fresh parameters."""
         bands = num_features(self.stage)
         return models.build(
-            self.stage.model, num_classes=self.num_classes, num_features=bands, rngs=rngs
+            self.stage.model,
+            num_classes=self.num_classes,
+            num_features=bands,
+            rngs=rngs,
+            stage=self.stage,
         )
 
     def loss(self, model: Any, batch: dict[str, Any], ctx: Context) -> Loss:

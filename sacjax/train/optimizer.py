@@ -11,7 +11,8 @@ import optax
 from sacjax.config.options import Options as OptionsBase
 from sacjax.errors import UserError
 
-NO_DECAY = re.compile(r"(^|/)(bias|scale|mean|var)$")  # biases and the affine of norms
+# Biases, the affine of norms, and a front end's frequencies, widths and exponents.
+NO_DECAY = re.compile(r"(^|/)((bias|scale|mean|var)$|front_end/)")
 # Layers of the Transformer: stacked over depth, or one after the other with a number each.
 LAYER = re.compile(r"^encoder/transformer/layers/(?:(\d+)/)?")
 FINAL_NORM = "encoder/transformer/final_norm/"  # of a pre-norm Transformer, above its layers
