@@ -72,9 +72,11 @@ class BatchNorm(nnx.BatchNorm):
 class LayerNorm(nnx.LayerNorm):
     """Layer norm over the last axis (Ba et al. 2016), its statistics in float32."""
 
-    def __init__(self, features: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        """Makes scale and bias of so many channels."""
-        super().__init__(features, epsilon=EPSILON, dtype=dtype, use_fast_variance=False, rngs=rngs)
+    def __init__(
+        self, features: int, *, epsilon: float = EPSILON, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        """Makes scale and bias of so many channels; `epsilon` is added to variances."""
+        super().__init__(features, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
 class GroupNorm(nnx.Module):

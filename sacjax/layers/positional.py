@@ -1,10 +1,11 @@
-"""Positions from a convolution over tokens, as wav2vec 2.0 has them in place of embeddings."""
+"""Positions of tokens: a convolution over them, as wav2vec 2.0 has, or sines of a grid."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from sacjax.layers.conv import convolution
 
@@ -56,3 +57,36 @@ class PositionalConv(nnx.Module):
         if self.norm:
             y = jax.nn.standardize(y.astype(jnp.float32), epsilon=1e-5).astype(self.dtype)
         return jax.nn.gelu(y, approximate=False)
+
+
+def sincos(positions: int, features: int) -> Float32[np.ndarray, "positions features"]:
+    """Returns sines, then cosines, of wavelengths from 2 pi to 2 pi * 10,000 (Vaswani et al. 2017).
+
+    Args:
+      positions: how many, from 0.
+      features: D, even.
+    """
+    frequencies = 10000.0 ** -(np.arange(features // 2) / (features // 2))
+    angles = np.arange(positions)[:, None] * frequencies
+    return np.concatenate([np.sin(angles), np.cos(angles)], -1).astype(np.float32)
+
+
+def sincos_grid(
+    columns: int, bands: int, features: int
+) -> Float32[np.ndarray, "columns bands features"]:
+    """Returns fixed positions of a grid: half the features tell the band, half the column in time.
+
+    As those of MAE (He et al. 2022) and Audio-MAE (Huang et al. 2022). Where there is one band
+    alone, all features tell the column.
+
+    Args:
+      columns: along time.
+      bands: along frequency.
+      features: D, a multiple of 4.
+    """
+    if bands == 1:
+        return sincos(columns, features)[:, None]
+    shape = (columns, bands, features // 2)
+    in_band = np.broadcast_to(sincos(bands, features // 2)[None], shape)
+    in_time = np.broadcast_to(sincos(columns, features // 2)[:, None], shape)
+    return np.concatenate([in_band, in_time], -1)

@@ -11,13 +11,17 @@ from jaxtyping import Array, Bool, Float, Key
 
 from sacjax.context import Context
 from sacjax.layers.dropout import drop
-from sacjax.layers.norm import LayerNorm
+from sacjax.layers.norm import EPSILON, LayerNorm
 
 Remat = Literal["none", "full", "dots"]
 """What a layer's backward pass computes again: nothing, all, or all but its matrix products."""
 
 POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 NORMAL = nnx.initializers.normal(0.02)
+
+States = bool | Literal["mlp"]
+"""Which states of a stack a call returns: none; True: the first layer's input and every layer's
+output; 'mlp': what every layer's MLP gives before it is added (the targets of data2vec and EAT)."""
 
 
 class Attention(nnx.Module):
@@ -29,6 +33,7 @@ class Attention(nnx.Module):
         heads: int,
         *,
         causal: bool = False,
+        qkv_bias: bool = True,
         dropout: float = 0.0,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -39,12 +44,14 @@ class Attention(nnx.Module):
           width: features of the tokens; it divides by `heads`.
           heads: how many.
           causal: whether a token attends only to itself and those before it.
+          qkv_bias: whether queries, keys and values have biases.
           dropout: rate of the attention weights.
           dtype: of the computation; parameters are float32.
           rngs: of the parameters.
         """
         make = partial(nnx.Linear, width, width, dtype=dtype, kernel_init=NORMAL, rngs=rngs)
-        self.query, self.key, self.value, self.out = make(), make(), make(), make()
+        three = partial(make, use_bias=qkv_bias)
+        self.query, self.key, self.value, self.out = three(), three(), three(), make()
         self.heads, self.causal, self.dropout = heads, causal, dropout
 
     def __call__(
@@ -88,6 +95,8 @@ class TransformerLayer(nnx.Module):
         *,
         pre_norm: bool,
         causal: bool = False,
+        qkv_bias: bool = True,
+        epsilon: float = EPSILON,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         activation_dropout: float = 0.0,
@@ -96,12 +105,18 @@ class TransformerLayer(nnx.Module):
     ):
         """Makes a layer; see `Transformer` for the arguments."""
         self.attention = Attention(
-            width, heads, causal=causal, dropout=attention_dropout, dtype=dtype, rngs=rngs
+            width,
+            heads,
+            causal=causal,
+            qkv_bias=qkv_bias,
+            dropout=attention_dropout,
+            dtype=dtype,
+            rngs=rngs,
         )
-        self.attention_norm = LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.attention_norm = LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
         self.mlp_in = nnx.Linear(width, mlp_width, dtype=dtype, kernel_init=NORMAL, rngs=rngs)
         self.mlp_out = nnx.Linear(mlp_width, width, dtype=dtype, kernel_init=NORMAL, rngs=rngs)
-        self.mlp_norm = LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.mlp_norm = LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
         self.pre_norm, self.dropout, self.inner_dropout = pre_norm, dropout, activation_dropout
 
     def __call__(
@@ -109,13 +124,18 @@ class TransformerLayer(nnx.Module):
         x: Float[Array, "batch tokens width"],
         mask: Bool[Array, "batch tokens"],
         ctx: Context,
-    ) -> Float[Array, "batch tokens width"]:
-        """Returns the tokens after the layer; `mask` says which may be attended to."""
+    ) -> tuple[Float[Array, "batch tokens width"], Float[Array, "batch tokens width"]]:
+        """Returns (the tokens after the layer; what its MLP gave before it was added).
+
+        `mask` says which tokens may be attended to.
+        """
         if self.pre_norm:
             x = x + self._attend(self.attention_norm(x), mask, ctx)
-            return x + self._mlp(self.mlp_norm(x), ctx)
+            branch = self._mlp(self.mlp_norm(x), ctx)
+            return x + branch, branch
         x = self.attention_norm(x + self._attend(x, mask, ctx))
-        return self.mlp_norm(x + self._mlp(x, ctx))
+        branch = self._mlp(x, ctx)
+        return self.mlp_norm(x + branch), branch
 
     def _attend(self, x: jax.Array, mask: jax.Array, ctx: Context) -> jax.Array:
         return drop(self.attention(x, mask, ctx.rng(0)), self.dropout, ctx.rng(1))
@@ -142,6 +162,8 @@ class Transformer(nnx.Module):
         *,
         pre_norm: bool,
         causal: bool = False,
+        qkv_bias: bool = True,
+        epsilon: float = EPSILON,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         activation_dropout: float = 0.0,
@@ -159,6 +181,8 @@ class Transformer(nnx.Module):
           mlp_width: features inside the MLP.
           pre_norm: norms before each branch, instead of after it.
           causal: whether a token attends only to itself and those before it.
+          qkv_bias: whether queries, keys and values have biases.
+          epsilon: added to the norms' variances.
           dropout: rate of the input and of each branch.
           attention_dropout: rate of the attention weights.
           activation_dropout: rate inside the MLP.
@@ -167,7 +191,7 @@ class Transformer(nnx.Module):
           dtype: of the computation; parameters are float32.
           rngs: of the parameters.
         """
-        norm = LayerNorm(width, dtype=dtype, rngs=rngs)
+        norm = LayerNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
         self.input_norm = None if pre_norm else norm
         self.final_norm = norm if pre_norm else None
         make = partial(
@@ -177,6 +201,8 @@ class Transformer(nnx.Module):
             mlp_width,
             pre_norm=pre_norm,
             causal=causal,
+            qkv_bias=qkv_bias,
+            epsilon=epsilon,
             dropout=dropout,
             attention_dropout=attention_dropout,
             activation_dropout=activation_dropout,
@@ -191,7 +217,7 @@ class Transformer(nnx.Module):
         x: Float[Array, "batch tokens width"],
         mask: Bool[Array, "batch tokens"],
         ctx: Context = Context(),
-        hidden_states: bool = False,
+        hidden_states: States = False,
     ) -> tuple[
         Float[Array, "batch tokens width"], Float[Array, "states batch tokens width"] | None
     ]:
@@ -201,34 +227,35 @@ class Transformer(nnx.Module):
           x: the tokens.
           mask: which of them there are; the others are padding, to which nothing attends.
           ctx: of this call.
-          hidden_states: whether to return the first layer's input and every layer's output. The
-            last is before `final_norm`, as in transformers from 5.16 on.
+          hidden_states: see `States`. The last layer's output is the one before `final_norm`, as in
+            transformers from 5.16 on.
         """
         x = x if self.input_norm is None else self.input_norm(x)
         x = drop(x, self.dropout, ctx.rng(0))
-        x, before = self._scan(x, mask, ctx.child(1), hidden_states)
+        x, states = self._scan(x, mask, ctx.child(1), hidden_states)
         inside = mask[..., None]
-        states = None if before is None else jnp.concatenate([before, x[None]])
         if states is not None:
+            states = states if hidden_states == "mlp" else jnp.concatenate([states, x[None]])
             states = jnp.where(inside, states, 0)
         x = x if self.final_norm is None else self.final_norm(x)
         return jnp.where(inside, x, 0), states
 
     def _scan(
-        self, x: jax.Array, mask: jax.Array, ctx: Context, hidden_states: bool
+        self, x: jax.Array, mask: jax.Array, ctx: Context, hidden_states: States
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Returns (the last layer's output; every layer's input where asked for)."""
+        """Returns (the last layer's output; every layer's input, or MLP's output, if asked for)."""
         attended = mask | ~mask.any(-1, keepdims=True)  # a softmax needs a token, of no clip too
         graphdef, stacked = nnx.split(self.layers)
 
         def apply(x: jax.Array, layer: tuple) -> tuple[jax.Array, jax.Array | None]:
             variables, number = layer
             own = ctx.child(number)
-            y = nnx.merge(graphdef, variables)(x, attended, own.child(0))
+            y, branch = nnx.merge(graphdef, variables)(x, attended, own.child(0))
             key = own.rng(1)
             if self.layer_drop and key is not None:
                 y = jnp.where(jax.random.bernoulli(key, self.layer_drop), x, y)
-            return y, (x if hidden_states else None)
+            kept = branch if hidden_states == "mlp" else x
+            return y, (kept if hidden_states else None)
 
         if self.remat != "none":
             apply = jax.checkpoint(apply, policy=POLICIES[self.remat])

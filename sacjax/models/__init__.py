@@ -16,12 +16,14 @@ from sacjax.models.base import Encoder, EncoderOutput, TokenEncoder, Tokens
 from sacjax.models.classifier import Classifier, check_layers
 from sacjax.models.resnet import SpectrogramResNet
 from sacjax.models.small_cnn import SmallCNN
+from sacjax.models.spectrogram_transformer import SpectrogramTransformer
 from sacjax.models.wav2vec2 import Wav2Vec2
 
 ENCODERS: dict[str, type[Encoder]] = {
     "audionet": AudioNet,
     "spectrogram_resnet": SpectrogramResNet,
     "small_cnn": SmallCNN,
+    "spectrogram_transformer": SpectrogramTransformer,
     "wav2vec2": Wav2Vec2,
 }
 
@@ -34,6 +36,7 @@ __all__ = [
     "Pooling",
     "SmallCNN",
     "SpectrogramResNet",
+    "SpectrogramTransformer",
     "TokenEncoder",
     "Tokens",
     "Wav2Vec2",

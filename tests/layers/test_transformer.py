@@ -63,6 +63,10 @@ def peer(model, causal):
     put(ends.bias, ours.bias[...])
     look = torch.triu(torch.ones(N, N, dtype=torch.bool), 1) if causal else None
 
+    branches = []
+    for layer in stack:  # what the MLP gives before it is added
+        layer.linear2.register_forward_hook(lambda _, __, y: branches.append(y.numpy()))
+
     def run():
         with torch.no_grad():
             x = torch.tensor(np.array(X))
@@ -70,9 +74,11 @@ def peer(model, causal):
             for layer in stack:
                 padding = torch.tensor(np.array(~MASK))
                 states.append(layer(states[-1], src_mask=look, src_key_padding_mask=padding))
-            return (ends(states[-1]) if pre_norm else states[-1]).numpy(), [
-                s.numpy() for s in states
-            ]
+            return (
+                (ends(states[-1]) if pre_norm else states[-1]).numpy(),
+                [s.numpy() for s in states],
+                branches,
+            )
 
     return run
 
@@ -82,12 +88,16 @@ def peer(model, causal):
 def test_frames_and_states_are_torchs(pre_norm, causal):
     model = make(pre_norm, causal=causal)
     assert (model.input_norm is None) == pre_norm and (model.final_norm is None) != pre_norm
-    want, states = peer(model, causal)()
-    run = quick(model, lambda model, x, mask: model(x, mask, hidden_states=True))
-    got, own = run(X, MASK)
+    want, states, branches = peer(model, causal)()
+    run = quick(
+        model,
+        lambda m, x, mask: (*m(x, mask, hidden_states=True), m(x, mask, hidden_states="mlp")[1]),
+    )
+    got, own, mlp = run(X, MASK)
     np.testing.assert_allclose(got, np.where(MASK[..., None], want, 0), rtol=1e-4, atol=1e-5)
     assert own.shape == (DEPTH + 1, B, N, D)
-    for ours, theirs in zip(own, states, strict=True):
+    assert mlp.shape == (DEPTH, B, N, D)
+    for ours, theirs in zip([*own, *mlp], states + branches, strict=True):
         np.testing.assert_allclose(ours, np.where(MASK[..., None], theirs, 0), rtol=1e-4, atol=1e-5)
 
 
