@@ -1,10 +1,10 @@
-"""Positions from a convolution over tokens, as wav2vec 2.0 has them in place of embeddings."""
+"""Positions of tokens: sinusoids, or a convolution over tokens as wav2vec 2.0 has it."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sacjax.layers.conv import convolution
 
@@ -56,3 +56,17 @@ class PositionalConv(nnx.Module):
         if self.norm:
             y = jax.nn.standardize(y.astype(jnp.float32), epsilon=1e-5).astype(self.dtype)
         return jax.nn.gelu(y, approximate=False)
+
+
+def sinusoids(positions: Int[Array, "*tokens"], width: int) -> Float[Array, "*tokens {width}"]:
+    """Returns the sinusoidal embeddings of positions (Vaswani et al. 2017), float32.
+
+    Feature 2 i is sin(p / 10000^(2 i / width)), feature 2 i + 1 the cosine.
+
+    Args:
+      positions: numbers of tokens, from 0.
+      width: features, an even number.
+    """
+    rates = jnp.exp(-jnp.log(10000.0) * jnp.arange(0, width, 2) / width)
+    angles = positions[..., None] * rates
+    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(*positions.shape, width)
