@@ -1,11 +1,11 @@
-"""Positions of tokens: a convolution over them, as wav2vec 2.0 has, or sines of a grid."""
+"""Positions of tokens: sines, of a grid too, or a convolution over tokens as wav2vec 2.0 has."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Int
 
 from sacjax.layers.conv import convolution
 
@@ -90,3 +90,17 @@ def sincos_grid(
     in_band = np.broadcast_to(sincos(bands, features // 2)[None], shape)
     in_time = np.broadcast_to(sincos(columns, features // 2)[:, None], shape)
     return np.concatenate([in_band, in_time], -1)
+
+
+def sinusoids(positions: Int[Array, "*tokens"], width: int) -> Float[Array, "*tokens {width}"]:
+    """Returns the sinusoidal embeddings of positions (Vaswani et al. 2017), float32.
+
+    Feature 2 i is sin(p / 10000^(2 i / width)), feature 2 i + 1 the cosine.
+
+    Args:
+      positions: numbers of tokens, from 0.
+      width: features, an even number.
+    """
+    rates = jnp.exp(-jnp.log(10000.0) * jnp.arange(0, width, 2) / width)
+    angles = positions[..., None] * rates
+    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(*positions.shape, width)

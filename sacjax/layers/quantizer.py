@@ -9,6 +9,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from sacjax.errors import UserError
 
+NORMAL = nnx.initializers.normal(1.0)
+
 
 class Quantized(NamedTuple):
     """What the quantizer makes of frames [..., D]."""
@@ -30,7 +32,14 @@ class Quantizer(nnx.Module):
     """
 
     def __init__(
-        self, features: int, *, groups: int = 2, entries: int = 320, dim: int = 256, rngs: nnx.Rngs
+        self,
+        features: int,
+        *,
+        groups: int = 2,
+        entries: int = 320,
+        dim: int = 256,
+        kernel_init: nnx.Initializer = NORMAL,
+        rngs: nnx.Rngs,
     ):
         """Makes the codebook and the map to logits.
 
@@ -39,6 +48,7 @@ class Quantizer(nnx.Module):
           groups: G.
           entries: V, of each group.
           dim: of the quantized vectors, over all groups.
+          kernel_init: of the map to logits; by default fairseq's.
           rngs: of the parameters.
 
         Raises:
@@ -52,9 +62,10 @@ class Quantizer(nnx.Module):
             wanted = f"it must divide by codebook_groups {groups}"
             raise UserError(f"{where}.codebook_dim is {dim}: {wanted}")
         self.groups, self.entries, self.dim = groups, entries, dim
-        normal, uniform = nnx.initializers.normal(1.0), jax.random.uniform
-        self.logits = nnx.Linear(features, groups * entries, kernel_init=normal, rngs=rngs)
-        self.codebook = nnx.Param(uniform(rngs.params(), [groups, entries, dim // groups]))
+        self.logits = nnx.Linear(features, groups * entries, kernel_init=kernel_init, rngs=rngs)
+        self.codebook = nnx.Param(
+            jax.random.uniform(rngs.params(), [groups, entries, dim // groups])
+        )
 
     def __call__(
         self,

@@ -1,13 +1,13 @@
 """The Transformer encoder (Vaswani et al. 2017): one stack for every encoder of tokens."""
 
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from sacjax.context import Context
 from sacjax.layers.dropout import drop
@@ -22,6 +22,19 @@ NORMAL = nnx.initializers.normal(0.02)
 States = bool | Literal["mlp"]
 """Which states of a stack a call returns: none; True: the first layer's input and every layer's
 output; 'mlp': what every layer's MLP gives before it is added (the targets of data2vec and EAT)."""
+
+
+class Past(NamedTuple):
+    """What a causal stack remembers of a stream: its last tokens, as attention sees them."""
+
+    keys: Float[Array, "depth batch memory heads size"]
+    """Of the last tokens, the newest at the end; zeros before the first."""
+
+    values: Float[Array, "depth batch memory heads size"]
+    """Likewise."""
+
+    tokens: Int[Array, ""]
+    """How many were heard so far, which is the position of the next one."""
 
 
 class Attention(nnx.Module):
@@ -67,10 +80,7 @@ class Attention(nnx.Module):
           mask: those that may be attended to, at least one a clip.
           key: of the dropout of attention weights; None outside training.
         """
-        q, k, v = (
-            linear(x).reshape(*x.shape[:2], self.heads, -1)
-            for linear in (self.query, self.key, self.value)
-        )
+        q, k, v = self._heads(x)
         pairs = mask[:, None, None]
         if key is None or self.dropout == 0:
             y = jax.nn.dot_product_attention(q, k, v, mask=pairs, is_causal=self.causal)
@@ -82,6 +92,31 @@ class Attention(nnx.Module):
             weights = jax.nn.softmax(scores, -1).astype(x.dtype)
             y = jnp.einsum("bhts,bshd->bthd", drop(weights, self.dropout, key), v)
         return self.out(y.reshape(x.shape))
+
+    def stream(
+        self, x: Float[Array, "batch tokens width"], past: tuple[jax.Array, ...], heard: jax.Array
+    ) -> tuple[Float[Array, "batch tokens width"], tuple[jax.Array, ...]]:
+        """Returns (what each token gathers from the last ones, itself included; the new past).
+
+        Args:
+          x: the next tokens.
+          past: keys and values [B, memory, heads, D / heads] of the last tokens before.
+          heard: tokens before, int32 [].
+        """
+        q, k, v = self._heads(x)
+        keys, values = (jnp.concatenate(pair, 1) for pair in zip(past, (k, v), strict=True))
+        memory, new = past[0].shape[1], x.shape[1]
+        place, own = jnp.arange(memory + new) - memory, jnp.arange(new)[:, None]
+        seen = (place <= own) & (place > own - memory) & (place >= -heard)
+        y = jax.nn.dot_product_attention(q, keys, values, mask=seen[None, None])
+        return self.out(y.reshape(x.shape)), (keys[:, new:], values[:, new:])
+
+    def _heads(self, x: jax.Array) -> tuple[jax.Array, ...]:
+        """Returns queries, keys and values [B, N, heads, D / heads]."""
+        return tuple(
+            linear(x).reshape(*x.shape[:2], self.heads, -1)
+            for linear in (self.query, self.key, self.value)
+        )
 
 
 class TransformerLayer(nnx.Module):
@@ -136,6 +171,18 @@ class TransformerLayer(nnx.Module):
         x = self.attention_norm(x + self._attend(x, mask, ctx))
         branch = self._mlp(x, ctx)
         return self.mlp_norm(x + branch), branch
+
+    def stream(
+        self, x: Float[Array, "batch tokens width"], past: tuple[jax.Array, ...], heard: jax.Array
+    ) -> tuple[Float[Array, "batch tokens width"], tuple[jax.Array, ...]]:
+        """Returns (the tokens after the layer; the new past): see `Attention.stream`."""
+        if self.pre_norm:
+            y, past = self.attention.stream(self.attention_norm(x), past, heard)
+            x = x + y
+            return x + self._mlp(self.mlp_norm(x), Context()), past
+        y, past = self.attention.stream(x, past, heard)
+        x = self.attention_norm(x + y)
+        return self.mlp_norm(x + self._mlp(x, Context())), past
 
     def _attend(self, x: jax.Array, mask: jax.Array, ctx: Context) -> jax.Array:
         return drop(self.attention(x, mask, ctx.rng(0)), self.dropout, ctx.rng(1))
@@ -239,6 +286,38 @@ class Transformer(nnx.Module):
             states = jnp.where(inside, states, 0)
         x = x if self.final_norm is None else self.final_norm(x)
         return jnp.where(inside, x, 0), states
+
+    def start(self, batch: int, memory: int, dtype: DTypeLike) -> Past:
+        """Returns what a stream of so many clips remembers before its first token.
+
+        Args:
+          batch: clips.
+          memory: tokens that a token attends to at the most, itself included.
+          dtype: of keys and values, that of the computation.
+        """
+        kernel = self.layers.attention.key.kernel  # [depth, width, width]
+        heads = self.layers.attention.heads
+        keys = jnp.zeros([self.depth, batch, memory, heads, kernel.shape[-1] // heads], dtype)
+        return Past(keys, keys, jnp.zeros([], jnp.int32))
+
+    def stream(
+        self, x: Float[Array, "batch tokens width"], past: Past
+    ) -> tuple[Float[Array, "batch tokens width"], Past]:
+        """Returns (the next tokens of a stream after a causal stack; what is remembered then).
+
+        As the whole at once, as long as that has no more tokens than the memory; from then on a
+        token attends to the last ones, however the stream is cut.
+        """
+        graphdef, stacked = nnx.split(self.layers)
+        x = x if self.input_norm is None else self.input_norm(x)
+
+        def apply(x: jax.Array, layer: tuple) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+            variables, past_of_layer = layer
+            return nnx.merge(graphdef, variables).stream(x, past_of_layer, past.tokens)
+
+        x, (keys, values) = jax.lax.scan(apply, x, (stacked, (past.keys, past.values)))
+        x = x if self.final_norm is None else self.final_norm(x)
+        return x, Past(keys, values, past.tokens + x.shape[1])
 
     def _scan(
         self, x: jax.Array, mask: jax.Array, ctx: Context, hidden_states: States

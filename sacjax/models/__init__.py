@@ -13,7 +13,9 @@ from sacjax.layers.pooling import Pooling
 from sacjax.models import front_end
 from sacjax.models.audionet import AudioNet
 from sacjax.models.base import Encoder, EncoderOutput, TokenEncoder, Tokens
+from sacjax.models.causal_transformer import CausalTransformer
 from sacjax.models.classifier import Classifier, check_layers
+from sacjax.models.gru import GRU
 from sacjax.models.resnet import SpectrogramResNet
 from sacjax.models.small_cnn import SmallCNN
 from sacjax.models.spectrogram_transformer import SpectrogramTransformer
@@ -21,6 +23,8 @@ from sacjax.models.wav2vec2 import Wav2Vec2
 
 ENCODERS: dict[str, type[Encoder]] = {
     "audionet": AudioNet,
+    "causal_transformer": CausalTransformer,
+    "gru": GRU,
     "spectrogram_resnet": SpectrogramResNet,
     "small_cnn": SmallCNN,
     "spectrogram_transformer": SpectrogramTransformer,
@@ -29,7 +33,9 @@ ENCODERS: dict[str, type[Encoder]] = {
 
 __all__ = [
     "ENCODERS",
+    "GRU",
     "AudioNet",
+    "CausalTransformer",
     "Classifier",
     "Encoder",
     "EncoderOutput",

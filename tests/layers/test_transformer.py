@@ -146,3 +146,26 @@ def test_no_two_draws_share_a_key():
     # Of the input; in a layer of attention weights, both branches, the MLP's inside, the layer.
     call = lambda ctx: make(**NOISY)(X, MASK, ctx)[0]
     assert count_draws(call) == 1 + 5
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_a_stream_is_the_whole_and_beyond_its_memory_hears_the_last_tokens(pre_norm):
+    model = make(pre_norm, causal=True)
+
+    def run(model):
+        whole = model(X, jnp.ones([B, N], bool))[0]
+        cuts, streams = ((2, 3, 1, 1), (1, 6)), []
+        for memory, sizes in ((N, cuts[0]), (3, cuts[0]), (3, cuts[1])):
+            past, chunks, at = model.start(B, memory, jnp.float32), [], 0
+            for size in sizes:
+                y, past = model.stream(X[:, at : at + size], past)
+                chunks.append(y)
+                at += size
+            streams.append(jnp.concatenate(chunks, 1))
+        return whole, *streams
+
+    whole, streamed, one, other = quick(model, run)()
+    np.testing.assert_allclose(streamed, whole, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(one[:, :3], whole[:, :3], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)  # however it is cut
+    assert np.abs(one - whole)[:, 3:].max() > 1e-4

@@ -17,6 +17,8 @@ from sacjax.layers.pooling import KINDS
 
 OPTIONS = {
     "audionet": dict(variant="m5", width=0.125),
+    "causal_transformer": dict(width=16, depth=2, heads=2, mlp_width=16),
+    "gru": dict(width=8),
     "spectrogram_resnet": dict(width=4),
     "small_cnn": dict(channels=(4, 4), hidden=8),
     "wav2vec2": dict(size="tiny", positional_kernel=16, positional_groups=4),
