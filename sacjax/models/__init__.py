@@ -11,6 +11,7 @@ from sacjax.config import options
 from sacjax.errors import UserError, nearest
 from sacjax.layers.pooling import Pooling
 from sacjax.models.audionet import AudioNet
+from sacjax.models.autoencoder import Autoencoder
 from sacjax.models.base import Encoder, EncoderOutput, TokenEncoder, Tokens
 from sacjax.models.classifier import Classifier, check_layers
 from sacjax.models.resnet import SpectrogramResNet
@@ -19,6 +20,7 @@ from sacjax.models.wav2vec2 import Wav2Vec2
 
 ENCODERS: dict[str, type[Encoder]] = {
     "audionet": AudioNet,
+    "autoencoder": Autoencoder,
     "spectrogram_resnet": SpectrogramResNet,
     "small_cnn": SmallCNN,
     "wav2vec2": Wav2Vec2,
@@ -27,6 +29,7 @@ ENCODERS: dict[str, type[Encoder]] = {
 __all__ = [
     "ENCODERS",
     "AudioNet",
+    "Autoencoder",
     "Classifier",
     "Encoder",
     "EncoderOutput",
