@@ -54,6 +54,11 @@ class Options(base.Options):
             self.require(good, name, "give one positive number or more")
 
 
+def activation(x: Float[Array, "*shape"], variant: str) -> Float[Array, "*shape"]:
+    """Returns the ReLU of the baseline, or the LeakyReLU of the improved variant."""
+    return nnx.relu(x) if variant == "baseline" else nnx.leaky_relu(x, SLOPE)
+
+
 class Layer(nnx.Module):
     """A linear layer or a convolution, with the variant's norm and activation."""
 
@@ -79,8 +84,8 @@ class Layer(nnx.Module):
         else:
             x = self.inner(x)
         if self.norm is None:
-            return zero_padding(nnx.relu(x), lengths), lengths
-        return nnx.leaky_relu(self.norm(x, lengths, ctx), SLOPE), lengths
+            return zero_padding(activation(x, "baseline"), lengths), lengths
+        return activation(self.norm(x, lengths, ctx), "improved"), lengths
 
 
 def dense(inputs: int, outputs: int, o: Options, dtype: DTypeLike, rngs: nnx.Rngs) -> Layer:

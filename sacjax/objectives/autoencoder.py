@@ -24,7 +24,7 @@ from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.conv import valid
-from sacjax.models.autoencoder import SLOPE, Autoencoder
+from sacjax.models.autoencoder import SLOPE, Autoencoder, activation
 from sacjax.models.base import EncoderOutput
 from sacjax.objectives.base import (
     LOSS,
@@ -51,6 +51,7 @@ class AutoencoderOptions(Options):
 
     noise: float = 0.0  # standard deviation of what is added to the input's cells in training
     target: Literal["view", "clean"] = "view"  # the augmented clip, or the clip as it is
+    activate_output: bool = False  # the last layer's too; a ReLU gives no negative decibels
     hidden: int = 512  # width inside the decoder of encoders that have no mirror
     collapse_patience: int = 10  # log lines in a row that look collapsed before a stop; 0 = never
 
@@ -80,9 +81,19 @@ class FrameDecoder(nnx.Module):
 class AutoencoderModel(nnx.Module):
     """An encoder of spectrograms and its decoder."""
 
-    def __init__(self, encoder: Any, decoder: Any):
-        """Takes both."""
-        self.encoder, self.decoder = encoder, decoder
+    def __init__(self, encoder: Any, decoder: Any, activate: bool):
+        """Takes both, and whether the encoder's activation follows the decoder's last layer."""
+        self.encoder, self.decoder, self.activate = encoder, decoder, activate
+
+    def decode(
+        self, output: EncoderOutput, ctx: Context
+    ) -> tuple[Float[Array, "batch frames bands"], Int[Array, " batch"]]:
+        """Returns (spectrograms, the frames that are decoded of each clip)."""
+        x, reached = self.decoder(output, ctx)
+        if self.activate:
+            ours = isinstance(self.encoder, Autoencoder)
+            x = activation(x, self.encoder.options.variant if ours else "improved")
+        return x, reached
 
 
 class AutoencoderObjective(Objective):
@@ -134,9 +145,10 @@ class AutoencoderObjective(Objective):
         """Returns encoder and decoder with fresh parameters."""
         encoder = build_encoder(self.stage, rngs)
         if isinstance(encoder, Autoencoder):
-            return AutoencoderModel(encoder, encoder.mirror(rngs))
+            return AutoencoderModel(encoder, encoder.mirror(rngs), self.options.activate_output)
         sizes = self.options.hidden, stride_of(self.stage), num_features(self.stage)
-        return AutoencoderModel(encoder, FrameDecoder(encoder.features, *sizes, rngs))
+        decoder = FrameDecoder(encoder.features, *sizes, rngs)
+        return AutoencoderModel(encoder, decoder, self.options.activate_output)
 
     def loss(self, model: Any, batch: dict[str, Any], ctx: Context) -> Loss:
         """Returns the squared error, its mean over the valid cells of the spectrograms."""
@@ -150,7 +162,7 @@ class AutoencoderObjective(Objective):
             drawn = jax.vmap(lambda key: jax.random.normal(key, heard.shape[1:]))(keys)
             heard = heard + self.options.noise * drawn
         output = model.encoder(heard, view.lengths, ctx.child(1))
-        decoded, reached = model.decoder(output, ctx.child(2))
+        decoded, reached = model.decode(output, ctx.child(2))
         decoded = fit_frames(decoded, target.shape[1]).astype(jnp.float32)
         inside = valid(target, jnp.minimum(view.lengths, reached))
         inside = inside & (batch["mask"] > 0)[:, None, None]

@@ -147,6 +147,16 @@ def test_denoising_hears_the_changed_clip_and_wants_the_clean_one():
     np.testing.assert_allclose(found["loss"], worked(objective, model, batch, clean)[0], rtol=1e-4)
 
 
+def test_a_relu_after_the_last_layer_gives_no_negative_decibels():
+    stage = stage_of(encoder=ENCODER | dict(variant="baseline"), activate_output=True)
+    objective = objectives.build(stage)
+    model, batch = objective.build(nnx.Rngs(0)), batch_of()
+    plain, view = model.decoder, batch["views"][0]
+    output = model.encoder(view.inputs, view.lengths, Context())
+    want = np.maximum(plain(output, Context())[0], 0)
+    np.testing.assert_array_equal(model.decode(output, Context())[0], want)
+
+
 def test_noise_is_added_to_what_is_heard_in_training_alone():
     noisy, plain = (objectives.build(stage_of(noise=std)) for std in (5.0, 0.0))
     model, batch = plain.build(nnx.Rngs(0)), batch_of()
