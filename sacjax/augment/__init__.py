@@ -47,6 +47,9 @@ CLIP: dict[str, dict[str, Callable]] = {
         "linear_fade": spectrogram.linear_fade,
     },
 }
+MOVING = ("shift", "speed", "time_warp", "resize_crop")
+"""Augmentations after which a sound is elsewhere in time."""
+
 SHARES = ("max_share", "probability")
 POSITIVE = ("alpha", "low_factor", "low_t60")
 
@@ -124,6 +127,17 @@ def _choose(keys: Key[Array, " batch"], number: int, probability: float) -> Bool
     if probability >= 1:
         return jnp.ones(len(keys), bool)
     return jax.vmap(jax.random.uniform)(fold_in(keys, number)) < probability
+
+
+def moves_in_time(config: Any) -> str:
+    """Returns the key of what moves sound in time in a stage's `augment`, or ''."""
+    if config.crop_seconds:
+        return "augment.crop_seconds"
+    for kind in get_args(Kind):
+        for i, spec in enumerate(config[kind]):
+            if spec["name"] in MOVING and spec.get("probability", 1) > 0:
+                return f"augment.{kind}.{i}, {spec['name']},"
+    return ""
 
 
 def check(specs: Any, kind: Kind) -> None:

@@ -12,6 +12,7 @@ from sacjax.errors import UserError, nearest
 from sacjax.layers.pooling import Pooling
 from sacjax.models import front_end
 from sacjax.models.audionet import AudioNet
+from sacjax.models.autoencoder import Autoencoder
 from sacjax.models.base import Encoder, EncoderOutput, TokenEncoder, Tokens
 from sacjax.models.causal_transformer import CausalTransformer
 from sacjax.models.classifier import Classifier, check_layers
@@ -25,6 +26,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "audionet": AudioNet,
     "causal_transformer": CausalTransformer,
     "gru": GRU,
+    "autoencoder": Autoencoder,
     "spectrogram_resnet": SpectrogramResNet,
     "small_cnn": SmallCNN,
     "spectrogram_transformer": SpectrogramTransformer,
@@ -36,6 +38,7 @@ __all__ = [
     "GRU",
     "AudioNet",
     "CausalTransformer",
+    "Autoencoder",
     "Classifier",
     "Encoder",
     "EncoderOutput",

@@ -10,7 +10,6 @@ import functools
 from typing import Any
 
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from sacjax.config import options
 from sacjax.errors import UserError, nearest
 from sacjax.objectives.apc import Apc
+from sacjax.objectives.autoencoder import AutoencoderObjective
 from sacjax.objectives.base import Display, Frozen, Loss, Objective, Teacher
 from sacjax.objectives.byol_a import ByolA
 from sacjax.objectives.classification import Classification
@@ -16,6 +17,7 @@ from sacjax.objectives.wav2vec2 import Wav2Vec2Objective
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "apc": Apc,
+    "autoencoder": AutoencoderObjective,
     "byol_a": ByolA,
     "classification": Classification,
     "cola": Cola,
