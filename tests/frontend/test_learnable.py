@@ -1,4 +1,4 @@
-"""Front ends that learn, against NumPy, SciPy and librosa, and SpeechBrain where it is installed."""
+"""Front ends that learn, against NumPy, SciPy, librosa, and SpeechBrain where it is installed."""
 
 import functools
 
