@@ -13,6 +13,7 @@ from sacjax.config import options as options_lib
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.dropout import drop
+from sacjax.layers.norm import EPSILON, LayerNorm
 from sacjax.layers.pooling import Pooling, PoolingKind
 from sacjax.models.base import Encoder, TokenEncoder
 
@@ -31,6 +32,9 @@ class Options(options_lib.Options):
 
     pooling: PoolingKind = "mean"
     """Of the frames to one vector a clip."""
+
+    head_norm: bool = False
+    """Layer norm of the pooled vector before the head (AST, MAE)."""
 
     dropout: float = 0.0
     """Rate of the pooled vector before the head, in training."""
@@ -71,6 +75,9 @@ class Classifier(nnx.Module):
         self.project = linear(o.projection) if o.projection else None
         width = o.projection or encoder.features
         self.pooling = Pooling(o.pooling, width, dtype=dtype, rngs=rngs)
+        epsilon = getattr(encoder, "norm_epsilon", EPSILON)
+        norm = partial(LayerNorm, epsilon=epsilon, dtype=jnp.float32, rngs=rngs)
+        self.head_norm = norm(self.pooling.features) if o.head_norm else None
         self.head = nnx.Linear(self.pooling.features, num_classes, rngs=rngs)
 
     def __call__(
@@ -87,6 +94,7 @@ class Classifier(nnx.Module):
           ctx: of this call.
         """
         pooled = self.embed(inputs, lengths, ctx.child(0))
+        pooled = pooled if self.head_norm is None else self.head_norm(pooled)
         return self.head(drop(pooled, self.dropout, ctx.rng(1)))
 
     def embed(
@@ -95,7 +103,7 @@ class Classifier(nnx.Module):
         lengths: Int[Array, " batch"],
         ctx: Context = Context(),
     ) -> Float[Array, "batch pooled"]:
-        """Returns the pooled vectors that the head reads, float32, before dropout."""
+        """Returns the pooled vectors that the head reads, float32, before norm and dropout."""
         if self.layer_weights is None:
             output = self.encoder(inputs, lengths, ctx)
             frames = output.frames

@@ -197,7 +197,7 @@ class SpectrogramTransformer(base.TokenEncoder):
         )
         self.settings, self.classes, self.norm_epsilon = o, classes, o.norm_epsilon
         self.features, self.depth, self.dtype = a.width, a.depth, dtype
-        self.token_features = self.patch[0] * self.patch[1]
+        self.token_features, self.num_features = self.patch[0] * self.patch[1], num_features
 
     @property
     def options(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sacjax.objectives.base import Display, Frozen, Loss, Objective, Teacher
 from sacjax.objectives.byol_a import ByolA
 from sacjax.objectives.classification import Classification
 from sacjax.objectives.cola import Cola
+from sacjax.objectives.masked_autoencoder import MaskedAutoencoder
 from sacjax.objectives.simclr import SimCLR
 from sacjax.objectives.wav2vec2 import Wav2Vec2Objective
 
@@ -22,6 +23,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "classification": Classification,
     "cola": Cola,
     "simclr": SimCLR,
+    "masked_autoencoder": MaskedAutoencoder,
     "wav2vec2": Wav2Vec2Objective,
 }
 

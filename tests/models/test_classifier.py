@@ -21,6 +21,7 @@ OPTIONS = {
     "gru": dict(width=8),
     "spectrogram_resnet": dict(width=4),
     "small_cnn": dict(channels=(4, 4), hidden=8),
+    "spectrogram_transformer": dict(size="mini", width=16, depth=2, mlp_width=32, patch_bands=8),
     "wav2vec2": dict(size="tiny", positional_kernel=16, positional_groups=4),
 }
 
@@ -68,6 +69,18 @@ def test_every_pooling_fits_the_head(pooling):
         rngs=nnx.Rngs(0),
     )
     assert model(jnp.ones([2, 8, 16]), jnp.array([8, 4])).shape == (2, 3)
+
+
+def test_the_norm_before_the_head_is_of_the_pooled_vector(quick):
+    c = config(**OPTIONS["small_cnn"])
+    c.head_norm = True
+    model = models.build(c, num_classes=3, num_features=16, rngs=nnx.Rngs(0))
+    x, n = jnp.asarray(np.random.default_rng(0).standard_normal([2, 8, 16]), "float32"), [8, 4]
+    run = quick(model, lambda m, n: (m(x, n), m.embed(x, n), m.head.kernel[...]))
+    logits, pooled, kernel = map(np.asarray, run(jnp.asarray(n)))
+    centred = pooled - pooled.mean(-1, keepdims=True)
+    normed = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(logits, normed @ kernel, atol=1e-5)  # the biases are zero
 
 
 def test_dropout_of_the_pooled_vector_is_drawn_from_the_context_and_off_without():

@@ -1,0 +1,71 @@
+"""What objectives over patches of a spectrogram share: their encoder, its grid, its tokens."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from sacjax import models
+from sacjax.augment.draws import example_keys
+from sacjax.context import Context
+from sacjax.errors import UserError
+from sacjax.frontend import make_frontend
+from sacjax.models.base import Tokens
+from sacjax.objectives.base import build_encoder
+from sacjax.views import View
+
+ENCODER = "spectrogram_transformer"
+
+
+def check_patches(stage: ConfigDict, *, class_token: bool) -> None:
+    """Raises UserError for another encoder, a crop of one patch, or a class token that is missing.
+
+    Args:
+      stage: the config of one stage.
+      class_token: whether the objective needs one.
+    """
+    name = stage.objective.name
+    if stage.model.name != ENCODER:
+        raise UserError(f"objective.name={name} needs model.name={ENCODER}, not {stage.model.name}")
+    models.check(stage.model)
+    encoder: Any = nnx.eval_shape(lambda: build_encoder(stage, nnx.Rngs(0)))
+    if class_token and not encoder.classes:
+        raise UserError(
+            f"model.encoder.class_tokens is 0: objective.name={name} learns a class token; set 1"
+        )
+    tokens = int(encoder.frame_lengths(crop_frames(stage)))
+    if tokens < 2:
+        raise UserError(
+            f"data.seconds={stage.data.seconds} gives one patch of {encoder.patch[0]} frames and "
+            f"{encoder.patch[1]} bands: there is nothing to tell it from; take longer clips, or "
+            "smaller model.encoder.patch_frames and patch_bands"
+        )
+
+
+def crop_frames(stage: ConfigDict) -> int:
+    """Returns the frames of the spectrogram of a training crop."""
+    seconds = min(stage.data.seconds, stage.augment.crop_seconds or stage.data.seconds)
+    samples = jax.ShapeDtypeStruct([1, round(seconds * stage.data.sample_rate)], jnp.float32)
+    frontend = make_frontend(stage.frontend, stage.data.sample_rate)
+    length = jax.ShapeDtypeStruct([1], jnp.int32)
+    return jax.eval_shape(frontend, samples, length)[0].shape[1]
+
+
+def tokens_of(encoder: Any, view: View, mask: jax.Array) -> Tokens:
+    """Returns the tokens of a view; rows of mask [B] 0 have none."""
+    tokens = encoder.tokens(view.inputs, view.lengths)
+    return tokens._replace(lengths=jnp.where(mask > 0, tokens.lengths, 0))
+
+
+def keys_of(batch: dict[str, Any], ctx: Context) -> jax.Array:
+    """Returns a key of each example [B]: in training by its row, else by its place in the data."""
+    key = ctx.rng(0)
+    rows = jnp.arange(len(batch["mask"])) if ctx.train else batch["index"]
+    return example_keys(jax.random.key(0) if key is None else key, rows)
+
+
+def uniform(keys: jax.Array, size: int) -> jax.Array:
+    """Returns numbers in [0, 1), float32 [B, size], of a key each."""
+    return jax.vmap(lambda key: jax.random.uniform(key, [size]))(keys)
