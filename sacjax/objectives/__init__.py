@@ -10,12 +10,14 @@ from sacjax.objectives.apc import Apc
 from sacjax.objectives.base import Display, Frozen, Loss, Objective, Teacher
 from sacjax.objectives.byol_a import ByolA
 from sacjax.objectives.classification import Classification
+from sacjax.objectives.masked_prediction import MaskedPrediction
 from sacjax.objectives.wav2vec2 import Wav2Vec2Objective
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "apc": Apc,
     "byol_a": ByolA,
     "classification": Classification,
+    "masked_prediction": MaskedPrediction,
     "wav2vec2": Wav2Vec2Objective,
 }
 
