@@ -13,6 +13,7 @@ from sacjax.objectives.byol_a import ByolA
 from sacjax.objectives.classification import Classification
 from sacjax.objectives.cola import Cola
 from sacjax.objectives.masked_autoencoder import MaskedAutoencoder
+from sacjax.objectives.masked_prediction import MaskedPrediction
 from sacjax.objectives.simclr import SimCLR
 from sacjax.objectives.wav2vec2 import Wav2Vec2Objective
 
@@ -24,6 +25,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "cola": Cola,
     "simclr": SimCLR,
     "masked_autoencoder": MaskedAutoencoder,
+    "masked_prediction": MaskedPrediction,
     "wav2vec2": Wav2Vec2Objective,
 }
 
