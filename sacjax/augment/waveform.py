@@ -16,7 +16,8 @@ import scipy.fft
 from sacjax.augment import sounds
 from sacjax.augment.draws import between, integer, scalars
 from sacjax.frontend.fft import irfft, rfft
-from sacjax.frontend.spectral import istft, stft
+from sacjax.frontend.inversion import istft
+from sacjax.frontend.spectral import stft
 
 Clip = tuple[jax.Array, Any]
 
