@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int, Key
 from sacjax.augment import sounds
 from sacjax.augment.draws import between, integer, scalars
 from sacjax.frontend.fft import irfft, rfft
-from sacjax.frontend.spectral import istft, stft
+from sacjax.frontend.inversion import istft
+from sacjax.frontend.spectral import stft
 
 Clip = tuple[Float[Array, " time"], Int[Array, ""]]
 

@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 
 from sacjax.config import options as options_lib
 from sacjax.errors import UserError
+from sacjax.frontend.inversion import griffin_lim, istft, linear_of_mel, unlog
 from sacjax.frontend.normalize import normalize, statistics
 from sacjax.frontend.spectral import (
     Numbers,
     cepstrum,
     frame_lengths,
-    istft,
     log_mel_spectrogram,
     log_scale,
     mel_filterbank,
@@ -30,7 +30,9 @@ from sacjax.frontend.spectral import (
 __all__ = [
     "cepstrum",
     "frame_lengths",
+    "griffin_lim",
     "istft",
+    "linear_of_mel",
     "log_mel_spectrogram",
     "log_scale",
     "make_frontend",
@@ -42,6 +44,7 @@ __all__ = [
     "preemphasis",
     "statistics",
     "stft",
+    "unlog",
 ]
 
 

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.fft
 import scipy.signal
-from jaxtyping import Array, Complex, Complex64, Float, Float32, Int
+from jaxtyping import Array, Complex64, Float, Float32, Int
 
-from sacjax.frontend.fft import irfft, rfft
+from sacjax.frontend.fft import rfft
 from sacjax.frontend.normalize import Numbers
 
 Window = str | float | tuple[str | float, ...]  # what `scipy.signal.get_window` takes
@@ -57,7 +57,7 @@ def preemphasis(
 
 
 @functools.cache
-def _window(window: Window, win_length: int, n_fft: int) -> np.ndarray:
+def padded_window(window: Window, win_length: int, n_fft: int) -> np.ndarray:
     """Returns a periodic SciPy window, padded on both sides to n_fft, as librosa does."""
     values = np.zeros(n_fft)
     start = (n_fft - win_length) // 2
@@ -149,41 +149,7 @@ def stft(
             f"audio of {x.shape[-1]} samples is shorter than a frame of n_fft {n_fft}: "
             "set center=True"
         )
-    return rfft(_frames(x, n_fft, hop_length) * _window(window, win_length, n_fft))
-
-
-def istft(
-    spectrum: Complex[Array, "*batch frames bins"],
-    *,
-    hop_length: int,
-    window: Window = "hann",
-    length: int,
-) -> Float32[Array, "*batch samples"]:
-    """Returns the audio [..., length] of a centred `stft`, by windowed overlap-add.
-
-    Args:
-      spectrum: [..., frames, n_fft // 2 + 1], n_fft even and the window as long.
-      hop_length: samples between frames.
-      window: as of `stft`.
-      length: samples of the result.
-    """
-    n_fft = 2 * (spectrum.shape[-1] - 1)
-    values = _window(window, n_fft, n_fft)
-
-    def overlap_add(frames: jax.Array) -> jax.Array:
-        blocks = -(-n_fft // hop_length)
-        frames = jnp.pad(frames, [(0, 0)] * (frames.ndim - 1) + [(0, blocks * hop_length - n_fft)])
-        frames = frames.reshape(*frames.shape[:-1], blocks, hop_length)
-        none = [(0, 0)] * (frames.ndim - 3)
-        parts = [
-            jnp.pad(frames[..., i, :], [*none, (i, blocks - 1 - i), (0, 0)]) for i in range(blocks)
-        ]
-        return functools.reduce(jnp.add, parts).reshape(*frames.shape[:-3], -1)
-
-    weight = overlap_add(jnp.broadcast_to(values**2, (spectrum.shape[-2], n_fft)))
-    x = overlap_add(irfft(spectrum, n_fft) * values) / jnp.where(weight > 1e-8, weight, 1)
-    x = x[..., n_fft // 2 : n_fft // 2 + length]
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, length - x.shape[-1])])
+    return rfft(_frames(x, n_fft, hop_length) * padded_window(window, win_length, n_fft))
 
 
 @functools.cache
