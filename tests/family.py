@@ -32,7 +32,11 @@ ENCODERS = {
         positional_kernel=8,
         positional_groups=4,
     ),
+    "gru": dict(width=24, layers=2, dropout=0.0),
+    "frames": dict(width=24, depth=2, heads=2, mlp_width=48, patch_frames=2, patch_bands=None),
+    "patches": dict(width=24, depth=2, heads=2, mlp_width=48, patch_frames=4, patch_bands=4),
 }
+NAMES = {"frames": "spectrogram_transformer", "patches": "spectrogram_transformer"}
 VIEWS = dict(
     augment=dict(
         waveform=(
@@ -46,8 +50,14 @@ VIEWS = dict(
     model=dict(pooling="mean_max"),
 )
 FAMILY: dict[str, Member] = {
+    "apc": Member(encoder="gru"),
+    "autoencoder": Member(options=dict(hidden=32, noise=0.3)),
     "byol_a": Member(options=dict(hidden=32, projection_dim=16, teacher_decay=0.9)),
     "cola": Member(options=dict(projection_dim=16), stage=VIEWS, steps=120, rate=1e-2),
+    "masked_autoencoder": Member(
+        encoder="patches", options=dict(decoder_width=16, decoder_depth=1, decoder_heads=2)
+    ),
+    "masked_prediction": Member(encoder="frames", options=dict(time_span=2, time_share=0.3)),
     "simclr": Member(options=dict(hidden=32, projection_dim=16), stage=VIEWS, steps=120, rate=1e-2),
     "wav2vec2": Member(
         encoder="wav2vec2",
@@ -70,7 +80,7 @@ def stage_of(name, options=None):
     with s.unlocked():
         s.data.update(source="synthetic", examples=160, sample_rate=8000, seconds=0.25, cache=True)
         s.frontend.update(n_fft=256, hop_length=64, n_mels=16)
-        s.model.name, s.objective.name = member.encoder, name
+        s.model.name, s.objective.name = NAMES.get(member.encoder, member.encoder), name
         s.model.encoder = ENCODERS[member.encoder]
         s.objective.options = member.options | (options or {})
         s.augment.waveform = (dict(name="gain"),)

@@ -8,8 +8,8 @@ gives the same alone and in a padded batch. What a parameter may not be it is cl
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from functools import partial
 from typing import ClassVar
 
 import jax
@@ -35,7 +35,7 @@ Features = tuple[Float32[Array, "batch frames bands"], Int[Array, " batch"]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(options_lib.Options):
+class PCENOptions(options_lib.Options):
     """`model.frontend_options`: where PCEN's parameters start, each of them one a band."""
 
     where = "model.frontend_options"
@@ -63,7 +63,7 @@ class Options(options_lib.Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class FilterOptions(Options):
+class FilterOptions(PCENOptions):
     """`model.frontend_options` of filters on the waveform: as of PCEN, and of the low-pass."""
 
     floor: float = 1e-12
@@ -100,7 +100,7 @@ def moving_average(
 class PCEN(nnx.Module):
     """Per-channel energy normalization (Wang et al. 2017), each parameter one a band (sPCEN)."""
 
-    def __init__(self, bands: int, options: Options):
+    def __init__(self, bands: int, options: PCENOptions):
         """Makes parameters for so many bands, where the options start them."""
         start = lambda value: nnx.Param(jnp.full([bands], value, jnp.float32))
         self.alpha, self.smooth = start(options.alpha), start(options.smooth)
@@ -178,11 +178,11 @@ class SincFilters(nnx.Module):
         """Makes a filter of `taps` samples for each of n_mels bands, equally wide in mel."""
         to_radians = 2 * np.pi / sample_rate
         highest = (config.fmax or sample_rate / 2) - 2 * self.LEAST
-        ends = np.array([max(config.fmin, self.LEAST), highest])
-        mel = np.linspace(*np.log10(1 + ends / 700), config.n_mels + 1)
+        low, high = np.log10(1 + np.array([max(config.fmin, self.LEAST), highest]) / 700)
+        mel = np.linspace(low, high, config.n_mels + 1)
         edges = (700 * (10**mel - 1) * to_radians).astype(np.float32)
-        low, band = jnp.asarray(edges[:-1]), jnp.asarray(np.diff(edges))
-        self.low, self.band = nnx.Param(low), nnx.Param(band)
+        self.low = nnx.Param(jnp.asarray(edges[:-1]))
+        self.band = nnx.Param(jnp.asarray(np.diff(edges)))
         self.least, self.taps = self.LEAST * to_radians, taps
 
     def edges(self) -> tuple[Float[Array, " filters"], Float[Array, " filters"]]:
@@ -268,8 +268,9 @@ def smooth(
     x = x.reshape(*x.shape[:2], -1, hop_length)
     windows = jnp.pad(windows, ((0, 0), (0, blocks * hop_length - taps)))
     windows = windows.reshape(-1, blocks, hop_length)
-    product = partial(jnp.einsum, "bmfh,mh->bmf", precision="highest")
-    return sum(product(x[:, :, j : j + frames], windows[:, j]) for j in range(blocks))
+    product = functools.partial(jnp.einsum, "bmfh,mh->bmf", precision="highest")
+    parts = [product(x[:, :, j : j + frames], windows[:, j]) for j in range(blocks)]
+    return functools.reduce(jnp.add, parts)
 
 
 class FrontEnd(nnx.Module):
@@ -278,10 +279,10 @@ class FrontEnd(nnx.Module):
     The first line of its docstring is what `sacjax list frontends` shows.
     """
 
-    Options: ClassVar[type[options_lib.Options]]
+    Options: ClassVar[type[PCENOptions]]
     """Frozen dataclass of the keys of `model.frontend_options`."""
 
-    def __init__(self, config: frontend.Options, sample_rate: int, options: Options):
+    def __init__(self, config: frontend.Options, sample_rate: int, options: PCENOptions):
         """Makes parameters as they start; nothing is drawn.
 
         Args:
@@ -314,7 +315,7 @@ class FrontEnd(nnx.Module):
 class MelPCEN(FrontEnd):
     """Mel energies under a learned per-channel energy normalization (Wang et al. 2017)."""
 
-    Options = Options
+    Options = PCENOptions
 
     def energies(
         self, audio: Float[Array, "batch samples"], lengths: Int[Array, " batch"]

@@ -61,7 +61,7 @@ class Hearing(Encoder):
             return x, frames
         rows = jnp.arange(len(x))
         x, frames, _ = augment.apply(
-            self.masks,  # type: ignore[arg-type]
+            [dict(spec) for spec in self.masks],
             example_keys(key, rows),
             x,
             frames,
@@ -140,9 +140,7 @@ def check(model: ConfigDict, encoder: type[Encoder]) -> None:
     """Raises UserError for an unknown front end, its options, or an encoder of waveforms."""
     name, given = model.get("frontend", "mel"), _options(model)
     if name != "mel" and name not in FRONT_ENDS:
-        known = ("mel", *FRONT_ENDS)
-        listed = nearest(str(name), known) or f": choose one of {', '.join(known)}"
-        raise UserError(f"model.frontend is {name!r}{listed}")
+        raise UserError(f"model.frontend is {name!r}{nearest(str(name), ('mel', *FRONT_ENDS))}")
     if name == "mel":
         if given:
             raise UserError("model.frontend_options: mel has none; its options are `frontend`")

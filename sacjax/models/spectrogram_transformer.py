@@ -204,6 +204,12 @@ class SpectrogramTransformer(base.TokenEncoder):
         """The options, those of the size among them, as a checkpoint's config.json tells them."""
         return dataclasses.asdict(self.settings) | self.settings.architecture._asdict()
 
+    @property
+    def stack(self) -> int:
+        """Frames side by side that a token consists of; 0 where a token is no such stack."""
+        frames = self.patch[1] == self.num_features and self.stride[0] == self.patch[0]
+        return self.patch[0] if frames else 0
+
     def columns(self, lengths: Int[Array, "..."] | int) -> Int[Array, "..."]:
         """Returns the patches along time of so many frames: at least 1, but 0 for an empty clip."""
         return out_length(lengths, self.patch[0], self.stride[0], 0)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
 from sacjax.augment.alteration import add_noise, alter_time, draw_band
@@ -88,12 +88,20 @@ class MaskedPredictionModel(nnx.Module):
         self.norm = LayerNorm(width, dtype=jnp.float32, rngs=rngs)
         self.head = nnx.Linear(width, encoder.stack * bands, kernel_init=NORMAL, rngs=rngs)
 
-    def __call__(self, altered: Altered, lengths: jax.Array, ctx: Context) -> jax.Array:
-        """Returns the spectrograms [B, F, M] that it takes for the plain ones, float32."""
-        frames = self.encoder(altered.inputs, lengths, ctx).frames.astype(jnp.float32)
+    def __call__(
+        self, altered: Altered, lengths: Int[Array, " batch"], ctx: Context
+    ) -> tuple[Float[Array, "batch frames bands"], Int[Array, " batch"]]:
+        """Returns (the spectrograms that it takes for the plain ones, float32; frames predicted).
+
+        Frames after the last whole token are not predicted.
+        """
+        output = self.encoder(altered.inputs, lengths, ctx)
+        frames = output.frames.astype(jnp.float32)
         x = self.norm(jax.nn.gelu(self.hidden(frames), approximate=False))
         x = self.head(x).reshape(len(x), -1, self.bands)
-        return x[:, : altered.inputs.shape[1]]
+        size = altered.inputs.shape[1]
+        x = jnp.pad(x, ((0, 0), (0, max(size - x.shape[1], 0)), (0, 0)))
+        return x[:, :size], jnp.minimum(output.lengths * self.encoder.stack, lengths)
 
 
 class MaskedPrediction(Objective):
@@ -130,8 +138,8 @@ class MaskedPrediction(Objective):
         if not (isinstance(encoder, TokenEncoder) and getattr(encoder, "stack", None)):
             raise UserError(
                 f"objective.name={stage.objective.name} needs an encoder whose tokens are frames "
-                "of a spectrogram, such as model.name=causal_transformer with "
-                f"model.encoder.causal=False, not '{stage.model.name}'"
+                "of a spectrogram, such as model.name=spectrogram_transformer with "
+                f"model.encoder.patch_bands=None, not '{stage.model.name}'"
             )
 
     def build(self, rngs: nnx.Rngs, artifacts: dict[str, Any] | None = None) -> nnx.Module:
@@ -188,10 +196,11 @@ class MaskedPrediction(Objective):
         there = valid(view.inputs, view.lengths)
         frames = there.sum().astype(jnp.float32)
         mean = jnp.where(there, view.inputs, 0).sum((0, 1)) / jnp.maximum(frames, 1)
-        count = altered.cells.sum().astype(jnp.float32)
+        predicted, lengths = model(altered, view.lengths, ctx)
+        cells = altered.cells & valid(view.inputs, lengths)
+        count = cells.sum().astype(jnp.float32)
         total, constant = (
-            jnp.where(altered.cells, jnp.abs(guess - view.inputs), 0).sum()
-            for guess in (model(altered, view.lengths, ctx), mean)
+            jnp.where(cells, jnp.abs(guess - view.inputs), 0).sum() for guess in (predicted, mean)
         )
         sums = {
             "loss": (total, count),

@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """Front ends that learn, against NumPy, SciPy, librosa, and SpeechBrain where it is installed."""
+=======
+"""Front ends that learn, against NumPy, SciPy and librosa, and SpeechBrain where it is."""
+>>>>>>> s5-frontends
 
 import functools
 
@@ -228,5 +232,5 @@ def test_equal_to_speechbrain():
     norm = speechbrain("speechbrain.nnet.normalization")
     energy = np.random.default_rng(0).uniform(0, 1, (2, 30, 5)).astype(np.float32)
     wanted = norm.PCEN(5, floor=1e-6)(torch.tensor(energy)).detach().numpy()
-    got = learnable.PCEN(5, learnable.Options())(jnp.asarray(energy))
+    got = learnable.PCEN(5, learnable.PCENOptions())(jnp.asarray(energy))
     np.testing.assert_allclose(got, wanted, atol=1e-5)
