@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Front ends that learn, against NumPy, SciPy, librosa, and SpeechBrain where it is installed."""
-=======
-"""Front ends that learn, against NumPy, SciPy and librosa, and SpeechBrain where it is."""
->>>>>>> s5-frontends
 
 import functools
 
