@@ -193,10 +193,9 @@ class Stage:
             scores = evaluators.judge(self.evaluators, judged, part, final=True)
             results |= scores.values
             rows += scores.rows
-        if first and not results:
-            parts = " or ".join(self.stage.eval.splits)
-            print(f"{self.name}: nothing was evaluated, for no clip is in {parts}")
         if first:
+            if not results:
+                print(f"{self.name}: nothing was evaluated, for {why_nothing(self.stage)}")
             self.finish(earlier | {self.name: results}, rows)
         return results
 
@@ -432,6 +431,12 @@ def _source_options(name: str, config: ConfigDict) -> dict[str, Any]:
             "waveforms"
         )
     return options
+
+
+def why_nothing(stage: ConfigDict) -> str:
+    """Returns why a stage has no results."""
+    parts = " or ".join(stage.eval.splits)
+    return f"no clip is in {parts}" if parts else "eval.splits is empty: name test, to evaluate it"
 
 
 def print_scores(name: str, scores: dict[str, float], stage: ConfigDict, objective: Any) -> None:

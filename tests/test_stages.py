@@ -379,3 +379,13 @@ def test_a_pretraining_that_is_no_better_than_chance_says_so(capsys, shuffled, w
     said = "contrastive accuracy 22.0 % (chance 5.0 %), code perplexity 41.7"
     assert lines[0] == f"pretrain: validation {said}"
     assert any("encoder/conv" in line for line in lines[1:]) == warned
+
+
+@pytest.mark.parametrize(
+    ("splits", "why"),
+    [((), "eval.splits is empty"), (("train", "test"), "no clip is in train or test")],
+)
+def test_a_stage_without_results_says_why(splits, why):
+    stage = config_lib.stage()
+    stage.eval.splits = splits
+    assert stages.why_nothing(stage).startswith(why)
