@@ -2,6 +2,8 @@
 
 import ctypes
 import hashlib
+import importlib.metadata
+import importlib.util
 import os
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import jax
 from absl import logging
 
 # Device files under /dev; asking JAX for its devices would initialize it.
-ACCELERATORS = ("nvidia[0-9]*", "kfd", "accel*", "vfio/[0-9]*")
+ACCELERATORS = ("nvidia[0-9]*", "kfd", "accel*", "vfio/[0-9]*", "dxg")
 # Options of glibc's malloc.h: (number, value).
 MALLOPT = {"arena_max": (-8, 1), "mmap_max": (-4, 0), "trim_threshold": (-1, 2**31 - 1)}
 
@@ -17,8 +19,34 @@ MALLOPT = {"arena_max": (-8, 1), "mmap_max": (-4, 0), "trim_threshold": (-1, 2**
 def start() -> None:
     """Sets up a process. Every command calls it first."""
     logging.set_verbosity(logging.ERROR)  # Orbax's and Grain's notes would bury ours
+    leave_out_libtpu()
     enable_cache()
     keep_freed_memory()
+
+
+def leave_out_libtpu() -> bool:
+    """Makes JAX compute on the CPU where all that it could try besides is libtpu without a TPU.
+
+    libtpu complains at length where it finds no TPU, such as on a machine that has it for `plan`.
+    Nothing changes where the user has chosen a platform, JAX has another plugin, or there is an
+    accelerator's device file; libtpu reaches its chips by /dev/accel* or /dev/vfio. Call this
+    before JAX looks for its devices.
+
+    Returns:
+      Whether it is left out.
+    """
+    found = importlib.util.find_spec
+    if jax.config.values["jax_platforms"] or has_accelerator() or not found("libtpu"):
+        return False
+    if importlib.metadata.entry_points(group="jax_plugins") or found("jax_plugins"):
+        return False
+    jax.config.update("jax_platforms", "cpu")
+    return True
+
+
+def has_accelerator() -> bool:
+    """Returns whether there is a device file of an accelerator."""
+    return any(next(Path("/dev").glob(pattern), None) for pattern in ACCELERATORS)
 
 
 def keep_freed_memory() -> bool:
@@ -32,9 +60,7 @@ def keep_freed_memory() -> bool:
     Returns:
       Whether glibc keeps the memory.
     """
-    if os.environ.get("SACJAX_KEEP_MEMORY") == "0" or any(
-        next(Path("/dev").glob(p), None) for p in ACCELERATORS
-    ):
+    if os.environ.get("SACJAX_KEEP_MEMORY") == "0" or has_accelerator():
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all([mallopt(*option) == 1 for option in MALLOPT.values()])

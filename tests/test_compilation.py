@@ -1,5 +1,6 @@
 """What a process does first: it finds what was compiled, and keeps the memory that it frees."""
 
+import fnmatch
 import platform
 import subprocess
 import sys
@@ -92,3 +93,30 @@ def test_freed_memory_is_kept_unless_it_shall_not(clean_environment):
     if kept == "False":
         pytest.skip("an accelerator is here: memory is left alone")
     assert int(fewer) < int(faults) / 10
+
+
+@pytest.mark.parametrize(
+    ("chosen", "devices", "modules", "left_out"),
+    [
+        (None, [], ["libtpu"], True),
+        ("tpu", [], ["libtpu"], False),
+        (None, ["accel0"], ["libtpu"], False),
+        (None, ["vfio/0"], ["libtpu"], False),
+        (None, [], ["libtpu", "jax_plugins"], False),
+        (None, [], [], False),
+    ],
+)
+def test_libtpu_is_left_out_only_where_nothing_but_the_cpu_is_there(
+    monkeypatch, chosen, devices, modules, left_out
+):
+    there = lambda _, pattern: (d for d in devices if fnmatch.fnmatch(d, pattern))
+    monkeypatch.setattr(compilation.Path, "glob", there)
+    monkeypatch.setattr(compilation.importlib.metadata, "entry_points", lambda group: ())
+    monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: name in modules)
+    before = jax.config.jax_platforms
+    try:
+        jax.config.update("jax_platforms", chosen)
+        assert compilation.leave_out_libtpu() == left_out
+        assert jax.config.jax_platforms == ("cpu" if left_out else chosen)
+    finally:
+        jax.config.update("jax_platforms", before)

@@ -13,7 +13,7 @@ from processes import run_python
 from quick_stages import share_trainers
 
 from sacjax import config as config_lib
-from sacjax import inference, objectives, stages
+from sacjax import inference, init_from, objectives, stages
 from sacjax.data import pipeline, sources, splits
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
@@ -209,7 +209,7 @@ def test_the_checkpoint_that_hands_over_is_the_one_that_was_evaluated(
     asked = []
     monkeypatch.setattr(inference, "load_trained", lambda *args: asked.append(args) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        stages.pretrained_of(config.second, config, tmp_path)
+        init_from.pretrained_of(config.second, config, tmp_path)
     assert asked == [(tmp_path, None, "first") if own == "first" else (own, None)]
 
 
@@ -243,7 +243,7 @@ def test_a_workdirs_encoder_gives_its_shape_and_asks_for_its_sample_rate(tmp_pat
     encoder = {"channels": (4, 4), "hidden": 12}
     stages.run(load(ONLY_FIRST, f"first.model.encoder={encoder}"), source)
     config = load("stages=('second',)", f"second.init_from={source}", "second.model.encoder={}")
-    assert stages.resolve(config).second.model.encoder.to_dict() == encoder
+    assert init_from.resolve(config).second.model.encoder.to_dict() == encoder
     stages.run(config, tmp_path / "run")
     trained = (encoder_of(folder) for folder in (source, tmp_path / "run"))
     jax.tree.map(np.testing.assert_array_equal, *trained)
@@ -258,7 +258,7 @@ def test_a_workdirs_encoder_gives_its_shape_and_asks_for_its_sample_rate(tmp_pat
     config.second.init_from = str(tmp_path / "nowhere")
     wanted = "not a workdir of sacjax .* a folder of transformers' is hf:"
     with pytest.raises(UserError, match=wanted):
-        stages.resolve(config)
+        init_from.resolve(config)
 
 
 # Runs that go on
@@ -379,3 +379,13 @@ def test_a_pretraining_that_is_no_better_than_chance_says_so(capsys, shuffled, w
     said = "contrastive accuracy 22.0 % (chance 5.0 %), code perplexity 41.7"
     assert lines[0] == f"pretrain: validation {said}"
     assert any("encoder/conv" in line for line in lines[1:]) == warned
+
+
+@pytest.mark.parametrize(
+    ("splits", "why"),
+    [((), "eval.splits is empty"), (("train", "test"), "no clip is in train or test")],
+)
+def test_a_stage_without_results_says_why(splits, why):
+    stage = config_lib.stage()
+    stage.eval.splits = splits
+    assert stages.why_nothing(stage).startswith(why)

@@ -1,5 +1,7 @@
 """Workdirs of tiny encoders, trained or not, for the tests of what uses them."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +80,14 @@ def write_workdir(folder, name, objective="classification"):
     """Writes a workdir with a random network, as if it had been trained; returns the network."""
     config = config_of(name, objective)
     model = network_of(name, objective)
-    checkpoint.write_trained(folder, config, "supervised", objective_of(config)[1], model)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_labels(folder, "supervised", objective_of(config)[1])
+    checkpoints = checkpoint.Checkpoints(folder, "supervised", asynchronous=False)
+    _, params, buffers = split_model(model)
+    checkpoints.save(1, new_state(params, buffers, {}, {}, ema=False, log_every=1), {}, None)
+    checkpoints.close()
+    (folder / "config.json").write_text(config_lib.to_json(config))
+    (folder / "results.json").write_text(json.dumps({"supervised": {}}))
     return model
 
 

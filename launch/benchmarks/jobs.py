@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
-from sacjax import stages
+from sacjax import init_from
 from sacjax.config import identity
 from sacjax.errors import UserError
 
@@ -54,7 +54,7 @@ def finished(workdir: Path, config: ConfigDict) -> bool:
         return False
     if saved.is_file():
         # As it would run there: encoder options that it inherits from a checkpoint are filled in.
-        config = stages.resolve(config, workdir)
+        config = init_from.resolve(config, workdir)
         told = identity.difference(
             json.loads(saved.read_text()), json.loads(config_lib.to_json(config))
         )

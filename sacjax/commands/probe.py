@@ -37,8 +37,11 @@ def data_of(model: Any, spec: str | None, name: str | None, overrides: list[str]
     if spec:
         config = config_lib.load(spec, overrides)
         name = name or config.stages[-1]
-    elif model.step is None:
-        raise UserError("--config is missing: this checkpoint has no data set of its own to probe")
+    elif not model.step and not any(names_data(text) for text in overrides):
+        raise UserError(
+            "--config is missing: this checkpoint was converted, and has no data set of its own to "
+            "probe; give --config FILE, or --config.STAGE.data.source or .path"
+        )
     else:
         # A copy: the model reads sound as it was trained to, whatever is overridden.
         config = config_lib.from_json(config_lib.to_json(model.config))
@@ -48,6 +51,12 @@ def data_of(model: Any, spec: str | None, name: str | None, overrides: list[str]
     if config[name].data.multi_label:
         raise UserError(f"config.{name}.data.multi_label: probes need clips of one label each")
     return config[name].data
+
+
+def names_data(override: str) -> bool:
+    """Returns whether `--config.STAGE.KEY=value` says which data set it is."""
+    key = override.partition("=")[0]
+    return key.endswith((".data.source", ".data.path"))
 
 
 def labelled_parts(recordings: Any, data: ConfigDict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from sacjax.data import decode, hosts, retry, splits
 from sacjax.data.labels import LabelRows
 from sacjax.data.labels import label_array as label_array  # its callers look here
-from sacjax.data.recordings import Clip, Recordings
+from sacjax.data.recordings import Clip, MemoryClip, Recordings
 from sacjax.errors import UserError
 
 # Of decoded clips, as `data.cache` may hold them; half of the machine's memory where that is less.
@@ -25,23 +25,6 @@ ENDLESS = 1 << 48
 Batch = dict[str, Any]
 # (index or -1, share of the spare time before a crop or start of a window in seconds).
 Place = tuple[int, float]
-
-
-class MemoryClip:
-    """A decoded clip: int16 [n] at the rate that the model wants."""
-
-    def __init__(self, samples: np.ndarray, sample_rate: int, promised: float):
-        """Takes the samples, and how many the clip's header tells of."""
-        self.samples, self.sample_rate, self.num_samples = samples, sample_rate, len(samples)
-        self.promised = promised
-
-    def pcm(self, start: int, count: int) -> np.ndarray:
-        """Returns int16 [n, 1]."""
-        return self.samples[start : start + count, None]
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        """Returns float32 [n, 1]."""
-        return self.pcm(start, count).astype(np.float32) / 32768
 
 
 class Cache:

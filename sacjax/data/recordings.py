@@ -31,6 +31,35 @@ class Clip(Protocol):
         ...
 
 
+class MemoryClip:
+    """A clip whose samples are in memory, int16 or float32, [n] or [n, channels]."""
+
+    def __init__(self, samples: np.ndarray, sample_rate: int, promised: float | None = None):
+        """Takes samples.
+
+        Args:
+          samples: float32 ones in [-1, 1].
+          sample_rate: Hz.
+          promised: how many samples its header told of; None: as many.
+        """
+        self.samples, self.sample_rate, self.num_samples = samples, sample_rate, len(samples)
+        self.promised = len(samples) if promised is None else promised
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """Returns float32 [n, channels], n <= count."""
+        x = self._part(start, count)
+        return x.astype(np.float32) / 32768 if x.dtype == np.int16 else x.astype(np.float32)
+
+    @property
+    def pcm(self) -> Callable[[int, int], np.ndarray] | None:
+        """Like `read`, but int16; None where that is not what it holds."""
+        return self._part if self.samples.dtype == np.int16 else None
+
+    def _part(self, start: int, count: int) -> np.ndarray:
+        x = self.samples[start : start + count]
+        return x if x.ndim == 2 else x[:, None]
+
+
 @dataclasses.dataclass
 class Recordings:
     """A random-access set of recordings; all columns have one entry a recording."""

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ class Model:
     """The objective's `nnx.Module`, with `.encoder`."""
 
     step: int | None = None
-    """The update that its checkpoint is of; None: it was not trained here."""
+    """The update that its checkpoint is of; None or 0: it was not trained here, but converted."""
 
     sharding: Any = None
     """Where its variables are; None: one device."""
@@ -139,20 +140,22 @@ class Model:
     ) -> np.ndarray:
         """Returns a vector for each sound, float32 [N, D]: the mean of the encoder's frames.
 
+        Rows of a sound that could not be read are NaN, and a warning says why.
+
         Args:
           sounds, sample_rate: as of `predict`.
           layer: -1: the encoder's output; k: its k-th hidden state; 'mean': the mean of all.
           seconds: length of a window; 0: the same as in training.
 
         Raises:
-          UserError: a missing or unreadable sound, or a layer that the encoder does not have.
+          UserError: a missing sound, or a layer that the encoder does not have.
         """
         recordings = as_recordings(sounds, sample_rate or self.sample_rate, self.labels)
         bad: dict[int, str] = {}
         embedder = self.embedder(layer, seconds)
-        vectors, _ = embed_recordings(embedder, recordings, np.arange(len(recordings)), bad)
-        _refuse(recordings, bad)
-        return vectors
+        vectors, seen = embed_recordings(embedder, recordings, np.arange(len(recordings)), bad)
+        _warn(recordings, bad)
+        return np.where(seen[:, None], vectors, np.float32(np.nan))
 
     def embed_frames(
         self,
@@ -164,13 +167,16 @@ class Model:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Returns (vectors float32 [T, D], their times [T] in seconds) of each sound.
 
-        The arguments and errors are those of `embed`.
+        A sound that could not be read has no frames, T = 0, and a warning says why. The arguments
+        and errors are those of `embed`.
         """
         recordings = as_recordings(sounds, sample_rate or self.sample_rate, self.labels)
         bad: dict[int, str] = {}
-        found = embed_recordings_by_frames(self.embedder(layer, seconds), recordings, bad)
-        _refuse(recordings, bad)
-        return [found[k] for k in range(len(recordings))]
+        embedder = self.embedder(layer, seconds)
+        found = embed_recordings_by_frames(embedder, recordings, bad)
+        _warn(recordings, bad)
+        none = np.zeros([0, embedder.features], np.float32), np.zeros(0)
+        return [found.get(k, none) for k in range(len(recordings))]
 
     def embedder(self, layer: Layer = -1, seconds: float = 0) -> Embedder:
         """Returns its encoder as a function from sound to vectors; see `embed`."""
@@ -216,9 +222,10 @@ class Model:
         return lambda audio, length: apply(variables, audio, length)
 
 
-def _refuse(recordings: Recordings, bad: dict[int, str]) -> None:
-    for k, reason in bad.items():
-        raise UserError(f"{recordings.names[k]}: cannot be read: {reason}")
+def _warn(recordings: Recordings, bad: dict[int, str]) -> None:
+    """Warns of the sounds that were skipped, as a call of `embed` or `embed_frames`."""
+    for k in sorted(bad):
+        warnings.warn(f"skipped {recordings.names[k]}: {bad[k]}", stacklevel=3)
 
 
 def load(where: str | Path, which: str | None = None, stage: str | None = None) -> Model:

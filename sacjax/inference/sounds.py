@@ -6,23 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from sacjax.data.recordings import Recordings
+from sacjax.data.recordings import MemoryClip, Recordings
 from sacjax.data.sources import EXTENSIONS, OpenFiles
 from sacjax.errors import UserError
 
 Sounds = str | Path | np.ndarray | Sequence[Any]
-
-
-class ArrayClip:
-    """Samples in memory, float32 [n] in [-1, 1], as a clip."""
-
-    def __init__(self, samples: np.ndarray, sample_rate: int):
-        """Takes samples at a rate in Hz."""
-        self.samples, self.sample_rate, self.num_samples = samples, sample_rate, len(samples)
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        """Returns float32 [n, 1], n <= count."""
-        return self.samples[start : start + count, None]
 
 
 def as_recordings(sounds: Sounds, sample_rate: int, labels: tuple[str, ...] = ()) -> Recordings:
@@ -49,7 +37,7 @@ def as_recordings(sounds: Sounds, sample_rate: int, labels: tuple[str, ...] = ()
     return Recordings(names, [()] * len(clips), labels, clips.__getitem__)
 
 
-def as_clip(number: int, sound: Any, sample_rate: int) -> ArrayClip:
+def as_clip(number: int, sound: Any, sample_rate: int) -> MemoryClip:
     """Returns an array as a clip, down-mixed. Raises UserError for what is no sound."""
     if hasattr(sound, "detach"):  # torch: NumPy cannot read a GPU's tensor or one with a gradient
         sound = sound.detach().cpu()
@@ -66,7 +54,7 @@ def as_clip(number: int, sound: Any, sample_rate: int) -> ArrayClip:
     if x.dtype.kind == "i" and x.dtype != np.int16:
         raise UserError(f"sound {number} has type {x.dtype}: integers must be int16")
     x = x.astype(np.float32) / (32768 if x.dtype == np.int16 else 1)
-    return ArrayClip(x if x.ndim == 1 else x.mean(0), sample_rate)
+    return MemoryClip(x if x.ndim == 1 else x.mean(0), sample_rate)
 
 
 def find_files(paths: list[str], repeats: bool = False) -> list[str]:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sacjax import errors, stages
+from sacjax import errors, init_from, stages
 from sacjax.data import pipeline
 from sacjax.data.bad_files import BadFiles
 from sacjax.train import sharding
@@ -71,7 +71,7 @@ def find(
 
     Raises UserError for bad data.
     """
-    config = stages.resolve(config)  # a copy
+    config = init_from.resolve(config)  # a copy
     stage = config[stage_name]
     if stage.init_from in config.stages:
         raise errors.UserError(

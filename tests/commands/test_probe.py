@@ -136,7 +136,10 @@ def test_an_override_changes_the_data_and_not_the_encoder(workdir):
     assert model.embedder().stage.data.sample_rate == model.embedder().sample_rate == 8000
 
 
-def test_a_checkpoint_of_transformers_has_no_data_of_its_own(workdir):
-    foreign = dataclasses.replace(inference.load(workdir), step=None)
-    with pytest.raises(UserError, match="--config is missing"):
-        probe.data_of(foreign, None, None, [])
+@pytest.mark.parametrize("step", [None, 0])  # hf:FOLDER, and a workdir that `convert` wrote
+def test_a_checkpoint_of_transformers_has_no_data_of_its_own(workdir, step):
+    foreign = dataclasses.replace(inference.load(workdir), step=step)
+    with pytest.raises(UserError, match="--config is missing: this checkpoint was converted"):
+        probe.data_of(foreign, None, None, ["--config.supervised.data.seconds=0.25"])
+    data = probe.data_of(foreign, None, None, ["--config.supervised.data.source=synthetic"])
+    assert data.source == "synthetic" and data.seconds == 0.5

@@ -10,7 +10,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
-from sacjax import inference
+from sacjax import inference, init_from
 from sacjax import stages as experiment
 from sacjax.convert import huggingface
 from sacjax.convert.wav2vec2 import objective_options
@@ -413,14 +413,14 @@ def test_a_rate_or_normalization_that_contradicts_the_checkpoint_is_told(saved, 
     preprocessor = source / "preprocessor_config.json"
     preprocessor.write_text(json.dumps(dict(do_normalize=True, sampling_rate=8000)))
     with pytest.raises(UserError, match="data.sample_rate is 16000.*trained at 8000 Hz"):
-        experiment.resolve(finetuning(source))
+        init_from.resolve(finetuning(source))
     preprocessor.write_text(json.dumps(dict(do_normalize=True, sampling_rate=16000)))
-    experiment.resolve(finetuning(source, normalize_input=False))
+    init_from.resolve(finetuning(source, normalize_input=False))
     assert "normalize_input is False, the checkpoint's do_normalize True" in capsys.readouterr().out
     config = finetuning(source)
     config.finetune.model.name = "small_cnn"
     with pytest.raises(UserError, match="needs config.finetune.model.name=wav2vec2"):
-        experiment.resolve(config)
+        init_from.resolve(config)
 
 
 def test_embeddings_come_straight_from_a_folder(saved):

@@ -157,9 +157,14 @@ def test_embeddings_of_arrays_are_those_of_files(networks, tmp_path):
         assert len(vectors_of) == len(times) == model.embedder().frame_count(len(sound))
         np.testing.assert_array_equal(times, model.embedder().frame_times(len(sound)))
     (tmp_path / "broken.wav").write_text("this is no sound")
-    for method in (model.embed, model.embed_frames):
-        with pytest.raises(UserError, match="broken.wav: cannot be read: ."):
-            method(tmp_path)
+    with pytest.warns(UserWarning, match="skipped .*broken.wav: ."):
+        together = model.embed(tmp_path)
+    np.testing.assert_array_equal(together[:2], vectors)
+    assert np.isnan(together[2]).all()
+    with pytest.warns(UserWarning, match="skipped .*broken.wav: ."):
+        *good, (none, times) = model.embed_frames(tmp_path)
+    assert [len(x) for x, _ in good] == [len(x) for x, _ in frames]
+    assert none.shape == (0, 8) and times.shape == (0,)
     with pytest.raises(UserError, match="--seconds is -1"):
         model.embed(sounds, seconds=-1)
 

@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sacjax import io
-from sacjax.data.recordings import Clip, Recordings
+from sacjax.data.recordings import Clip, MemoryClip, Recordings
 from sacjax.data.sources.files import FileClip
 from sacjax.data.sources.records import Records
 from sacjax.errors import UserError, nearest
@@ -29,21 +29,6 @@ INDEX_VERSION = 2  # 2: labels that are not known are null
 # Features that may name a record, and those that must not cross a split.
 NAMES = ("name", "audio/filename", "filename", "file_name", "id", "audio_id", "path")
 GROUPS = ("group", "src_file", "speaker", "speaker_id")
-
-
-class MemoryClip:
-    """A clip whose samples are in memory, int16 or float32 [n, channels]."""
-
-    def __init__(self, samples: np.ndarray, sample_rate: int):
-        """Takes the samples and their rate in Hz. Raises ValueError where there are none."""
-        if not len(samples):
-            raise ValueError("it has no samples")
-        self.samples, self.sample_rate, self.num_samples = samples, sample_rate, len(samples)
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        """Returns float32 [n, channels] in [-1, 1], n <= count."""
-        x = self.samples[start : start + count]
-        return x.astype(np.float32) / 32768 if x.dtype == np.int16 else x.astype(np.float32)
 
 
 class OpenTfds:
@@ -88,6 +73,8 @@ class OpenTfds:
         if np.issubdtype(audio.dtype, np.integer) and audio.dtype != np.int16:
             peak = float(np.abs(audio.astype(np.float64)).max(initial=0.0))
             audio = (audio / (self.scale if peak <= self.scale else 2.0**31)).astype(np.float32)
+        if not len(audio):
+            raise ValueError("it has no samples")
         return MemoryClip(audio, self.sample_rate)
 
 
