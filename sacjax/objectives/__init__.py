@@ -9,12 +9,14 @@ from sacjax.errors import UserError, nearest
 from sacjax.objectives.base import Display, Frozen, Loss, Objective, Teacher
 from sacjax.objectives.byol_a import ByolA
 from sacjax.objectives.classification import Classification
+from sacjax.objectives.eat import Eat
 from sacjax.objectives.masked_autoencoder import MaskedAutoencoder
 from sacjax.objectives.wav2vec2 import Wav2Vec2Objective
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "byol_a": ByolA,
     "classification": Classification,
+    "eat": Eat,
     "masked_autoencoder": MaskedAutoencoder,
     "wav2vec2": Wav2Vec2Objective,
 }
