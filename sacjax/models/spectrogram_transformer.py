@@ -145,7 +145,10 @@ class Encoded(NamedTuple):
     """The class tokens, zero for an empty clip."""
 
     patches: base.EncoderOutput
-    """The tokens of patches."""
+    """The tokens of patches, with their states where asked for."""
+
+    class_states: Float[Array, "states batch classes features"] | None = None
+    """The states of the class tokens."""
 
 
 class SpectrogramTransformer(base.TokenEncoder):
@@ -259,7 +262,7 @@ class SpectrogramTransformer(base.TokenEncoder):
         if self.settings.output == "frames":
             return encoded.patches
         lengths = jnp.where(tokens.lengths > 0, self.classes, 0)
-        return base.EncoderOutput(encoded.classes, lengths, encoded.patches.hidden_states)
+        return base.EncoderOutput(encoded.classes, lengths, encoded.class_states)
 
     def encode(
         self,
@@ -277,7 +280,7 @@ class SpectrogramTransformer(base.TokenEncoder):
           mask: see `TokenEncoder.context`.
           keep: see `TokenEncoder.context`. It may have several rows a clip, one after the other:
             the clip is then encoded so many times, each time by other tokens.
-          hidden_states: those of the tokens that `output` names.
+          hidden_states: see `TokenEncoder.context`.
         """
         lengths, size = tokens.lengths, tokens.features.shape[1]
         key = ctx.rng(0)
@@ -299,10 +302,10 @@ class SpectrogramTransformer(base.TokenEncoder):
         x, inside = self._with_classes(x + positions, inside)
         x, states = self.transformer(x, inside, ctx.child(1), hidden_states)
         first, rest = jnp.split(x, [self.classes], 1)
-        if states is not None:
-            before, after = jnp.split(states, [self.classes], 2)
-            states = after if self.settings.output == "frames" else before
-        return Encoded(first, base.EncoderOutput(rest, lengths, states))
+        if states is None:
+            return Encoded(first, base.EncoderOutput(rest, lengths))
+        before, after = jnp.split(states, [self.classes], 2)
+        return Encoded(first, base.EncoderOutput(rest, lengths, after), before)
 
     def _positions(self, size: int) -> jax.Array:
         """Returns the positions of the first tokens [size, D]. Raises UserError for too many."""

@@ -12,6 +12,7 @@ from sacjax.objectives.base import Display, Frozen, Loss, Objective, Teacher
 from sacjax.objectives.byol_a import ByolA
 from sacjax.objectives.classification import Classification
 from sacjax.objectives.cola import Cola
+from sacjax.objectives.eat import Eat
 from sacjax.objectives.masked_autoencoder import MaskedAutoencoder
 from sacjax.objectives.masked_prediction import MaskedPrediction
 from sacjax.objectives.simclr import SimCLR
@@ -24,6 +25,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "classification": Classification,
     "cola": Cola,
     "simclr": SimCLR,
+    "eat": Eat,
     "masked_autoencoder": MaskedAutoencoder,
     "masked_prediction": MaskedPrediction,
     "wav2vec2": Wav2Vec2Objective,

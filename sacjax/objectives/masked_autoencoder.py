@@ -5,6 +5,7 @@ thrown away afterwards, tells the pixels of those left out from what the encoder
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -72,8 +73,8 @@ class Decoder(nnx.Module):
     ):
         """Makes a decoder of an encoder's patches."""
         o, width = options, options.decoder_width
-        linear = dict(kernel_init=NORMAL, dtype=dtype, rngs=rngs)
-        self.embed = nnx.Linear(encoder.features, width, **linear)
+        linear = partial(nnx.Linear, kernel_init=NORMAL, dtype=dtype, rngs=rngs)
+        self.embed = linear(encoder.features, width)
         self.mask_token = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), [width]))
         self.transformer = Transformer(
             width,
@@ -85,7 +86,7 @@ class Decoder(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.predict = nnx.Linear(width, encoder.token_features, **linear)
+        self.predict = linear(width, encoder.token_features)
         self.bands = encoder.bands
 
     def __call__(
