@@ -10,12 +10,14 @@ from sacjax.objectives.autoencoder import AutoencoderObjective
 from sacjax.objectives.base import Display, Frozen, Loss, Objective, Teacher
 from sacjax.objectives.byol_a import ByolA
 from sacjax.objectives.classification import Classification
+from sacjax.objectives.inversion import Inversion
 from sacjax.objectives.wav2vec2 import Wav2Vec2Objective
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "autoencoder": AutoencoderObjective,
     "byol_a": ByolA,
     "classification": Classification,
+    "inversion": Inversion,
     "wav2vec2": Wav2Vec2Objective,
 }
 
