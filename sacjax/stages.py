@@ -20,9 +20,10 @@ from sacjax.data import pipeline, sources, splits
 from sacjax.data.bad_files import BadFiles
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
-from sacjax.evaluators.predictions import write_predictions
+from sacjax.evaluators.predictions import own_rows, write_predictions
 from sacjax.init_from import has_begun, pretrained_of, resolve
 from sacjax.io import write_json, write_text
+from sacjax.report import samples
 from sacjax.train import checkpoint, hooks, sharding
 from sacjax.train.loop import Task, epoch_examples, fit, total_steps
 from sacjax.train.state import Pretrained, TrainState
@@ -193,11 +194,24 @@ class Stage:
             scores = evaluators.judge(self.evaluators, judged, part, final=True)
             results |= scores.values
             rows += scores.rows
+        self.write_samples(state)
         if first:
             if not results:
                 print(f"{self.name}: nothing was evaluated, for {why_nothing(self.stage)}")
             self.finish(earlier | {self.name: results}, rows)
         return results
+
+    def write_samples(self, state: TrainState) -> None:
+        """Writes the sounds that the objective gives of a few clips of the last part judged."""
+        clips = self.parts[self.stage.eval.splits[-1]][: samples.MOST]
+        if type(self.objective).samples is objectives.Objective.samples or not len(clips):
+            return
+        batch = next(eval_batches(self.recordings, clips, self.stage, self.workdir))
+        made = self.trainer.samples(state, sharding.put_batch(batch, self.mesh))
+        made = {name: own_rows(sounds) for name, sounds in made.items()}
+        if jax.process_index() == 0:
+            names, rate = self.recordings.names, self.stage.data.sample_rate
+            samples.write(self.workdir / "samples" / self.name, made, batch, names, rate)
 
     def start(self) -> tuple[Pretrained | None, dict[str, Any]]:
         """Returns the pretrained encoder and the objective's artifacts.

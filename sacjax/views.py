@@ -50,6 +50,7 @@ def make_views(
     - `views`: a tuple of `number` View; with a key each is augmented in its own way, without one
       they are the plain clip. The label is mixed as the first view's sound is.
     - `clean`: the View of the clip as it is. What does not read it does not compute it.
+    - `waveform`: the View of its samples, before the front end, likewise.
     - `label` float32 [B, C], rows of zeros where unknown; `labelled` float32 [B]; `mask`, `index`.
 
     Args:
@@ -114,6 +115,7 @@ def make_views(
         return {
             "views": tuple(made),
             "clean": clean,
+            "waveform": View(x, length),
             "label": mixed,
             "labelled": labelled,
             "mask": mask,

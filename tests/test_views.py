@@ -124,6 +124,13 @@ def test_the_clean_view_is_the_clip_as_it_is_and_so_is_every_view_outside_traini
     np.testing.assert_array_equal(judged["label"], np.eye(3)[batch["label"]])
 
 
+def test_the_waveform_stays_beside_a_spectrogram():
+    batch = batch_of()
+    made = views_of(stage_of("small_cnn", waveform=GAIN), batch)["waveform"]
+    np.testing.assert_array_equal(made.inputs, batch["audio"])
+    np.testing.assert_array_equal(made.lengths, batch["length"])
+
+
 def test_pcm_is_sound_from_minus_one_to_one():
     batch = batch_of()
     pcm = np.round(batch["audio"] * 32768).astype(np.int16)

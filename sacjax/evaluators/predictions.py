@@ -40,7 +40,7 @@ def predict(
         return order[np.searchsorted(indices, index, sorter=order)]
 
     for batch in batches:
-        rows = _own_rows(apply(batch)), np.asarray(batch["index"]), np.asarray(batch["mask"])
+        rows = own_rows(apply(batch)), np.asarray(batch["index"]), np.asarray(batch["mask"])
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
@@ -58,7 +58,7 @@ def predict(
     return np.where(seen[:, None], total / np.maximum(count, 1)[:, None], 0.0), seen
 
 
-def _own_rows(logits: Any) -> np.ndarray:
+def own_rows(logits: Any) -> np.ndarray:
     """Returns the rows of a global array that belong to this host's part of the batch, in order.
 
     A mesh may have hosts in any order (`jax.make_mesh` follows a TPU's wiring), so a row's global

@@ -13,6 +13,7 @@ from sacjax.objectives.byol_a import ByolA
 from sacjax.objectives.classification import Classification
 from sacjax.objectives.cola import Cola
 from sacjax.objectives.eat import Eat
+from sacjax.objectives.inversion import Inversion
 from sacjax.objectives.masked_autoencoder import MaskedAutoencoder
 from sacjax.objectives.masked_prediction import MaskedPrediction
 from sacjax.objectives.simclr import SimCLR
@@ -28,6 +29,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "eat": Eat,
     "masked_autoencoder": MaskedAutoencoder,
     "masked_prediction": MaskedPrediction,
+    "inversion": Inversion,
     "wav2vec2": Wav2Vec2Objective,
 }
 

@@ -140,7 +140,8 @@ class Objective:
         Args:
           model: of `build`.
           batch: `views`, a tuple of View(inputs, lengths); `clean`, the View without
-            augmentation; `label` float32 [B, C]; `labelled`, `mask` float32 [B]; `index` [B].
+            augmentation; `waveform`, the View of its samples; `label` float32 [B, C]; `labelled`,
+            `mask` float32 [B]; `index` [B].
           ctx: says whether this is a training step.
         """
         raise NotImplementedError
@@ -158,6 +159,10 @@ class Objective:
         view = batch["views"][0]
         output = model.encoder(view.inputs, view.lengths, ctx)
         return masked_mean(output.frames.astype(jnp.float32), output.lengths)
+
+    def samples(self, model: Any, batch: dict[str, Any], ctx: Context) -> dict[str, jax.Array]:
+        """Returns sounds to be played in the report, {name: float32 [B, T]}: here none."""
+        return {}
 
     @property
     def features(self) -> int:

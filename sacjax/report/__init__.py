@@ -13,7 +13,7 @@ from sacjax import objectives
 from sacjax.data import decode
 from sacjax.data.recordings import Recordings
 from sacjax.io import write_text
-from sacjax.report import html, plots
+from sacjax.report import html, plots, samples
 
 
 def write(
@@ -61,6 +61,8 @@ def write(
             curves = plots.png(plots.training_curves(metrics, display))
             (folder / f"curves_{name}.png").write_bytes(curves)
             sections.append((f"Training of {name}", html.picture(curves, f"curves of {name}")))
+        if sounds := samples.cards(workdir / "samples" / name):
+            sections.append((f"Sounds of {name}", f'<div class="cards">{sounds}</div>'))
     cards = [
         _card(row, k, recordings, sub, folder)
         for k, row in enumerate(mistakes(rows, names, sub.eval.mistakes))

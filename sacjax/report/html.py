@@ -49,6 +49,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return f"<table><tr>{top}</tr>{body}</table>"
 
 
+def player(sound: bytes) -> str:
+    """Returns an embedded wav file with its controls."""
+    return f'<audio controls preload="metadata" src="{data_url(sound, "audio/wav")}"></audio>'
+
+
+def players(title: str, sounds: dict[str, bytes]) -> str:
+    """Returns several sounds of one clip, each with its name."""
+    shown = "".join(f"{escape(name)}{player(sound)}" for name, sound in sounds.items())
+    return f'<div class="card"><b>{escape(title)}</b><br>{shown}</div>'
+
+
 def card(
     title: str, lines: Sequence[str], image: bytes | None = None, sound: bytes | None = None
 ) -> str:
@@ -56,7 +67,7 @@ def card(
     text = "<br>".join(map(escape, lines))
     shown = "" if image is None else picture(image, title)
     if sound is not None:
-        shown += f'<audio controls preload="metadata" src="{data_url(sound, "audio/wav")}"></audio>'
+        shown += player(sound)
     return f'<div class="card"><b>{escape(title)}</b><br>{text}{shown}</div>'
 
 

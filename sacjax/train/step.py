@@ -211,6 +211,9 @@ class Trainer:
     embed: Any
     """(state, batch) → clip embeddings [B, D]."""
 
+    samples: Any
+    """(state, batch) → the objective's sounds to be played, {name: [B, T]}."""
+
     evaluate: Any
     """(state, batch) → {metric: (sum, count)} of the objective in evaluation mode."""
 
@@ -308,6 +311,7 @@ def make_trainer(
         ),
         predict=apply(partial(_predict, setup)),
         embed=apply(partial(_embed, setup)),
+        samples=apply(partial(_samples, setup)),
         evaluate=apply(partial(_evaluate, setup), out_shardings=replicated(mesh)),
         state_shapes=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, at_rest
@@ -333,6 +337,10 @@ def _predict(setup: Setup, state: TrainState, batch: dict[str, Any]) -> jax.Arra
 
 def _embed(setup: Setup, state: TrainState, batch: dict[str, Any]) -> jax.Array:
     return setup.objective.embed(_evaluated(setup, state), setup.views(batch), Context())
+
+
+def _samples(setup: Setup, state: TrainState, batch: dict[str, Any]) -> dict[str, jax.Array]:
+    return setup.objective.samples(_evaluated(setup, state), setup.views(batch), Context())
 
 
 def _evaluate(setup: Setup, state: TrainState, batch: dict[str, Any]) -> Any:
