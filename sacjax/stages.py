@@ -203,7 +203,8 @@ class Stage:
 
     def write_samples(self, state: TrainState) -> None:
         """Writes the sounds that the objective gives of a few clips of the last part judged."""
-        clips = self.parts[self.stage.eval.splits[-1]][: samples.MOST]
+        parts = [self.parts[name] for name in self.stage.eval.splits]
+        clips = parts[-1][: samples.MOST] if parts else ()
         if type(self.objective).samples is objectives.Objective.samples or not len(clips):
             return
         batch = next(eval_batches(self.recordings, clips, self.stage, self.workdir))
