@@ -15,7 +15,7 @@ from sacjax.train import sharding, step
 
 ROOT = Path(__file__).parents[1]
 ARGUMENTS = {
-    "configs/esc50/resnet.py": ("esc10", "esc10,fold=3,no_specaugment,no_mixup"),
+    "configs/esc50/resnet.py": ("esc10", "esc10,fold=3,no_specaugment,no_mixup", "frontend=leaf"),
     "configs/esc50/audionet.py": ("esc10", "esc10,article", "esc10,no_mixup"),
     "configs/esc50/wav2vec2.py": ("fold=2", "scratch", "pretrain_only"),
     "configs/fsdd/resnet.py": ("loso,fold=2",),

@@ -6,8 +6,10 @@
         --output runs/esc10/resnet
 
 Arguments: `esc10` for the ten-class subset, `fold=k` the test fold; `no_specaugment` and `no_mixup`
-switch one part off. Reads the published layout from $SACJAX_DATA/esc10 (or esc50), else downloads
-ESC-50.
+switch one part off; `frontend=leaf`, `sincnet` or `pcen` learns the front end with the rest (leaf
+and sincnet filter every sample, too much work for a CPU at this size).
+
+Reads the published layout from $SACJAX_DATA/esc10 (or esc50), else downloads ESC-50.
 """
 
 from sacjax import config as config_lib
@@ -17,7 +19,9 @@ STD = 22.0  # decibels, of all log mel cells of the clips
 
 
 def get_config(arg=""):
-    arg = config_lib.parse_arg(arg, esc10=False, fold=1, no_specaugment=False, no_mixup=False)
+    arg = config_lib.parse_arg(
+        arg, esc10=False, fold=1, no_specaugment=False, no_mixup=False, frontend="mel"
+    )
     c = config_lib.default()
     c.checkpoint.every = 200
     s = c.supervised
@@ -45,10 +49,15 @@ def get_config(arg=""):
             dict(name="frequency_mask", count=2, width=24),
             dict(name="time_mask", count=2, width=30),
         )
-    if not arg.no_mixup:
+    if arg.frontend != "mel":
+        s.frontend.normalize = "clip"  # the statistics above are those of log-mel
+    if not arg.no_mixup and arg.frontend == "mel":
         s.augment.spectrogram = (dict(name="mixup", alpha=1.0), *s.augment.spectrogram)
+    elif not arg.no_mixup:  # before the features, which are made within the model
+        s.augment.waveform += (dict(name="mixup", alpha=1.0),)
 
     s.model.name = "spectrogram_resnet"
+    s.model.frontend = arg.frontend
     s.model.encoder = dict(depth=18, width=24)
     s.model.pooling = "mean_max"
     s.optimizer.learning_rate = 2e-3

@@ -7,6 +7,7 @@ from sacjax.commands import list as list_command
 KNOWN = {
     "objectives": {"classification", "wav2vec2"},
     "encoders": {"audionet", "small_cnn", "spectrogram_resnet", "wav2vec2"},
+    "frontends": {"mel", "leaf", "sincnet", "pcen"},
     "augmentations": {"gain (waveform)", "time_mask (spectrogram)", "mixup (both)"},
     "sources": {"arrayrecord", "folder", "manifest", "synthetic", "tfds"},
     "evaluators": {"classification", "knn", "linear", "objective"},

@@ -17,7 +17,7 @@ def test_every_key_is_a_field_of_its_parts_options():
     stage = config_lib.stage()
     for group, kind in schema.groups().items():
         fields = {field.name: field.default for field in dataclasses.fields(kind)}
-        known = set(stage[group]) - ({"name", "encoder"} if group == "model" else set())
+        known = set(stage[group]) - (set(schema.OF_ENCODER) if group == "model" else set())
         assert known == set(fields), group
         assert {key: stage[group][key] for key in known} == fields
     assert set(stage) == {*schema.groups(), "objective", "init_from"}

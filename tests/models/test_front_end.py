@@ -4,18 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import overrides_for
 from flax import nnx
+from ml_collections import ConfigDict
 from networks import quick
 from quick_stages import share_trainers
 
 import sacjax
 from sacjax import config as config_lib
-from sacjax import models, stages
+from sacjax import models, objectives, stages
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.frontend import learnable
 from sacjax.models import base, front_end
 from sacjax.objectives.base import build_encoder
+from sacjax.train import sharding, step
 
 SHORT = dict(hop_length=64, n_fft=128, n_mels=8)
 MASKS = (dict(name="time_mask", count=1, width=4), dict(name="frequency_mask", count=1, width=3))
@@ -94,31 +97,63 @@ def test_the_encoder_hears_learned_features_masked_in_training(frames_encoder):
     np.testing.assert_allclose(tokens.features, inner.dense(want), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", learnable.FRONT_ENDS)
-def test_a_classifier_learns_with_its_front_end(name, tmp_path, small_overrides, monkeypatch):
+CHANGES = {
+    "optimizer.learning_rate": 1e-2,
+    "optimizer.weight_decay": 10.0,  # which would shrink frequencies and exponents
+    "augment.spectrogram": MASKS,
+    "train.steps": 25,
+    "train.evaluate_every": 25,
+}
+
+
+def tiny(overrides, name):
+    changes = CHANGES | {"model.frontend": name}
+    changed = [f"--config.supervised.{key}={value}" for key, value in changes.items()]
+    return config_lib.load("configs/folder.py", [*overrides, *changed])
+
+
+def check_moved(trained, name):
+    """Each parameter has moved by some of 25 steps of 0.01, and none has decayed."""
+    kind = learnable.FRONT_ENDS[name]
+    first = nnx.state(kind(trained.config, 8000, kind.Options()))
+    trained = nnx.to_flat_state(nnx.state(trained))
+    for (path, new), (_, old) in zip(trained, nnx.to_flat_state(first), strict=True):
+        moved = np.abs(np.asarray(new[...]) - np.asarray(old[...])).max()
+        assert 0 < moved < 0.3, path
+
+
+def test_a_classifier_is_trained_saved_and_loaded_with_its_front_end(
+    tmp_path, small_overrides, monkeypatch
+):
     share_trainers(monkeypatch)
-    changes = {
-        "model.frontend": name,
-        "optimizer.learning_rate": 1e-2,
-        "optimizer.weight_decay": 10.0,  # which would shrink frequencies and exponents
-        "augment.spectrogram": MASKS,
-        "train.steps": 25,
-        "train.evaluate_every": 25,
-    }
-    overrides = small_overrides + [f"--config.supervised.{k}={v}" for k, v in changes.items()]
-    config = config_lib.load("configs/folder.py", overrides)
-    results = stages.run(config, tmp_path / "run")["supervised"]
+    results = stages.run(tiny(small_overrides, "leaf"), tmp_path / "run")["supervised"]
     assert results["test/loss"] < 0.6 < np.log(2)  # of two classes by chance
     model = sacjax.load(tmp_path / "run")
-    kind = learnable.FRONT_ENDS[name]
-    first = kind(model.module.encoder.front_end.config, 8000, kind.Options())
-    trained = nnx.to_flat_state(nnx.state(model.module.encoder.front_end))
-    for (path, new), (_, old) in zip(trained, nnx.to_flat_state(nnx.state(first)), strict=True):
-        new, old = np.asarray(new[...]), np.asarray(old[...])
-        assert (new != old).any(), path
-        assert np.abs(new - old).max() < 0.3, path  # 25 steps of 0.01, and no decay
+    check_moved(model.module.encoder.front_end, "leaf")
     found = model.predict(np.zeros([2, 4000], np.float32), sample_rate=8000)
     assert np.isfinite(found.probabilities).all()
+
+
+@pytest.mark.parametrize("name", ["pcen", "sincnet"])
+def test_a_step_trains_the_front_end_too(name, tmp_path):
+    stage = tiny(overrides_for(tmp_path), name).supervised
+    objective = objectives.build(stage, ("low", "high"), np.ones(2))
+    trainer = step.make_trainer(
+        objective, stage, sharding.make_mesh(ConfigDict(dict(data=1, fsdp=1, tensor=1))), 25, 0
+    )
+    time, label = np.arange(4000) / 8000, np.arange(8) % 2
+    pitch = np.random.default_rng(0).uniform(100, 600, 8) + 2000 * label
+    audio = np.int16(10000 * np.sin(2 * np.pi * pitch[:, None] * time))
+    batch = dict(audio=audio, length=np.full(8, 4000), label=label, index=np.arange(8))
+    batch |= dict(mask=np.ones(8, np.float32))
+    state, losses = trainer.init(), []
+    for _ in range(25):
+        state = trainer.step(state, batch)
+        losses.append(float(state.sums["loss"][0]))  # so far, each over 8 clips
+    each = np.diff(losses, prepend=0) / 8
+    assert each[-5:].mean() < 0.5 * each[:3].mean()
+    model = nnx.merge(trainer.setup.graphdef, state.params, state.buffers)
+    check_moved(model.encoder.front_end, name)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,17 @@ def test_what_is_computed_again_counts_once(remat):
     assert of_gradient(loss, [True], jnp.ones([5, 8, 8]), jnp.ones([3, 8])) == 3 * 5 * 2 * 3 * 64
 
 
+def test_complex_numbers_within_what_is_computed_again():
+    """As in a front end of filters; Fourier transforms themselves do not count."""
+
+    @jax.checkpoint
+    def filtered(w, x):
+        return jnp.fft.irfft(jnp.fft.rfft(x) * jnp.fft.rfft(w), 8)
+
+    loss = lambda w, x: (filtered(w, x) @ jnp.ones([8, 4])).sum()  # noqa: E731
+    assert of_gradient(loss, [True], jnp.ones(8), jnp.ones([3, 8])) == 2 * 2 * 3 * 8 * 4
+
+
 def test_gradients_of_a_strided_convolution():
     def loss(kernel, x):
         y = jax.lax.conv_general_dilated(
