@@ -1,6 +1,6 @@
 """The article's autoencoders on real decibels: the baseline's loss beside the improved one's.
 
-    python launch/benchmarks/autoencoder.py            # about an hour on one core, 6 GB
+    python launch/benchmarks/autoencoder.py            # resumable; about an hour on one core, 6 GB
     python launch/benchmarks/autoencoder.py --updates 50
 
 Both networks (fully connected, 12,512-8,224-2,056-1,024-512-256 and the mirror: 32 mels × 391
@@ -185,29 +185,33 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args(argv)
-    about = machine()
-    command = " ".join(["python", "launch/benchmarks/autoencoder.py", *(argv or sys.argv[1:])])
     sizes = args.batch_size, tuple(args.widths), args.learning_rate
     stages = {name: stage_of(name, *sizes) for name in NETWORKS}
     data = Data(stages["improved"])
-    networks = {name: train(name, stage, data, args.updates) for name, stage in stages.items()}
-    ratios = {
-        name: {
-            part: value / networks["improved"]["loss"][part] for part, value in n["loss"].items()
-        }
-        for name, n in networks.items()
-    }
-    result = dict(
-        machine=about,
-        command=command,
+    result: dict[str, Any] = dict(
+        command=" ".join(["python", "launch/benchmarks/autoencoder.py", *(argv or sys.argv[1:])]),
         updates=args.updates,
         batch_size=args.batch_size,
         optimizer=f"Adam, {args.learning_rate}, constant",
         widths=list(args.widths),
         inputs=FRAMES * 32,
         clips={part: len(data.parts[part]) for part in ("train", "test")},
+    )
+    # A network that is there by the same command is not trained again.
+    old = json.loads(args.output.read_text()) if args.output.is_file() else {}
+    known = all(old.get(key) == value for key, value in result.items())
+    networks: dict[str, Any] = old["networks"] if known else {}
+    for name, stage in stages.items():
+        if name not in networks:
+            networks[name] = train(name, stage, data, args.updates) | dict(machine=machine())
+            args.output.write_text(json.dumps(result | dict(networks=networks), indent=1) + "\n")
+    best = networks["improved"]["loss"]
+    result |= dict(
         networks=networks,
-        loss_over_improved=ratios,
+        loss_over_improved={
+            name: {part: value / best[part] for part, value in network["loss"].items()}
+            for name, network in networks.items()
+        },
         pca=pca(stages["improved"], data, args.widths[-1]),
     )
     args.output.write_text(json.dumps(result, indent=1) + "\n")

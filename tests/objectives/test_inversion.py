@@ -158,7 +158,7 @@ def test_griffin_lim_is_heard_beside_the_reconstruction():
     model = nnx.eval_shape(lambda: objective.build(nnx.Rngs(0)))
     hear = lambda model, batch: objective.samples(model, views(batch), Context())
     sounds = nnx.eval_shape(hear, model, batch_of())
-    assert list(sounds) == ["original", "reconstruction", "Griffin-Lim"]
+    assert set(sounds) == {"original", "reconstruction", "Griffin-Lim"}
     assert {x.shape for x in sounds.values()} == {(3, SIZE)}
 
 
