@@ -11,7 +11,7 @@ from sacjax import config as config_lib
 from sacjax import inference
 from sacjax.convert import huggingface
 from sacjax.errors import UserError
-from sacjax.train import checkpoint
+from sacjax.train.checkpoint_files import complete
 from sacjax.train.state import Pretrained, split_model
 
 
@@ -109,4 +109,4 @@ def has_begun(workdir: Path) -> bool:
     """Returns whether there is anything to lose: a checkpoint, or results."""
     stages = workdir / "checkpoints"
     folders = stages.iterdir() if stages.is_dir() else ()
-    return any(map(checkpoint.complete, folders)) or (workdir / "results.json").is_file()
+    return any(map(complete, folders)) or (workdir / "results.json").is_file()

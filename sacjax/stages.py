@@ -25,6 +25,7 @@ from sacjax.init_from import has_begun, pretrained_of, resolve
 from sacjax.io import write_json, write_text
 from sacjax.report import samples
 from sacjax.train import checkpoint, hooks, sharding
+from sacjax.train.checkpoint_files import has_checkpoint
 from sacjax.train.loop import Task, epoch_examples, fit, total_steps
 from sacjax.train.state import Pretrained, TrainState
 from sacjax.train.step import Trainer, make_trainer
@@ -144,7 +145,7 @@ class Stage:
         prepared = cls(name, config, mesh, workdir, recordings, parts)
         if stage.init_from in earlier:
             prepared.pretrained = earlier[stage.init_from].shapes()
-        elif not checkpoint.has_checkpoint(workdir, name):  # else it goes on from there
+        elif not has_checkpoint(workdir, name):  # else it goes on from there
             prepared.pretrained = pretrained_of(stage, config, workdir)
         examples = epoch_examples(recordings, parts["train"], stage.data, config.seed)
         steps, _ = total_steps(stage.train, examples)

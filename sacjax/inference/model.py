@@ -32,6 +32,7 @@ from sacjax.inference.embedder import (
 from sacjax.inference.sounds import Sounds, as_recordings
 from sacjax.objectives.base import build_encoder
 from sacjax.train import checkpoint, sharding
+from sacjax.train.checkpoint_files import has_checkpoint
 from sacjax.views import make_views
 
 
@@ -296,7 +297,7 @@ def trained_stage(workdir: str | Path, stage: str | None = None) -> tuple[Config
         config = config_lib.from_json((workdir / "config.json").read_text())
     except (UserError, UnicodeDecodeError) as error:
         raise UserError(f"{workdir}: {errors.first_line(error)}") from error
-    done = [s for s in config.stages if checkpoint.has_checkpoint(workdir, s)]
+    done = [s for s in config.stages if has_checkpoint(workdir, s)]
     if not done or (stage and stage not in done):
         of = f" of stage {stage}" if stage else ""
         raise UserError(f"{workdir}: there is no checkpoint{of} in it")

@@ -15,7 +15,6 @@ deleted because it cannot be read: a file system has bad moments.
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 import os
 import sys
@@ -31,10 +30,10 @@ from ml_collections import ConfigDict
 from sacjax import config as config_lib
 from sacjax import distributed, io
 from sacjax.errors import UserError, first_line
+from sacjax.train.checkpoint_files import complete, metric_of, survey, write_labels, write_sizes
 from sacjax.train.optimizer import name_of
 
 MODEL = ("params", "buffers", "ema")  # fields of a train state that inference needs
-FILES = "files.json"
 T = TypeVar("T")
 
 
@@ -92,14 +91,10 @@ class LatestAndBest:
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
         """Returns for each checkpoint, in the order of their steps, whether it is kept."""
-        metrics = {info.step: _metric_of(info.metrics) for info in checkpoints}
+        metrics = {info.step: metric_of(info.metrics) for info in checkpoints}
         latest = sorted(metrics, reverse=True)[: self.keep]
         kept = {*latest, best_of(metrics, self.mode)}
         return [info.step in kept for info in checkpoints]
-
-
-def _metric_of(metrics: Mapping[str, float] | None) -> float | None:
-    return metrics["best"] if metrics else None
 
 
 class Checkpoints:
@@ -245,18 +240,12 @@ class Checkpoints:
         """Lists a checkpoint's files, when all are written and just before it gets its name."""
         folder = self.folder / f"{self._saving}.orbax-checkpoint-tmp"
         if folder.is_dir():  # not in an object store: there, nothing is ever cut short
-            items = (path for path in folder.rglob("*") if path.parent != folder)
-            sizes = {
-                path.relative_to(folder).as_posix(): path.stat().st_size
-                for path in sorted(items)
-                if path.is_file()
-            }
-            io.write_json(folder / FILES, sizes, indent=0)
+            write_sizes(folder)
 
     def _look(self) -> None:
         """Finds the checkpoints, as the first host sees them; says once which are damaged."""
         found = distributed.from_first_host(
-            functools.partial(_survey, self.folder), f"{self.folder}"
+            functools.partial(survey, self.folder), f"{self.folder}"
         )
         for step, damage, _ in found:
             if damage and step not in self._damaged and jax.process_index() == 0:
@@ -370,41 +359,6 @@ def _stored(handler: ocp.StandardCheckpointHandler, folder: Path) -> dict[str, A
     return dict(getattr(tree, "tree", tree))
 
 
-def _survey(folder: Path) -> list[tuple[int, str, float | None]]:
-    """Returns (step, what is damaged or '', metric) of each checkpoint."""
-    return [(step, *_look_at(folder / str(step))) for step in sorted(complete(folder))]
-
-
-def _look_at(folder: Path) -> tuple[str, float | None]:
-    if damage := _damage(folder):
-        return damage, None
-    try:
-        metrics = ocp.JsonCheckpointHandler(filename="metrics").restore(folder / "metrics")
-    except FileNotFoundError:
-        return "", None
-    except ValueError:  # not JSON
-        return "metrics is cut short", None
-    return "", _metric_of(metrics)
-
-
-def _damage(folder: Path) -> str:
-    """Returns which file of a checkpoint is missing or short; '' where none is known to be."""
-    try:
-        sizes = json.loads((folder / FILES).read_text())
-    except FileNotFoundError:  # written by an earlier version
-        return ""
-    except ValueError:  # not JSON
-        return f"{FILES} is cut short"
-    for name, size in sizes.items():
-        try:
-            found = (folder / name).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return f"{name} is missing"
-        if found < size:
-            return f"{name} has {found} of its {size} bytes"
-    return ""
-
-
 def _check_same(wanted: dict[str, Any], stored: dict[str, Any], folder: Path) -> None:
     """Raises UserError for the first parameter that differs in name or shape."""
     for name in sorted(set(wanted) ^ set(stored)):
@@ -471,28 +425,6 @@ def restore_model(
     shape_of = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement)  # noqa: E731
     fields = checkpoints.restore_fields(jax.tree.map(shape_of, fields), step)
     return nnx.merge(graphdef, fields["ema"] or fields["params"], fields["buffers"]), step
-
-
-def write_labels(workdir: Path, stage: str, class_names: tuple[str, ...]) -> None:
-    """Writes the label names beside a stage's checkpoints."""
-    folder = Path(workdir) / "checkpoints" / stage
-    folder.mkdir(parents=True, exist_ok=True)
-    io.write_json(folder / "labels.json", {"class_names": list(class_names)})
-
-
-def complete(folder: Path) -> list[int]:
-    """Returns the steps of the checkpoints; one that is being written has another name."""
-    return (
-        [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
-        if folder.is_dir()
-        else []
-    )
-
-
-def has_checkpoint(workdir: str | Path, stage: str) -> bool:
-    """Returns whether a stage has a checkpoint."""
-    folder = Path(workdir) / "checkpoints" / stage
-    return (folder / "labels.json").is_file() and bool(complete(folder))
 
 
 def write_trained(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from launch.benchmarks.fault_cases import runs
 from launch.benchmarks.fault_cases.runs import Line
-from sacjax.train.checkpoint import complete
+from sacjax.train.checkpoint_files import complete
 
 STEPS, EVERY = 1000, 100
 # Bytes that a file may have: the log comes to 60,000, a checkpoint's files to 300,000.

@@ -11,7 +11,7 @@ import numpy as np
 
 from launch.benchmarks.fault_cases import runs
 from launch.benchmarks.fault_cases.runs import Line, log
-from sacjax.train.checkpoint import complete
+from sacjax.train.checkpoint_files import complete
 
 
 def killed(root: Path, count: int) -> Line:

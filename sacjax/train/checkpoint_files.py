@@ -1,0 +1,87 @@
+"""The files of a stage's checkpoints: which there are, and which are damaged.
+
+`sacjax.train.checkpoint` tells what lies where.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+
+from sacjax import io
+
+FILES = "files.json"
+
+
+def write_labels(workdir: Path, stage: str, class_names: tuple[str, ...]) -> None:
+    """Writes the label names beside a stage's checkpoints."""
+    folder = Path(workdir) / "checkpoints" / stage
+    folder.mkdir(parents=True, exist_ok=True)
+    io.write_json(folder / "labels.json", {"class_names": list(class_names)})
+
+
+def complete(folder: Path) -> list[int]:
+    """Returns the steps of the checkpoints; one that is being written has another name."""
+    return (
+        [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+        if folder.is_dir()
+        else []
+    )
+
+
+def has_checkpoint(workdir: str | Path, stage: str) -> bool:
+    """Returns whether a stage has a checkpoint."""
+    folder = Path(workdir) / "checkpoints" / stage
+    return (folder / "labels.json").is_file() and bool(complete(folder))
+
+
+def survey(folder: Path) -> list[tuple[int, str, float | None]]:
+    """Returns (step, what is damaged or '', metric) of each checkpoint."""
+    return [(step, *_look_at(folder / str(step))) for step in sorted(complete(folder))]
+
+
+def _look_at(folder: Path) -> tuple[str, float | None]:
+    if damage := _damage(folder):
+        return damage, None
+    try:
+        metrics = ocp.JsonCheckpointHandler(filename="metrics").restore(folder / "metrics")
+    except FileNotFoundError:
+        return "", None
+    except ValueError:  # not JSON
+        return "metrics is cut short", None
+    return "", metric_of(metrics)
+
+
+def _damage(folder: Path) -> str:
+    """Returns which file of a checkpoint is missing or short; '' where none is known to be."""
+    try:
+        sizes = json.loads((folder / FILES).read_text())
+    except FileNotFoundError:  # written by an earlier version
+        return ""
+    except ValueError:  # not JSON
+        return f"{FILES} is cut short"
+    for name, size in sizes.items():
+        try:
+            found = (folder / name).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return f"{name} is missing"
+        if found < size:
+            return f"{name} has {found} of its {size} bytes"
+    return ""
+
+
+def write_sizes(folder: Path) -> None:
+    """Lists the files of a checkpoint with their sizes, by which damage is found later."""
+    items = (path for path in folder.rglob("*") if path.parent != folder)
+    sizes = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(items)
+        if path.is_file()
+    }
+    io.write_json(folder / FILES, sizes, indent=0)
+
+
+def metric_of(metrics: Mapping[str, float] | None) -> float | None:
+    """Returns the metric that names the best, of what is saved beside a checkpoint."""
+    return metrics["best"] if metrics else None
