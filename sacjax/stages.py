@@ -205,7 +205,7 @@ class Stage:
     def write_samples(self, state: TrainState) -> None:
         """Writes the sounds that the objective gives of a few clips of the last part judged."""
         parts = [self.parts[name] for name in self.stage.eval.splits]
-        clips = parts[-1][: samples.MOST] if parts else ()
+        clips = parts[-1][: samples.MOST] if parts else np.zeros(0, int)
         if type(self.objective).samples is objectives.Objective.samples or not len(clips):
             return
         batch = next(eval_batches(self.recordings, clips, self.stage, self.workdir))

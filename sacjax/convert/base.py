@@ -61,6 +61,7 @@ class Loaded(NamedTuple):
     sample_rate: int  # Hz
     class_names: tuple[str, ...]
     config: dict[str, Any]  # config.json
+    preprocessor: dict[str, Any]  # preprocessor_config.json
 
 
 class Family:
@@ -82,6 +83,14 @@ class Family:
           UserError: it asks for what our encoder does not have; the message begins with the key.
         """
         raise NotImplementedError
+
+    def num_features(self, config: dict[str, Any]) -> int:
+        """Returns the bands of the spectrograms that it takes; encoders of waveforms ignore it.
+
+        Args:
+          config: of `complete`.
+        """
+        return 64
 
     def encoder_options(
         self, config: dict[str, Any], preprocessor: dict[str, Any]
@@ -133,8 +142,16 @@ class Family:
         """
         raise NotImplementedError
 
-    def preprocessor(self, model: Any, sample_rate: int) -> dict[str, Any]:
-        """Returns the preprocessor_config.json of a model."""
+    def preprocessor(
+        self, model: Any, sample_rate: int, frontend: ConfigDict | None = None
+    ) -> dict[str, Any]:
+        """Returns the preprocessor_config.json of a model.
+
+        Args:
+          model: as `build` returns it.
+          sample_rate: Hz.
+          frontend: of the model's stage, where it is known.
+        """
         raise NotImplementedError
 
     def additional_tensors(self, model: Any) -> dict[str, np.ndarray]:

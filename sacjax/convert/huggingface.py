@@ -15,12 +15,13 @@ from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
 from sacjax import models
+from sacjax.convert.ast import ASTFamily
 from sacjax.convert.base import SEVERAL, Family, Loaded, encoder_of
 from sacjax.convert.tensors import fill, read_tensors, tensors_of, write_tensors
 from sacjax.convert.wav2vec2 import Wav2Vec2Family
 from sacjax.errors import UserError, first_line
 
-FAMILIES: tuple[Family, ...] = (Wav2Vec2Family(),)
+FAMILIES: tuple[Family, ...] = (ASTFamily(), Wav2Vec2Family())
 
 
 def folder_of(where: str) -> str | None:
@@ -109,13 +110,17 @@ def _load(path: Path, changes: dict[str, Any]) -> Loaded:
 
     def build() -> Any:
         rngs = nnx.Rngs(0)
-        encoder = models.ENCODERS[family.encoder](**(options | changes), rngs=rngs)
+        bands = family.num_features(config)
+        encoder = models.ENCODERS[family.encoder](
+            num_features=bands, **(options | changes), rngs=rngs
+        )
         return family.build(kind, encoder, config, len(names), rngs)
 
     model = nnx.eval_shape(build)
     fill(model, list(family.entries(model, model_type, tensors)), tensors, path)
-    rate = int(read_preprocessor(path).get("sampling_rate", 16000))
-    return Loaded(family, kind, model, options, rate, names, config)
+    preprocessor = read_preprocessor(path)
+    rate = int(preprocessor.get("sampling_rate", 16000))
+    return Loaded(family, kind, model, options, rate, names, config, preprocessor)
 
 
 def _family(config: dict[str, Any]) -> Family:
@@ -191,6 +196,7 @@ def save_huggingface(
     sample_rate: int = 16000,
     model_type: str = "",
     multi_label: bool = False,
+    frontend: ConfigDict | None = None,
 ) -> None:
     """Writes a folder that transformers' `from_pretrained` loads.
 
@@ -204,6 +210,8 @@ def save_huggingface(
       model_type: of config.json, where an encoder has several; default: what the options say.
       multi_label: whether a clip may have several labels: transformers' `problem_type`.
 
+      frontend: of the model's stage, for families that hear spectrograms.
+
     Raises:
       UserError: a model that transformers has no counterpart of.
     """
@@ -213,6 +221,6 @@ def save_huggingface(
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     write_tensors(path, tensors | family.additional_tensors(model))
-    preprocessor = family.preprocessor(model, sample_rate)
+    preprocessor = family.preprocessor(model, sample_rate, frontend)
     (path / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=1) + "\n")
     (path / "config.json").write_text(json.dumps(config, indent=1) + "\n")

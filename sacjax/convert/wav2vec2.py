@@ -204,7 +204,9 @@ class Wav2Vec2Family(Family):
             raise UserError(f"transformers has no {architecture}")
         return config | {"architectures": [architecture]}
 
-    def preprocessor(self, model: Any, sample_rate: int) -> dict[str, Any]:
+    def preprocessor(
+        self, model: Any, sample_rate: int, frontend: ConfigDict | None = None
+    ) -> dict[str, Any]:
         """Returns the preprocessor_config.json of a model."""
         return dict(
             feature_extractor_type="Wav2Vec2FeatureExtractor",

@@ -43,4 +43,5 @@ def to_huggingface(workdir: str, path: str, which: str | None = None) -> None:
         class_names=trained.labels,
         sample_rate=trained.sample_rate,
         multi_label=trained.multi_label,
+        frontend=trained.stage_config.frontend,
     )

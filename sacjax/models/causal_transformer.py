@@ -13,7 +13,7 @@ from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.conv import valid
 from sacjax.layers.positional import sinusoids
-from sacjax.layers.transformer import NORMAL, Past, Remat, Transformer
+from sacjax.layers.transformer import NORMAL, Past, Remat, States, Transformer
 from sacjax.models import base
 from sacjax.models.frames import FrameEncoder, keep_tokens, put_mask
 
@@ -141,7 +141,7 @@ class CausalTransformer(FrameEncoder):
         ctx: Context = Context(),
         mask: Bool[Array, "batch tokens"] | None = None,
         keep: Int[Array, "batch kept"] | None = None,
-        hidden_states: bool = False,
+        hidden_states: States = False,
     ) -> base.EncoderOutput:
         """Returns the frames that the Transformer makes of tokens; see `TokenEncoder.context`.
 

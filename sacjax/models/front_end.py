@@ -19,6 +19,7 @@ from sacjax.config import options
 from sacjax.context import Context
 from sacjax.errors import UserError, nearest
 from sacjax.frontend.learnable import FRONT_ENDS, FrontEnd
+from sacjax.layers.transformer import States
 from sacjax.models.base import Encoder, EncoderOutput, TokenEncoder, Tokens
 
 DRAW = 1 << 16
@@ -96,7 +97,7 @@ class TokenHearing(Hearing, TokenEncoder):
         inputs: Float[Array, "batch samples"],
         lengths: Int[Array, " batch"],
         ctx: Context = Context(),
-        hidden_states: bool = False,
+        hidden_states: States = False,
     ) -> EncoderOutput:
         """Returns the frames of a batch, and the states of the stack where asked for."""
         tokens = super().tokens(*self.hear(inputs, lengths, ctx))

@@ -13,6 +13,7 @@ from sacjax.context import Context
 from sacjax.layers.conv import valid
 from sacjax.layers.dropout import drop
 from sacjax.layers.recurrent import GRULayer
+from sacjax.layers.transformer import States
 from sacjax.models import base
 from sacjax.models.frames import FrameEncoder, keep_tokens, put_mask
 
@@ -75,7 +76,7 @@ class GRU(FrameEncoder):
         ctx: Context = Context(),
         mask: Bool[Array, "batch tokens"] | None = None,
         keep: Int[Array, "batch kept"] | None = None,
-        hidden_states: bool = False,
+        hidden_states: States = False,
     ) -> base.EncoderOutput:
         """Returns the frames that the layers make of tokens; see `TokenEncoder.context`.
 
