@@ -116,8 +116,8 @@ def show(results: dict[str, dict[str, Any]], neighbours: int) -> str:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Parses flags, embeds, probes, prints and writes."""
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's flags."""
     parser = argparse.ArgumentParser(
         prog="sacjax probe",
         description=__doc__,
@@ -147,7 +147,12 @@ def main(argv: list[str] | None = None) -> int:
         "--seed", type=int, default=0, help="of draws, cross-validation and fresh parameters"
     )
     parser.add_argument("--output", metavar="FILE.json")
-    args, unknown = parser.parse_known_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses flags, embeds, probes, prints and writes."""
+    args, unknown = make_parser().parse_known_args(argv)
     if min(*args.shots, args.draws, args.neighbours) < 1:
         raise UserError("--shots, --draws and --neighbours must be 1 or more")
     overrides = config_lib.overrides_from(unknown)
