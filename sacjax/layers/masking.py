@@ -59,3 +59,15 @@ def most_masked(
     if exact:
         return min(size, max(round(probability * size) + 1, minimum * span))
     return min(size, max(int(probability * size) + 1, minimum) * span)
+
+
+def masked_positions(
+    mask: Bool[Array, "batch frames"], most: int
+) -> tuple[Int[Array, "batch {most}"], Bool[Array, "batch {most}"]]:
+    """Returns (positions of the masked frames, int32 [B, most], rising; valid, bool [B, most]).
+
+    A clip with fewer than `most` masked frames has other positions at the end, which are not valid.
+    """
+    frames = jnp.arange(mask.shape[1])
+    order = jnp.argsort(jnp.where(mask, frames, mask.shape[1] + frames), axis=-1)[:, :most]
+    return order, jnp.arange(most) < mask.sum(-1, keepdims=True)

@@ -13,6 +13,10 @@ from sacjax.context import Context
 from sacjax.layers.dropout import drop
 from sacjax.layers.norm import LayerNorm
 
+States = bool | Literal["mlp"]
+"""Which states a stack returns: none; its first layer's input and every layer's output; or what
+each layer's MLP adds to its residual."""
+
 Remat = Literal["none", "full", "dots"]
 """What a layer's backward pass computes again: nothing, all, or all but its matrix products."""
 
@@ -111,11 +115,22 @@ class TransformerLayer(nnx.Module):
         ctx: Context,
     ) -> Float[Array, "batch tokens width"]:
         """Returns the tokens after the layer; `mask` says which may be attended to."""
+        return self.with_mlp(x, mask, ctx)[0]
+
+    def with_mlp(
+        self,
+        x: Float[Array, "batch tokens width"],
+        mask: Bool[Array, "batch tokens"],
+        ctx: Context,
+    ) -> tuple[Float[Array, "batch tokens width"], Float[Array, "batch tokens width"]]:
+        """Returns (the tokens after the layer; what its MLP added to them, before any norm)."""
         if self.pre_norm:
             x = x + self._attend(self.attention_norm(x), mask, ctx)
-            return x + self._mlp(self.mlp_norm(x), ctx)
+            added = self._mlp(self.mlp_norm(x), ctx)
+            return x + added, added
         x = self.attention_norm(x + self._attend(x, mask, ctx))
-        return self.mlp_norm(x + self._mlp(x, ctx))
+        added = self._mlp(x, ctx)
+        return self.mlp_norm(x + added), added
 
     def _attend(self, x: jax.Array, mask: jax.Array, ctx: Context) -> jax.Array:
         return drop(self.attention(x, mask, ctx.rng(0)), self.dropout, ctx.rng(1))
@@ -191,7 +206,7 @@ class Transformer(nnx.Module):
         x: Float[Array, "batch tokens width"],
         mask: Bool[Array, "batch tokens"],
         ctx: Context = Context(),
-        hidden_states: bool = False,
+        hidden_states: States = False,
     ) -> tuple[
         Float[Array, "batch tokens width"], Float[Array, "states batch tokens width"] | None
     ]:
@@ -201,34 +216,34 @@ class Transformer(nnx.Module):
           x: the tokens.
           mask: which of them there are; the others are padding, to which nothing attends.
           ctx: of this call.
-          hidden_states: whether to return the first layer's input and every layer's output. The
-            last is before `final_norm`, as in transformers from 5.16 on.
+          hidden_states: which states to return, see `States`. Of the layers' outputs the last is
+            before `final_norm`, as in transformers from 5.16 on.
         """
         x = x if self.input_norm is None else self.input_norm(x)
         x = drop(x, self.dropout, ctx.rng(0))
-        x, before = self._scan(x, mask, ctx.child(1), hidden_states)
+        x, states = self._scan(x, mask, ctx.child(1), hidden_states)
         inside = mask[..., None]
-        states = None if before is None else jnp.concatenate([before, x[None]])
         if states is not None:
+            states = states if hidden_states == "mlp" else jnp.concatenate([states, x[None]])
             states = jnp.where(inside, states, 0)
         x = x if self.final_norm is None else self.final_norm(x)
         return jnp.where(inside, x, 0), states
 
     def _scan(
-        self, x: jax.Array, mask: jax.Array, ctx: Context, hidden_states: bool
+        self, x: jax.Array, mask: jax.Array, ctx: Context, hidden_states: States
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Returns (the last layer's output; every layer's input where asked for)."""
+        """Returns (the last layer's output; where asked for, every layer's input or MLP's)."""
         attended = mask | ~mask.any(-1, keepdims=True)  # a softmax needs a token, of no clip too
         graphdef, stacked = nnx.split(self.layers)
 
         def apply(x: jax.Array, layer: tuple) -> tuple[jax.Array, jax.Array | None]:
             variables, number = layer
             own = ctx.child(number)
-            y = nnx.merge(graphdef, variables)(x, attended, own.child(0))
+            y, added = nnx.merge(graphdef, variables).with_mlp(x, attended, own.child(0))
             key = own.rng(1)
             if self.layer_drop and key is not None:
                 y = jnp.where(jax.random.bernoulli(key, self.layer_drop), x, y)
-            return y, (x if hidden_states else None)
+            return y, (added if hidden_states == "mlp" else x if hidden_states else None)
 
         if self.remat != "none":
             apply = jax.checkpoint(apply, policy=POLICIES[self.remat])

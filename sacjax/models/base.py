@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sacjax.config import options as options_lib
 from sacjax.context import Context
+from sacjax.layers.transformer import States
 
 
 class EncoderOutput(NamedTuple):
@@ -21,7 +22,7 @@ class EncoderOutput(NamedTuple):
     """Valid frames of each clip."""
 
     hidden_states: Float[Array, "states batch frames features"] | None = None
-    """The first layer's input and every layer's output, where asked for."""
+    """The first layer's input and every layer's output, or what each MLP adds, where asked for."""
 
 
 class Tokens(NamedTuple):
@@ -119,7 +120,7 @@ class TokenEncoder(Encoder):
         ctx: Context = Context(),
         mask: Bool[Array, "batch tokens"] | None = None,
         keep: Int[Array, "batch kept"] | None = None,
-        hidden_states: bool = False,
+        hidden_states: States = False,
     ) -> EncoderOutput:
         """Returns the frames that the context network makes of tokens.
 
@@ -131,7 +132,8 @@ class TokenEncoder(Encoder):
           keep: the tokens that are encoded at all, by number; the output has them in this order,
             and its lengths count those that are valid. A number at or beyond a clip's length is
             padding, and gives zeros.
-          hidden_states: whether to return the states of the stack.
+          hidden_states: which states of the stack to return; "mlp", what each layer's MLP adds to
+            its residual, is for Transformers alone.
         """
         raise NotImplementedError
 

@@ -22,7 +22,7 @@ from sacjax.layers.dropout import drop
 from sacjax.layers.masking import span_mask
 from sacjax.layers.norm import GroupNorm, LayerNorm, standardize
 from sacjax.layers.positional import PositionalConv
-from sacjax.layers.transformer import NORMAL, Remat, Transformer
+from sacjax.layers.transformer import NORMAL, Remat, States, Transformer
 from sacjax.models import base
 
 Size = Literal["base", "large", "small", "mini", "tiny"]
@@ -347,7 +347,7 @@ class Wav2Vec2(base.TokenEncoder):
         ctx: Context = Context(),
         mask: Bool[Array, "batch tokens"] | None = None,
         keep: Int[Array, "batch kept"] | None = None,
-        hidden_states: bool = False,
+        hidden_states: States = False,
     ) -> base.EncoderOutput:
         """Returns the frames that the Transformer makes of tokens; see `TokenEncoder.context`."""
         lengths = tokens.lengths
@@ -366,7 +366,7 @@ class Wav2Vec2(base.TokenEncoder):
             x = jnp.take_along_axis(x, keep[..., None], 1, mode="clip")
             lengths = inside.sum(-1, dtype=lengths.dtype)
         x, states = self.transformer(x, inside, ctx.child(2), hidden_states)
-        if states is not None and self.normed_last_state:
+        if states is not None and self.normed_last_state and hidden_states != "mlp":
             states = states.at[-1].set(x)
         return base.EncoderOutput(x, lengths, states)
 

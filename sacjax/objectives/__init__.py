@@ -7,11 +7,13 @@ from ml_collections import ConfigDict
 from sacjax.config import options
 from sacjax.errors import UserError, nearest
 from sacjax.objectives.base import Display, Frozen, Loss, Objective, Teacher
+from sacjax.objectives.best_rq import BestRQ
 from sacjax.objectives.byol_a import ByolA
 from sacjax.objectives.classification import Classification
 from sacjax.objectives.wav2vec2 import Wav2Vec2Objective
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "best_rq": BestRQ,
     "byol_a": ByolA,
     "classification": Classification,
     "wav2vec2": Wav2Vec2Objective,

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from sacjax import models
 from sacjax.config.options import Options as OptionsBase
 from sacjax.context import Context
+from sacjax.errors import UserError
 from sacjax.layers.pooling import masked_mean
 from sacjax.train import metrics
 
@@ -138,7 +139,8 @@ class Objective:
         Args:
           model: of `build`.
           batch: `views`, a tuple of View(inputs, lengths); `clean`, the View without
-            augmentation; `label` float32 [B, C]; `labelled`, `mask` float32 [B]; `index` [B].
+            augmentation; `source`, the View of the first view's crop without augmentation;
+            `label` float32 [B, C]; `labelled`, `mask` float32 [B]; `index` [B].
           ctx: says whether this is a training step.
         """
         raise NotImplementedError
@@ -189,13 +191,22 @@ def build_encoder(stage: ConfigDict, rngs: nnx.Rngs) -> Any:
 
 def teacher_of(student: nnx.Module) -> Any:
     """Returns a copy of a module whose parameters are `Teacher` variables."""
-    teacher = nnx.clone(student)
-    for _, node in nnx.iter_graph(teacher):
+    return _copy_as(student, Teacher)
+
+
+def frozen_of(network: nnx.Module) -> Any:
+    """Returns a copy of a module whose parameters are `Frozen` variables."""
+    return _copy_as(network, Frozen)
+
+
+def _copy_as(module: nnx.Module, kind: type[nnx.Variable]) -> Any:
+    copy = nnx.clone(module)
+    for _, node in nnx.iter_graph(copy):
         if isinstance(node, nnx.Module):
             for name, value in vars(node).items():
                 if isinstance(value, nnx.Param):
-                    setattr(node, name, Teacher(value[...]))
-    return teacher
+                    setattr(node, name, kind(value[...]))
+    return copy
 
 
 def follow(teacher: nnx.Module, student: nnx.Module, decay: jax.Array | float) -> None:
@@ -203,3 +214,31 @@ def follow(teacher: nnx.Module, student: nnx.Module, decay: jax.Array | float) -
     new = nnx.as_pure(nnx.state(student, nnx.Param))
     old = nnx.as_pure(nnx.state(teacher, Teacher))
     nnx.update(teacher, jax.tree.map(lambda t, s: decay * t + (1 - decay) * s, old, new))
+
+
+def ema_decay(progress: Any, start: float, end: float, ramp: float | int) -> jax.Array:
+    """Returns a teacher's decay: from `start` to `end` in a line over `ramp` steps, then `end`.
+
+    Args:
+      progress: steps of the schedule so far.
+      start: decay of the first update.
+      end: decay from step `ramp` on.
+      ramp: steps; 0: `end` from the start.
+    """
+    share = jnp.minimum(jnp.asarray(progress, jnp.float32) / ramp, 1.0) if ramp else 1.0
+    return jnp.asarray(end - (end - start) * (1.0 - share), jnp.float32)
+
+
+def ramp_steps(stage: ConfigDict, ramp: float | int) -> float | int:
+    """Returns the steps of an option that is given in steps, or up to 1 as a share of the run.
+
+    Raises:
+      UserError: a share of a run whose steps the config does not tell.
+    """
+    steps = stage.optimizer.schedule_steps or stage.train.steps
+    if 0 < ramp <= 1 and not steps:
+        raise UserError(
+            "objective.options.teacher_ramp is a share of the run, which has no train.steps: set "
+            "these, or give the ramp in steps"
+        )
+    return ramp * steps if ramp <= 1 else ramp

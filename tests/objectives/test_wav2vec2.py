@@ -24,6 +24,7 @@ from sacjax import config as config_lib
 from sacjax import stages
 from sacjax.context import Context
 from sacjax.errors import UserError
+from sacjax.layers.masking import masked_positions
 from sacjax.models.base import EncoderOutput, Tokens
 from sacjax.objectives.wav2vec2 import (
     Masked,
@@ -31,7 +32,6 @@ from sacjax.objectives.wav2vec2 import (
     Wav2Vec2Objective,
     Wav2Vec2Options,
     draw_negatives,
-    masked_positions,
 )
 from sacjax.train import sharding
 from sacjax.train.step import make_trainer
