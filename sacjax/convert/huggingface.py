@@ -595,7 +595,7 @@ def save_huggingface(
 
     Args:
       model: a `Wav2Vec2`, `Pretraining` or mean-pooled `Classifier` of one; a classifier without
-        projection gets an identity as one.
+        projection gets an identity as one. Of another objective's model, the encoder.
       path: the folder.
       class_names: label names of a classifier.
       sample_rate: Hz, of what the model was trained on.
@@ -605,6 +605,8 @@ def save_huggingface(
     Raises:
       UserError: a model that transformers has no counterpart of.
     """
+    if not isinstance(model, Wav2Vec2 | Pretraining | Classifier):  # their heads are not written
+        model, model_type = model.encoder, model_type or getattr(model, "model_type", "")
     config = huggingface_config(model, class_names, model_type, multi_label)
     encoder = model if isinstance(model, Wav2Vec2) else model.encoder
     flat = {name: variable.get_value() for name, variable in nnx.to_flat_state(nnx.state(model))}

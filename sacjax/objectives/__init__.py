@@ -10,12 +10,14 @@ from sacjax.objectives.base import Display, Frozen, Loss, Objective, Teacher
 from sacjax.objectives.best_rq import BestRQ
 from sacjax.objectives.byol_a import ByolA
 from sacjax.objectives.classification import Classification
+from sacjax.objectives.data2vec import Data2Vec
 from sacjax.objectives.wav2vec2 import Wav2Vec2Objective
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "best_rq": BestRQ,
     "byol_a": ByolA,
     "classification": Classification,
+    "data2vec": Data2Vec,
     "wav2vec2": Wav2Vec2Objective,
 }
 
