@@ -3,8 +3,9 @@
     python -m sacjax.main --config configs/data2vec/synthetic.py --workdir runs/data2vec
 
 Argument: `shots` labels a class. `pretrain` hears the training clips without labels, predicts a
-moving-average teacher's top layers at masked tokens and is probed by nearest neighbours and a linear classifier;
-`scratch` trains the network on few labels alone; `finetune` starts from the pretrained encoder.
+moving-average teacher's top layers at masked tokens and is probed by nearest neighbours and a
+linear classifier; `scratch` trains the network on few labels alone; `finetune` starts from the
+pretrained encoder.
 """
 
 from sacjax import config as config_lib

@@ -606,7 +606,9 @@ def save_huggingface(
       UserError: a model that transformers has no counterpart of.
     """
     if not isinstance(model, Wav2Vec2 | Pretraining | Classifier):  # their heads are not written
-        model, model_type = model.encoder, model_type or getattr(model, "model_type", "")
+        named, model = getattr(model, "model_type", ""), model.encoder
+        single = isinstance(model, Wav2Vec2) and model.settings.positional_layers == 1
+        model_type = model_type or (named if single else "")
     config = huggingface_config(model, class_names, model_type, multi_label)
     encoder = model if isinstance(model, Wav2Vec2) else model.encoder
     flat = {name: variable.get_value() for name, variable in nnx.to_flat_state(nnx.state(model))}

@@ -11,6 +11,7 @@ from sacjax.objectives.best_rq import BestRQ
 from sacjax.objectives.byol_a import ByolA
 from sacjax.objectives.classification import Classification
 from sacjax.objectives.data2vec import Data2Vec
+from sacjax.objectives.hubert import Hubert
 from sacjax.objectives.wav2vec2 import Wav2Vec2Objective
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -18,6 +19,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "byol_a": ByolA,
     "classification": Classification,
     "data2vec": Data2Vec,
+    "hubert": Hubert,
     "wav2vec2": Wav2Vec2Objective,
 }
 

@@ -92,6 +92,9 @@ class Objective:
     """What judges it where `eval.evaluators` is empty."""
 
     display = Display()
+    trained: Any = None
+    """The encoder that `source` names, while `prepare` runs."""
+
     patience = 0
     """Log lines in a row with a complaint of `health` before the run stops; 0 = never."""
 
@@ -115,6 +118,15 @@ class Objective:
     @classmethod
     def check(cls, stage: ConfigDict) -> None:
         """Raises UserError for what does not fit the stage's model or data."""
+
+    @classmethod
+    def source(cls, stage: ConfigDict) -> str:
+        """Returns the earlier stage, workdir or hf:FOLDER whose encoder `prepare` needs, or ''.
+
+        An objective with a source has an option `network`, in which `sacjax.stages.resolve` tells
+        that encoder's name and options.
+        """
+        return ""
 
     def prepare(self, batches: Callable[[], Iterable[dict[str, np.ndarray]]]) -> dict[str, Any]:
         """Returns arrays that `build` needs, made on the host once, before the first step.

@@ -1,4 +1,4 @@
-"""data2vec (Baevski et al. 2022): from a masked clip, predict what a teacher hears in the whole one.
+"""data2vec (Baevski et al. 2022): predict of a masked clip what a teacher hears in the whole.
 
 The teacher is a moving average of the encoder and hears the tokens unmasked. Its targets are
 contextual: the mean of what the MLPs of its top blocks add to their residuals, each normalized over

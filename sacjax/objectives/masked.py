@@ -109,6 +109,11 @@ def take(
     return jnp.take_along_axis(x, positions.reshape(positions.shape + (1,) * (x.ndim - 2)), 1)
 
 
+def unit(x: Float[Array, "*shape features"]) -> Float[Array, "*shape features"]:
+    """Returns vectors of length 1; a vector of zeros stays one, with a finite gradient."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
+
+
 def feature_penalty(tokens: Tokens, count: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns (fairseq's penalty as a sum over `count`, mean square over a frame's features)."""
     features = tokens.features

@@ -137,6 +137,11 @@ class TokenFeatures:
             self.frontend = make_frontend(config, stage.data.sample_rate)
         if kind == "mfcc" and self.grid.bands > 1:
             raise UserError("MFCC are of whole frames, not of patches: choose log_mel")
+        if kind == "mfcc" and self.coefficients > config.n_mels:
+            raise UserError(
+                f"frontend.n_mels is {config.n_mels}: {self.coefficients} MFCC need as many; raise "
+                "it, or lower frontend.n_mfcc"
+            )
         if bands % self.grid.bands:
             raise UserError(
                 f"frontend.n_mels is {bands}: it does not divide over {self.grid.bands} patches"

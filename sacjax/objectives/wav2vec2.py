@@ -37,6 +37,7 @@ from sacjax.objectives.masked import (
     example_keys_of,
     feature_penalty,
     tokens_of,
+    unit,
 )
 from sacjax.train import metrics
 
@@ -378,11 +379,6 @@ def diagnostics(
         "target_variance": _variance(compared.targets, counted, count),
         "prediction_variance": _variance(compared.predictions, counted, count),
     }
-
-
-def unit(x: jax.Array) -> jax.Array:
-    """Returns vectors of length 1; a vector of zeros stays one, with a finite gradient."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
 
 
 def _variance(x: jax.Array, counted: jax.Array, count: jax.Array) -> tuple[Any, Any]:

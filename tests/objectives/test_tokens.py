@@ -93,6 +93,8 @@ def test_what_does_not_fit_is_told():
         TokenFeatures(stage_of("best_rq"), "log_mel", 3)
     with pytest.raises(UserError, match="choose log_mel"):
         TokenFeatures(stage_of("hubert", "toy", bands=2), "mfcc")
+    with pytest.raises(UserError, match="frontend.n_mels is 8: 13 MFCC need as many"):
+        TokenFeatures(stage_of("hubert"), "mfcc")
     stage = stage_of("best_rq")
     stage.augment.waveform = (dict(name="speed"),)
     with pytest.raises(UserError, match="augment.waveform has speed.*targets_from=view"):
