@@ -208,26 +208,26 @@ class Stage:
         pretrained, self.pretrained = self.pretrained, None
         if self.stage.init_from in self.config.stages:
             pretrained = pretrained_of(self.stage, self.config, self.workdir)
-
-        def batches() -> Iterator[dict[str, Any]]:
-            return iter(
-                pipeline.train_batches(
-                    self.recordings,
-                    self.parts["train"],
-                    self.stage.data,
-                    self.stage.train.batch_size,
-                    self.config.seed,
-                    jax.process_index(),
-                    jax.process_count(),
-                    self.objective.needs_labels,
-                ),
-            )
-
         if source := self.objective.source(self.stage):
             self.objective.trained = trained_encoder(source, self.config, self.workdir)
-        artifacts = self.objective.prepare(batches)
+        artifacts = self.objective.prepare(self.batches)
         self.objective.trained = None
         return pretrained, artifacts
+
+    def batches(self) -> Iterator[dict[str, Any]]:
+        """Returns the stage's training batches from the first on, without end."""
+        return iter(
+            pipeline.train_batches(
+                self.recordings,
+                self.parts["train"],
+                self.stage.data,
+                self.stage.train.batch_size,
+                self.config.seed,
+                jax.process_index(),
+                jax.process_count(),
+                self.objective.needs_labels,
+            ),
+        )
 
     def judged(self, state: TrainState) -> evaluators.Judged:
         """Returns the model of a state with this stage's data, for evaluators."""
