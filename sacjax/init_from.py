@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
-from sacjax import inference
+from sacjax import inference, models, objectives
 from sacjax.convert import huggingface
 from sacjax.errors import UserError
 from sacjax.train.checkpoint_files import complete
@@ -23,16 +23,24 @@ def pretrained_of(stage: ConfigDict, config: ConfigDict, workdir: Path) -> Pretr
     where = stage.init_from
     if not where:
         return None
+    _, params, buffers = split_model(trained_encoder(where, config, workdir))
+    # On the host, so that a mesh of any devices can take them.
+    params, buffers = jax.device_get((params, buffers))
+    return Pretrained(where, {"encoder": params}, {"encoder": buffers})
+
+
+def trained_encoder(where: str, config: ConfigDict, workdir: Path) -> Any:
+    """Returns the encoder of an earlier stage of the run in `workdir`, of a workdir or `hf:PATH`.
+
+    Of another stage it is that of the checkpoint which that stage was evaluated by.
+    """
     if (folder := huggingface.folder_of(where)) is not None:
         model = huggingface.load_huggingface(folder).model
     elif where in config.stages:
         model = inference.load_trained(workdir, None, where).module
     else:
         model = inference.load_trained(where, None).module
-    _, params, buffers = split_model(getattr(model, "encoder", model))
-    # On the host, so that a mesh of any devices can take them.
-    params, buffers = jax.device_get((params, buffers))
-    return Pretrained(where, {"encoder": params}, {"encoder": buffers})
+    return getattr(model, "encoder", model)
 
 
 def resolve(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
@@ -51,6 +59,8 @@ def resolve(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
     saved = json.loads(begun.read_text()) if begun and begun.is_file() else {}
     for name in config.stages:
         stage = config[name]
+        if source := objectives.OBJECTIVES[stage.objective.name].source(stage):
+            _resolve_source(name, source, config, saved)
         if not stage.init_from:
             continue
         inside = stage.init_from in config.stages
@@ -66,33 +76,23 @@ def resolve(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
 def _source_options(name: str, config: ConfigDict) -> dict[str, Any]:
     """Returns the encoder options of what a stage starts from. Raises UserError as `resolve`."""
     stage = config[name]
-    inside = stage.init_from in config.stages
     given, path = stage.model.encoder.to_dict(), huggingface.folder_of(stage.init_from)
-    heard: dict[str, Any] = {"frontend": "mel", "frontend_options": {}}
-    if path is not None:
-        kind, options = huggingface.encoder_name(path), huggingface.encoder_options(path)
-        preprocessor = huggingface.read_preprocessor(path)
-        rate = preprocessor.get("sampling_rate", stage.data.sample_rate)
-    else:
-        other, its_name = (
-            (config, stage.init_from) if inside else inference.trained_stage(stage.init_from)
-        )
-        kind, rate = other[its_name].model.name, other[its_name].data.sample_rate
-        heard = {key: other[its_name].model.to_dict()[key] for key in heard}
-        options = {} if inside else other[its_name].model.encoder.to_dict()
-    if stage.model.name != kind:
+    source = _source_of(stage.init_from, config, stage.data.sample_rate)
+    options = {} if stage.init_from in config.stages else source.options
+    if stage.model.name != source.kind:
         raise UserError(
-            f"config.{name}.init_from={stage.init_from} needs config.{name}.model.name={kind}"
+            f"config.{name}.init_from={stage.init_from} needs config.{name}.model.name="
+            f"{source.kind}"
         )
-    for key, its in heard.items():
+    for key, its in source.hearing.items():
         if stage.model.to_dict()[key] != its:
             raise UserError(
                 f"config.{name}.init_from={stage.init_from} needs config.{name}.model.{key}={its}"
             )
-    if rate != stage.data.sample_rate:
+    if source.rate != stage.data.sample_rate:
         raise UserError(
             f"config.{name}.data.sample_rate is {stage.data.sample_rate}, but "
-            f"{path or stage.init_from} was trained at {rate} Hz: set it to that"
+            f"{path or stage.init_from} was trained at {source.rate} Hz: set it to that"
         )
     normalized = options.get("normalize_input")
     differs = normalized is not None and given.get("normalize_input", normalized) != normalized
@@ -103,6 +103,69 @@ def _source_options(name: str, config: ConfigDict) -> dict[str, Any]:
             "waveforms"
         )
     return options
+
+
+class Source(NamedTuple):
+    """What a stage needs to know of the encoder of another."""
+
+    kind: str
+    """Its name."""
+
+    options: dict[str, Any]
+    rate: int
+    """Hz, at which it was trained."""
+
+    frontend: dict[str, Any]
+    """Of its stage; {} where it does not tell."""
+
+    hearing: dict[str, Any]
+    """`model.frontend` and `model.frontend_options`: its front end, where that learns."""
+
+
+def _source_of(where: str, config: ConfigDict, rate: int) -> Source:
+    """Returns what there is to know of the encoder of a stage, a workdir or `hf:PATH`.
+
+    `rate` is that of a folder that does not tell it.
+    """
+    path = huggingface.folder_of(where)
+    if path is not None:
+        preprocessor = huggingface.read_preprocessor(path)
+        rate = preprocessor.get("sampling_rate", rate)
+        kind, options = huggingface.encoder_name(path), huggingface.encoder_options(path)
+        return Source(kind, options, rate, {}, {"frontend": "mel", "frontend_options": {}})
+    inside = where in config.stages
+    other, its_name = (config, where) if inside else inference.trained_stage(where)
+    stage = other[its_name]
+    model, frontend = stage.model.to_dict(), stage.frontend.to_dict()
+    hearing = {key: model[key] for key in ("frontend", "frontend_options")}
+    return Source(model["name"], model["encoder"], stage.data.sample_rate, frontend, hearing)
+
+
+def _resolve_source(name: str, where: str, config: ConfigDict, saved: dict[str, Any]) -> None:
+    """Tells a stage's objective which network its targets come from.
+
+    Raises:
+      UserError: a network that hears something else than the stage's encoder.
+    """
+    stage = config[name]
+    begun = saved.get(name, {}).get("objective", {}).get("options", {})
+    if where not in config.stages and begun.get("targets") == where:
+        network = begun["network"]
+    else:
+        source, model = _source_of(where, config, stage.data.sample_rate), stage.model
+        kinds = models.ENCODERS[source.kind].input_kind, models.input_kind(model)
+        key = f"config.{name}.objective.options.targets={where}"
+        if kinds[0] != kinds[1]:
+            raise UserError(f"{key} hears a {kinds[0]}, model.name={model.name} a {kinds[1]}")
+        if source.rate != stage.data.sample_rate:
+            raise UserError(
+                f"{key} was trained at {source.rate} Hz: set config.{name}.data.sample_rate to that"
+            )
+        if kinds[0] == "spectrogram" and source.frontend != stage.frontend.to_dict():
+            raise UserError(f"{key} has another front end: set config.{name}.frontend to the same")
+        network = dict(name=source.kind, encoder=source.options)
+    with stage.objective.unlocked():
+        stage.objective.options.network = network
 
 
 def has_begun(workdir: Path) -> bool:

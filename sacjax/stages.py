@@ -21,7 +21,7 @@ from sacjax.data.bad_files import BadFiles
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 from sacjax.evaluators.predictions import own_rows, write_predictions
-from sacjax.init_from import has_begun, pretrained_of, resolve
+from sacjax.init_from import has_begun, pretrained_of, resolve, trained_encoder
 from sacjax.io import write_json, write_text
 from sacjax.report import samples
 from sacjax.train import checkpoint, hooks, sharding
@@ -223,22 +223,26 @@ class Stage:
         pretrained, self.pretrained = self.pretrained, None
         if self.stage.init_from in self.config.stages:
             pretrained = pretrained_of(self.stage, self.config, self.workdir)
+        if source := self.objective.source(self.stage):
+            self.objective.trained = trained_encoder(source, self.config, self.workdir)
+        artifacts = self.objective.prepare(self.batches)
+        self.objective.trained = None
+        return pretrained, artifacts
 
-        def batches() -> Iterator[dict[str, Any]]:
-            return iter(
-                pipeline.train_batches(
-                    self.recordings,
-                    self.parts["train"],
-                    self.stage.data,
-                    self.stage.train.batch_size,
-                    self.config.seed,
-                    jax.process_index(),
-                    jax.process_count(),
-                    self.objective.needs_labels,
-                ),
-            )
-
-        return pretrained, self.objective.prepare(batches)
+    def batches(self) -> Iterator[dict[str, Any]]:
+        """Returns the stage's training batches from the first on, without end."""
+        return iter(
+            pipeline.train_batches(
+                self.recordings,
+                self.parts["train"],
+                self.stage.data,
+                self.stage.train.batch_size,
+                self.config.seed,
+                jax.process_index(),
+                jax.process_count(),
+                self.objective.needs_labels,
+            ),
+        )
 
     def judged(self, state: TrainState) -> evaluators.Judged:
         """Returns the model of a state with this stage's data, for evaluators."""

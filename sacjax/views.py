@@ -51,6 +51,7 @@ def make_views(
       they are the plain clip. The label is mixed as the first view's sound is.
     - `clean`: the View of the clip as it is. What does not read it does not compute it.
     - `waveform`: the View of its samples, before the front end, likewise.
+    - `source`: the View of the first view's crop without augmentation, of which targets are made.
     - `label` float32 [B, C], rows of zeros where unknown; `labelled` float32 [B]; `mask`, `index`.
 
     Args:
@@ -101,6 +102,10 @@ def make_views(
         label, labelled = read_labels(batch["label"], num_classes)
         partners = mask * labelled if needs_labels else mask
         clean, _ = view(x, length, label, partners, None)
+        source = clean
+        if key is not None and 0 < crop_size < x.shape[1]:
+            keys = example_keys(key, jnp.arange(x.shape[0]))
+            source, _ = view(*random_crop(keys, x, length, crop_size), label, partners, None)
         made, mixed = [], label
         for k in range(number):
             if key is None:
@@ -116,6 +121,7 @@ def make_views(
             "views": tuple(made),
             "clean": clean,
             "waveform": View(x, length),
+            "source": source,
             "label": mixed,
             "labelled": labelled,
             "mask": mask,

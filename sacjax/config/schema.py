@@ -75,6 +75,8 @@ def check(config: ConfigDict) -> ConfigDict:
     Raises:
       UserError: a bad value; it names the key.
     """
+    from sacjax import objectives
+
     if not isinstance(config.stages, tuple) or not config.stages:
         raise UserError("config.stages is empty: name at least one stage")
     for number, name in enumerate(config.stages):
@@ -90,6 +92,12 @@ def check(config: ConfigDict) -> ConfigDict:
             raise UserError(
                 f"config.{name}.init_from is '{config[name].init_from}', which does not run before "
                 f"{name}: name an earlier stage, a workdir, or hf: and a checkpoint's folder"
+            )
+        source = objectives.OBJECTIVES[config[name].objective.name].source(config[name])
+        if source in config.stages[number:]:
+            raise UserError(
+                f"config.{name}.objective.options.targets is '{source}', which does not run before "
+                f"{name}: name an earlier stage"
             )
     for axis, size in config.mesh.items():
         if size == 0 or size < -1:

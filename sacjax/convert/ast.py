@@ -67,6 +67,7 @@ class ASTFamily(Family):
     """AST: patches of a log-mel, a class token and DeiT's distillation token."""
 
     encoder = "spectrogram_transformer"
+    written = (SpectrogramTransformer, Classifier)
     architectures = {
         MODEL_TYPE: {"ASTModel": "bare", "ASTForAudioClassification": "classification"}
     }

@@ -73,6 +73,9 @@ class Family:
     architectures: ClassVar[dict[str, dict[str, Kind]]]
     """{`model_type` of config.json: {class: its kind}}; the first class is the bare encoder."""
 
+    written: ClassVar[tuple[type, ...]]
+    """The encoder, and models around it whose heads are written too."""
+
     class_bias: ClassVar[str]
     """The tensor of a classifier that has as many elements as there are classes."""
 

@@ -204,6 +204,7 @@ def save_huggingface(
 
     Args:
       model: an encoder of one of `FAMILIES`, or a model with a head around one that `load` gives.
+        Of another objective's model, the encoder.
       path: the folder.
       class_names: label names of a classifier.
       sample_rate: Hz, of what the model was trained on.
@@ -216,6 +217,10 @@ def save_huggingface(
       UserError: a model that transformers has no counterpart of.
     """
     family = _family_of(model)
+    if not isinstance(model, family.written):  # heads of other objectives are not written
+        named, model = getattr(model, "model_type", ""), encoder_of(model)
+        single = getattr(getattr(model, "settings", None), "positional_layers", 0) == 1
+        model_type = model_type or (named if single else "")
     config = family.config(model, class_names, model_type, multi_label)
     tensors = tensors_of(model, family.entries(model, config["model_type"]))
     path = Path(path)

@@ -75,6 +75,7 @@ class Wav2Vec2Family(Family):
     """wav2vec 2.0, HuBERT and data2vec-audio."""
 
     encoder = "wav2vec2"
+    written = (Wav2Vec2, Pretraining, Classifier)
     architectures = {
         "wav2vec2": {
             "Wav2Vec2Model": "bare",

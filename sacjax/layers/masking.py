@@ -147,3 +147,15 @@ def inverse_blocks(
     inside = near(numbers // bands, centres // bands) & near(numbers % bands, centres % bands)
     some = jnp.arange(most)[:, None] < jnp.asarray(counts)[length]
     return (inside & some).any(0) & (numbers < length)
+
+
+def masked_positions(
+    mask: Bool[Array, "batch frames"], most: int
+) -> tuple[Int[Array, "batch {most}"], Bool[Array, "batch {most}"]]:
+    """Returns (positions of the masked frames, int32 [B, most], rising; valid, bool [B, most]).
+
+    A clip with fewer than `most` masked frames has other positions at the end, which are not valid.
+    """
+    frames = jnp.arange(mask.shape[1])
+    order = jnp.argsort(jnp.where(mask, frames, mask.shape[1] + frames), axis=-1)[:, :most]
+    return order, jnp.arange(most) < mask.sum(-1, keepdims=True)

@@ -9,10 +9,13 @@ from sacjax.errors import UserError, nearest
 from sacjax.objectives.apc import Apc
 from sacjax.objectives.autoencoder import AutoencoderObjective
 from sacjax.objectives.base import Display, Frozen, Loss, Objective, Teacher
+from sacjax.objectives.best_rq import BestRQ
 from sacjax.objectives.byol_a import ByolA
 from sacjax.objectives.classification import Classification
 from sacjax.objectives.cola import Cola
+from sacjax.objectives.data2vec import Data2Vec
 from sacjax.objectives.eat import Eat
+from sacjax.objectives.hubert import Hubert
 from sacjax.objectives.inversion import Inversion
 from sacjax.objectives.masked_autoencoder import MaskedAutoencoder
 from sacjax.objectives.masked_prediction import MaskedPrediction
@@ -22,14 +25,17 @@ from sacjax.objectives.wav2vec2 import Wav2Vec2Objective
 OBJECTIVES: dict[str, type[Objective]] = {
     "apc": Apc,
     "autoencoder": AutoencoderObjective,
+    "best_rq": BestRQ,
     "byol_a": ByolA,
     "classification": Classification,
     "cola": Cola,
-    "simclr": SimCLR,
+    "data2vec": Data2Vec,
     "eat": Eat,
+    "hubert": Hubert,
+    "inversion": Inversion,
     "masked_autoencoder": MaskedAutoencoder,
     "masked_prediction": MaskedPrediction,
-    "inversion": Inversion,
+    "simclr": SimCLR,
     "wav2vec2": Wav2Vec2Objective,
 }
 

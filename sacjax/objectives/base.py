@@ -93,6 +93,9 @@ class Objective:
     """What judges it where `eval.evaluators` is empty."""
 
     display = Display()
+    trained: Any = None
+    """The encoder that `source` names, while `prepare` runs."""
+
     patience = 0
     """Log lines in a row with a complaint of `health` before the run stops; 0 = never."""
 
@@ -117,6 +120,15 @@ class Objective:
     def check(cls, stage: ConfigDict) -> None:
         """Raises UserError for what does not fit the stage's model or data."""
 
+    @classmethod
+    def source(cls, stage: ConfigDict) -> str:
+        """Returns the earlier stage, workdir or hf:FOLDER whose encoder `prepare` needs, or ''.
+
+        An objective with a source has an option `network`, in which `sacjax.stages.resolve` tells
+        that encoder's name and options.
+        """
+        return ""
+
     def prepare(self, batches: Callable[[], Iterable[dict[str, np.ndarray]]]) -> dict[str, Any]:
         """Returns arrays that `build` needs, made on the host once, before the first step.
 
@@ -140,8 +152,9 @@ class Objective:
         Args:
           model: of `build`.
           batch: `views`, a tuple of View(inputs, lengths); `clean`, the View without
-            augmentation; `waveform`, the View of its samples; `label` float32 [B, C]; `labelled`,
-            `mask` float32 [B]; `index` [B].
+            augmentation; `waveform`, the View of its samples; `source`, the View of the first
+            view's crop without augmentation; `label` float32 [B, C]; `labelled`, `mask` float32
+            [B]; `index` [B].
           ctx: says whether this is a training step.
         """
         raise NotImplementedError
@@ -200,13 +213,22 @@ def build_encoder(stage: ConfigDict, rngs: nnx.Rngs) -> Any:
 
 def teacher_of(student: nnx.Module) -> Any:
     """Returns a copy of a module whose parameters are `Teacher` variables."""
-    teacher = nnx.clone(student)
-    for _, node in nnx.iter_graph(teacher):
+    return _copy_as(student, Teacher)
+
+
+def frozen_of(network: nnx.Module) -> Any:
+    """Returns a copy of a module whose parameters are `Frozen` variables."""
+    return _copy_as(network, Frozen)
+
+
+def _copy_as(module: nnx.Module, kind: type[nnx.Variable]) -> Any:
+    copy = nnx.clone(module)
+    for _, node in nnx.iter_graph(copy):
         if isinstance(node, nnx.Module):
             for name, value in vars(node).items():
                 if isinstance(value, nnx.Param):
-                    setattr(node, name, Teacher(value[...]))
-    return teacher
+                    setattr(node, name, kind(value[...]))
+    return copy
 
 
 def follow(teacher: nnx.Module, student: nnx.Module, decay: Float[Array, ""] | float) -> None:

@@ -38,7 +38,8 @@ from sacjax.objectives.base import (
     ramp_steps,
     teacher_of,
 )
-from sacjax.objectives.patches import check_patches, keys_of, tokens_of
+from sacjax.objectives.masked import example_keys_of, tokens_of
+from sacjax.objectives.patches import check_patches
 
 EPSILON = 1e-5
 KERNEL = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's convolutions
@@ -192,7 +193,7 @@ class Eat(Objective):
         """
         tokens = tokens_of(model.encoder, batch["views"][0], batch["mask"])
         targets = self.targets(model.teacher, tokens)
-        keys = keys_of(batch, ctx)
+        keys = example_keys_of(batch, ctx)
         keys = jax.vmap(lambda key: jax.random.split(key, self.options.clones))(keys).reshape(-1)
         lengths = jnp.repeat(tokens.lengths, self.options.clones)
         columns = tokens.features.shape[1] // model.encoder.bands

@@ -32,7 +32,8 @@ from sacjax.objectives.base import (
     Sums,
     build_encoder,
 )
-from sacjax.objectives.patches import check_patches, keys_of, tokens_of, uniform
+from sacjax.objectives.masked import example_keys_of, tokens_of
+from sacjax.objectives.patches import check_patches, uniform
 from sacjax.train import metrics
 
 FLAT = 0.995  # of the loss that the mean patch would have: nothing is learned
@@ -176,7 +177,7 @@ class MaskedAutoencoder(Objective):
         In training, they are drawn by the example's row, else by its index in the data set.
         """
         tokens = tokens_of(model.encoder, batch["views"][0], batch["mask"])
-        noise = uniform(keys_of(batch, ctx), tokens.features.shape[1])
+        noise = uniform(example_keys_of(batch, ctx), tokens.features.shape[1])
         return self.loss_of(model, tokens, self.draw(noise, tokens.lengths), ctx)
 
     def draw(self, noise: jax.Array, lengths: jax.Array) -> Kept:

@@ -8,13 +8,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax import models
-from sacjax.augment.draws import example_keys
-from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.frontend import make_frontend
-from sacjax.models.base import Tokens
 from sacjax.objectives.base import build_encoder
-from sacjax.views import View
 
 ENCODER = "spectrogram_transformer"
 
@@ -51,19 +47,6 @@ def crop_frames(stage: ConfigDict) -> int:
     frontend = make_frontend(stage.frontend, stage.data.sample_rate)
     length = jax.ShapeDtypeStruct([1], jnp.int32)
     return jax.eval_shape(frontend, samples, length)[0].shape[1]
-
-
-def tokens_of(encoder: Any, view: View, mask: jax.Array) -> Tokens:
-    """Returns the tokens of a view; rows of mask [B] 0 have none."""
-    tokens = encoder.tokens(view.inputs, view.lengths)
-    return tokens._replace(lengths=jnp.where(mask > 0, tokens.lengths, 0))
-
-
-def keys_of(batch: dict[str, Any], ctx: Context) -> jax.Array:
-    """Returns a key of each example [B]: in training by its row, else by its place in the data."""
-    key = ctx.rng(0)
-    rows = jnp.arange(len(batch["mask"])) if ctx.train else batch["index"]
-    return example_keys(jax.random.key(0) if key is None else key, rows)
 
 
 def uniform(keys: jax.Array, size: int) -> jax.Array:

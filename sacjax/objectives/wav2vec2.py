@@ -16,14 +16,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 from ml_collections import ConfigDict
 
-from sacjax.augment.draws import example_keys
-from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.conv import valid
 from sacjax.layers.dropout import drop
-from sacjax.layers.masking import most_masked, span_mask
+from sacjax.layers.masking import masked_positions
 from sacjax.layers.quantizer import Quantized, Quantizer, perplexity
+from sacjax.layers.similarity import unit
 from sacjax.models.base import Tokens
 from sacjax.objectives.base import (
     LOSS,
@@ -35,27 +34,27 @@ from sacjax.objectives.base import (
     Sums,
     build_encoder,
 )
+from sacjax.objectives.masked import (
+    MaskOptions,
+    check_tokens,
+    example_keys_of,
+    feature_penalty,
+    tokens_of,
+)
 from sacjax.train import metrics
 
 NEVER = -1e30  # the logit of a negative that is the same as its positive
 HEALTHY = Path(__file__).with_name("wav2vec2_healthy.csv")
-ENCODERS = ("wav2vec2",)
 
 
 @dataclasses.dataclass(frozen=True)
-class Wav2Vec2Options(Options):
+class Wav2Vec2Options(MaskOptions):
     """`objective.options` of wav2vec 2.0; the defaults are those published for base."""
-
-    where = "objective.options"
 
     codebook_groups: int = 2  # G
     codebook_entries: int = 320  # V, of each group
     codebook_dim: int = 256  # of a quantized vector, over all groups
     projection_dim: int = 256  # in which predictions and targets are compared
-    mask_probability: float = 0.065  # of starting a span at a frame; mask_exact: share masked
-    mask_span: int = 10  # frames
-    mask_minimum: int = 2  # spans of a clip at the least
-    mask_exact: bool = False
     negatives: int = 100  # distractors of each masked frame
     logit_temperature: float = 0.1  # of the cosine similarities
     diversity_weight: float = 0.1
@@ -70,33 +69,16 @@ class Wav2Vec2Options(Options):
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
-        self.require_positive(
-            "mask_span", "negatives", "projection_dim", "logit_temperature", "temperature_end"
-        )
-        self.require_not_negative(
-            "mask_minimum", "diversity_weight", "feature_penalty", "collapse_patience"
-        )
-        self.require_shares("mask_probability", "temperature_decay")
+        super().check()
+        self.require_positive("negatives", "projection_dim", "logit_temperature", "temperature_end")
+        self.require_not_negative("diversity_weight", "feature_penalty", "collapse_patience")
+        self.require_shares("temperature_decay")
         self.require_rates("feature_dropout")
-        if not self.mask_probability and not self.mask_minimum:
-            raise UserError(
-                "objective.options.mask_probability and mask_minimum are 0: nothing would be "
-                "masked, and nothing learned"
-            )
         if not self.temperature_start >= self.temperature_end:
             raise UserError(
                 f"objective.options.temperature_start {self.temperature_start} is below "
                 f"temperature_end {self.temperature_end}"
             )
-
-    def spans(self) -> dict[str, Any]:
-        """Returns the arguments of `span_mask` and `most_masked`."""
-        return dict(
-            probability=self.mask_probability,
-            span=self.mask_span,
-            minimum=self.mask_minimum,
-            exact=self.mask_exact,
-        )
 
 
 HUGGINGFACE_OPTIONS = {  # ours: the key in config.json of transformers' Wav2Vec2ForPreTraining
@@ -220,21 +202,8 @@ class Wav2Vec2Objective(Objective):
     def check(cls, stage: ConfigDict) -> None:
         """Raises UserError for another encoder, or crops with no room for masks and negatives."""
         self = cls(stage)
-        if stage.model.name not in ENCODERS:
-            raise UserError(
-                f"objective.name={stage.objective.name} needs model.name={' or '.join(ENCODERS)}, "
-                f"not '{stage.model.name}'"
-            )
-        model: Any = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
-        seconds = min(stage.data.seconds, stage.augment.crop_seconds or stage.data.seconds)
-        size = round(seconds * stage.data.sample_rate)
-        frames = int(model.encoder.frame_lengths(size))
-        if frames < self.options.mask_span + 1:
-            raise UserError(
-                f"data.seconds={seconds} gives {frames} frames a clip: a masked span of "
-                f"objective.options.mask_span={self.options.mask_span} leaves none to tell it "
-                "from; raise the one or lower the other"
-            )
+        check_tokens(stage, self.options)
+        nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
 
     def build(self, rngs: nnx.Rngs, artifacts: dict[str, Any] | None = None) -> nnx.Module:
         """Returns the model with fresh parameters."""
@@ -251,21 +220,16 @@ class Wav2Vec2Objective(Objective):
         In training, masks and negatives are keyed by the example's row. Otherwise they are keyed by
         its index in the data set, and the quantizer takes its most probable entries.
         """
-        view = batch["views"][0]
-        tokens = model.encoder.tokens(view.inputs, view.lengths)
-        tokens = tokens._replace(lengths=jnp.where(batch["mask"] > 0, tokens.lengths, 0))
-        key = ctx.rng(0) if ctx.train else None
-        rows = jnp.arange(len(tokens.lengths)) if ctx.train else batch["index"]
-        keys = example_keys(jax.random.key(0) if key is None else key, rows)
-        keys = jax.vmap(jax.random.split)(keys)
+        tokens = tokens_of(model.encoder, batch["views"][0], batch["mask"])
+        keys = jax.vmap(jax.random.split)(example_keys_of(batch, ctx))
         masked = self.draw(keys, tokens.lengths, tokens.features.shape[1])
         return self.loss_of(model, tokens, masked, ctx)
 
     def draw(self, keys: Key[Array, "batch 2"], lengths: Int[Array, " batch"], size: int) -> Masked:
         """Draws masks and negatives for clips of `lengths` of `size` frames."""
         o = self.options
-        mask = masks(keys[:, 0], lengths, size, o)
-        positions, used = masked_positions(mask, most_masked(size, **o.spans()))
+        mask = o.masks(keys[:, 0], lengths, size)
+        positions, used = masked_positions(mask, o.most_masked(size))
         counts = used.sum(-1)
         return Masked(
             mask,
@@ -402,17 +366,6 @@ def contrast(
     return loss, positive, negative
 
 
-def feature_penalty(
-    tokens: Tokens, count: Float[Array, ""]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Returns (fairseq's penalty as a sum over `count`, mean square over a frame's features)."""
-    features = tokens.features
-    inside = valid(features, tokens.lengths)
-    number = jnp.maximum(inside.sum().astype(jnp.float32), 1)
-    square = jnp.where(inside, jnp.square(features.astype(jnp.float32)), 0).sum() / number
-    return square / features.shape[-1] * count, square
-
-
 def diagnostics(
     compared: Compared,
     masked: Masked,
@@ -461,11 +414,6 @@ def diagnostics(
     }
 
 
-def unit(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-    """Returns vectors of length 1; a vector of zeros stays one, with a finite gradient."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
-
-
 def _variance(
     x: Float[Array, "batch masked dim"], counted: Bool[Array, "batch masked"], count: jax.Array
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -475,25 +423,6 @@ def _variance(
     """
     mean = jnp.where(counted[..., None], x, 0).sum((0, 1)) / jnp.maximum(count, 1)
     return jnp.where(count > 0, 1 - jnp.square(mean).sum(), 0.0), (count > 0).astype(jnp.float32)
-
-
-def masks(
-    keys: Key[Array, " batch"], lengths: Int[Array, " batch"], size: int, options: Wav2Vec2Options
-) -> Bool[Array, "batch {size}"]:
-    """Returns the masks of clips of so many frames, one key each."""
-    return jax.vmap(lambda key, n: span_mask(key, n, size, **options.spans()))(keys, lengths)
-
-
-def masked_positions(
-    mask: Bool[Array, "batch frames"], most: int
-) -> tuple[Int[Array, "batch {most}"], Bool[Array, "batch {most}"]]:
-    """Returns (positions of the masked frames, rising; which of them are valid).
-
-    A clip with fewer than `most` masked frames has other positions at the end, which are not valid.
-    """
-    frames = jnp.arange(mask.shape[1])
-    order = jnp.argsort(jnp.where(mask, frames, mask.shape[1] + frames), axis=-1)[:, :most]
-    return order, jnp.arange(most) < mask.sum(-1, keepdims=True)
 
 
 def draw_negatives(
