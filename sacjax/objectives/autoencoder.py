@@ -108,7 +108,7 @@ class AutoencoderObjective(Objective):
     display = Display(
         bar={"loss": "train/loss", "explained": "train/explained"},
         panels={
-            "mean squared error": LOSS,
+            "loss": LOSS,
             "share of the variance that is explained": {
                 "train/explained": "train",
                 "validation/explained": "validation",
