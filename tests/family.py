@@ -21,6 +21,9 @@ class Member(NamedTuple):
 
     rate: float = 3e-3
 
+    tolerance: float = 1e-4
+    """By which losses of the first updates on 1 and 8 devices may differ, as a share."""
+
 
 ENCODERS = {
     "small_cnn": dict(channels=(8, 8), hidden=16),
@@ -33,6 +36,7 @@ ENCODERS = {
         positional_groups=4,
     ),
     "gru": dict(width=24, layers=2, dropout=0.0),
+    "autoencoder": dict(frames=32, widths=(128, 32)),
     "frames": dict(width=24, depth=2, heads=2, mlp_width=48, patch_frames=2, patch_bands=None),
     "patches": dict(width=24, depth=2, heads=2, mlp_width=48, patch_frames=4, patch_bands=4),
 }
@@ -50,10 +54,44 @@ VIEWS = dict(
     model=dict(pooling="mean_max"),
 )
 FAMILY: dict[str, Member] = {
-    "apc": Member(encoder="gru"),
-    "autoencoder": Member(options=dict(hidden=32, noise=0.3)),
+    "apc": Member(encoder="gru", steps=200),
+    "autoencoder": Member(encoder="autoencoder", options=dict(noise=0.5), steps=240),
+    "best_rq": Member(
+        encoder="frames",
+        options=dict(codebooks=4, codes=32, code_dim=8, mask_span=2),
+        steps=150,
+        rate=1e-2,
+    ),
     "byol_a": Member(options=dict(hidden=32, projection_dim=16, teacher_decay=0.9)),
     "cola": Member(options=dict(projection_dim=16), stage=VIEWS, steps=120, rate=1e-2),
+    "data2vec": Member(
+        encoder="frames",
+        options=dict(
+            top_layers=2, mask_span=2, mask_probability=0.25, teacher_decay=0.9, teacher_ramp=0
+        ),
+    ),
+    "eat": Member(
+        encoder="patches",
+        options=dict(
+            clones=2,
+            mask_ratio=0.6,
+            block=2,
+            decoder_depth=1,
+            decoder_width=16,
+            decoder_groups=4,
+            teacher_decay=0.9,
+            teacher_decay_end=0.95,
+        ),
+    ),
+    "hubert": Member(
+        encoder="frames",
+        options=dict(
+            clusters=16, kmeans_tokens=2000, kmeans_starts=2, code_dim=16, mask_probability=0.25
+        ),
+    ),
+    "inversion": Member(
+        options=dict(width=16, hidden=32, depth=1, griffin_lim=0), steps=240, tolerance=1e-3
+    ),
     "masked_autoencoder": Member(
         encoder="patches", options=dict(decoder_width=16, decoder_depth=1, decoder_heads=2)
     ),
