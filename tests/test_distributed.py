@@ -1,17 +1,14 @@
 """Several hosts: processes on this machine, joined as hosts are."""
 
 import json
-import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from conftest import overrides_for, write_tones
-from processes import HANG, ROOT, run_python, simulated
+from processes import Python, run_python
 
 from sacjax import distributed
 from sacjax.commands import train
@@ -33,26 +30,12 @@ def hosts(*commands, count=2, devices=4):
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
-    env = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": simulated(devices),
-    }
     joined = ["--coordinator", f"localhost:{port}", "--process_count", str(count)]
     processes = []
     for k in range(count):
         first = [*commands[0], *joined, "--process_id", str(k)]
         arguments = json.dumps([first, *commands[1:]])
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", COMMANDS, arguments],
-                cwd=ROOT,
-                env=env,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        )
+        processes.append(Python("-c", COMMANDS, arguments, devices=devices))
     return processes
 
 
@@ -105,7 +88,7 @@ def test_two_hosts_of_four_devices_are_one_of_eight(whole, tmp_path):
     run, overrides = whole
     goes_on = halfway(run, tmp_path / "goes_on")
     both = hosts(training(tmp_path / "new", overrides), training(goes_on, overrides))
-    said = [process.communicate(timeout=HANG) for process in both]
+    said = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], said[0][1][-3000:]
     assert "goes on from step 6" in said[0][0]
     assert_same_run(tmp_path / "new", run)
@@ -138,7 +121,7 @@ def test_a_host_that_dies_ends_the_others_and_the_run_goes_on(tmp_path, small_ov
         time.sleep(0.1)
     second.kill()
     second.communicate()
-    _, err = first.communicate(timeout=HANG)
+    _, err = first.communicate()
     assert first.returncode != 0
     said = ("peer", "heartbeat", "distributed service")
     assert any(word in err.lower() for word in said), err[-2000:]

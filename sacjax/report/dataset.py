@@ -1,6 +1,7 @@
 """Pictures of a data set: classes, durations, formats, levels, and what augmentation does to it."""
 
 import collections
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def draw_augmentations(
     """
     rate = stage.data.sample_rate
     names, audio, lengths = _crops(recordings, indices, stage.data, seed, count)
-    frontend = make_frontend(stage.frontend, rate)
+    frontend = jax.jit(make_frontend(stage.frontend, rate))
     features, frames = frontend(audio, lengths)
     keys = jax.random.split(jax.random.key(seed), len(names))
     # Each clip is a class of its own, so that mixing shows.
@@ -142,9 +143,8 @@ def draw_augmentations(
     for kind, (x, n) in inputs.items():
         for number, spec in enumerate(stage.augment[kind]):
             always = dict(spec) | {"probability": 1.0}
-            after, after_n, mixed = augment.apply(
-                (always,), keys, x, n, labels, mask, kind=kind, sample_rate=rate
-            )
+            change = jax.jit(partial(augment.apply, (always,), kind=kind, sample_rate=rate))
+            after, after_n, mixed = change(keys, x, n, labels, mask)
             rows = [x, after]
             if kind == "waveform":  # both are shown as sound and as the model sees them
                 rows += [features, frontend(after, after_n)[0]]

@@ -2,13 +2,15 @@
 
 import base64
 import csv
+import functools
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -118,23 +120,23 @@ def _finish(axes: Any, title: str) -> None:
         axes.text(0.5, 0.5, "not measured", **middle)
 
 
-def spectrogram(samples: np.ndarray, sample_rate: int) -> Figure:
-    """Draws the log mel spectrogram of mono samples float32 [n]."""
+@functools.cache
+def _front_end(sample_rate: int, n_fft: int, hop: int) -> Callable[..., jax.Array]:
+    """Returns the compiled front end of `spectrogram`."""
     from sacjax.frontend import log_mel_spectrogram
 
+    sizes: Any = dict(sample_rate=sample_rate, n_fft=n_fft, hop_length=hop, n_mels=64)
+    return jax.jit(partial(log_mel_spectrogram, **sizes, ref="max"))
+
+
+def spectrogram(samples: np.ndarray, sample_rate: int) -> Figure:
+    """Draws the log mel spectrogram of mono samples float32 [n]."""
     n_fft = 512 if sample_rate < 16000 else 1024
     hop, size = n_fft // 4, len(samples)
     # Padded to whole seconds: then clips of different lengths share a compiled front end, and no
     # clip is too short for it.
     padded = np.pad(samples, (0, -size % sample_rate if size else sample_rate))
-    level = log_mel_spectrogram(
-        jnp.asarray(padded)[None],
-        sample_rate=sample_rate,
-        n_fft=n_fft,
-        hop_length=hop,
-        n_mels=64,
-        ref="max",
-    )
+    level = _front_end(sample_rate, n_fft, hop)(padded[None])
     figure = Figure(figsize=(4, 2), layout="constrained")
     axes = figure.subplots()
     level_of_clip = np.asarray(level)[0, : 1 + size // hop]

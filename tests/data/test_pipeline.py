@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 from hypothesis import strategies as st
+from processes import HANG
 
 from sacjax import config as config_lib
 from sacjax.data import decode, hosts, pipeline, retry, sources, splits
@@ -524,9 +525,9 @@ def test_hosts_share_one_table_of_windows_and_end_together(monkeypatch, failing)
 
     def gather(own):  # as `process_allgather` does, between threads
         rows[here.host] = own
-        barrier.wait(30)
+        barrier.wait(HANG)
         found = np.stack([rows[host] for host in range(count)])
-        barrier.wait(30)
+        barrier.wait(HANG)
         return found
 
     monkeypatch.setattr(hosts, "_gather_bytes", gather)

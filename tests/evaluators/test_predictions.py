@@ -1,19 +1,14 @@
 """Predictions over windows, on one host and on two, and their table."""
 
 import csv
-import os
 import socket
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pytest
-from processes import ROOT, simulated
+from processes import Python
 
 from sacjax.evaluators.predictions import predict, write_predictions
-
-HANG = 1800  # seconds after which two hosts wait for each other; a busy machine is only slow
 
 
 @pytest.fixture(autouse=True)
@@ -89,20 +84,10 @@ def test_predict_on_two_hosts_whatever_the_order_of_the_mesh():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": simulated(2)}
-    hosts = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, port, str(k)],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for k in range(2)
-    ]
+    hosts = [Python("-c", WORKER, port, k, devices=2) for k in range(2)]
     try:
         for host in hosts:
-            out, err = host.communicate(timeout=HANG)
+            out, err = host.communicate()
             assert host.returncode == 0 and "equal" in out, err[-2000:]
     finally:
         for host in hosts:

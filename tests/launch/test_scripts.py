@@ -28,8 +28,12 @@ def test_two_hosts_on_this_machine(tmp_path, small_overrides):
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert "test/accuracy" in results["supervised"]
-    failed = subprocess.run([*command, "--config.sed=1"], **how)
-    assert failed.returncode == 2 and "did you mean 'seed'" in failed.stderr
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "no $*" >&2\nexit 2\n')
+    python.chmod(0o755)
+    failed = subprocess.run(command, **how | {"env": env | {"PYTHON": str(python)}})
+    told = [line for line in failed.stderr.splitlines() if line.startswith("no -m sacjax.main")]
+    assert failed.returncode == 2 and {line.split()[-1] for line in told} == {"0", "1"}
     usage = subprocess.run(command[:1], **how)
     assert usage.returncode == 2 and "PROCESSES DEVICES_EACH" in usage.stderr
 
