@@ -19,7 +19,10 @@ from sacjax.errors import UserError, nearest
 SPECTROGRAM = dict(width=120, depth=4, heads=4, mlp_width=480)  # 0.7 million, as the ResNet
 ENCODERS = {
     "resnet": ("spectrogram_resnet", dict(depth=18, width=16)),
-    "patches": ("spectrogram_transformer", SPECTROGRAM | dict(class_tokens=0)),
+    "patches": (
+        "spectrogram_transformer",
+        SPECTROGRAM | dict(class_tokens=1, patch_frames=8, patch_bands=8),
+    ),
     "frames": (
         "spectrogram_transformer",
         SPECTROGRAM | dict(class_tokens=0, patch_frames=2, patch_bands=None),
@@ -80,7 +83,68 @@ METHODS = {
     ),
     "apc": dict(encoder="gru", options=dict(), augment=ONE_VIEW, batch=32, rate=1e-3),
     "autoencoder": dict(
-        encoder="resnet", options=dict(noise=0.3), augment=ONE_VIEW, batch=64, rate=1e-3
+        encoder="resnet", options=dict(noise=0.5), augment=ONE_VIEW, batch=64, rate=1e-3
+    ),
+    "best_rq": dict(
+        encoder="frames",
+        options=dict(codebooks=4, codes=256, mask_probability=0.06, mask_exact=False, mask_span=8),
+        augment=ONE_VIEW,
+        batch=64,
+        rate=1e-3,
+    ),
+    "data2vec": dict(
+        encoder="frames",
+        options=dict(
+            top_layers=3,
+            mask_probability=0.07,
+            mask_span=8,
+            clones=2,
+            teacher_decay=0.99,
+            teacher_decay_end=0.999,
+            teacher_ramp=0.5,
+        ),
+        augment=ONE_VIEW,
+        batch=32,
+        rate=5e-4,
+    ),
+    "eat": dict(
+        encoder="patches",
+        options=dict(
+            clones=4,
+            block=3,
+            decoder_depth=2,
+            decoder_groups=8,
+            teacher_decay=0.99,
+            teacher_decay_end=0.999,
+            teacher_ramp=0.5,
+        ),
+        augment=ONE_VIEW,
+        batch=32,
+        rate=5e-4,
+    ),
+    "hubert": dict(
+        encoder="frames",
+        options=dict(mask_probability=0.06, mask_span=8, kmeans_starts=3),
+        augment=ONE_VIEW,
+        batch=64,
+        rate=1e-3,
+    ),
+    "inversion": dict(
+        encoder="resnet",
+        options=dict(width=96, hidden=192, depth=3),
+        augment=ONE_VIEW,
+        batch=32,
+        rate=1e-3,
+    ),
+    "masked_autoencoder": dict(
+        encoder="patches",
+        options=dict(decoder_width=60, decoder_depth=2),
+        augment=ONE_VIEW,
+        batch=64,
+        rate=1e-3,
+    ),
+    "masked_prediction": dict(
+        encoder="frames", options=dict(time_share=0.3), augment=ONE_VIEW, batch=64, rate=1e-3
     ),
     "wav2vec2": dict(
         encoder="wave",
