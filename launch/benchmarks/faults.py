@@ -15,7 +15,8 @@ import shutil
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # of a script, Python sees its folder
+if __name__ == "__main__":  # in place of this folder, whose ssl.py would hide Python's own
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from launch.benchmarks.fault_cases import PARTS
 from sacjax import errors

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # of a script, Python sees its folder
+if __name__ == "__main__":  # in place of this folder, whose ssl.py would hide Python's own
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from launch.benchmarks import jobs
 from sacjax import config as config_lib

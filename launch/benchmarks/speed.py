@@ -31,7 +31,8 @@ from typing import Any
 
 import jax
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # of a script, Python sees its folder
+if __name__ == "__main__":  # in place of this folder, whose ssl.py would hide Python's own
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from launch.benchmarks.speed_cases import OTHER_LIBRARIES, PARTS, first_step
 from launch.benchmarks.speed_cases.case import SMALL, Case, Run, Sizes
