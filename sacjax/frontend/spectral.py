@@ -58,7 +58,7 @@ def preemphasis(
 @functools.cache
 def _window(window: Window, win_length: int, n_fft: int) -> np.ndarray:
     """Returns a periodic SciPy window, padded on both sides to n_fft, as librosa does."""
-    from scipy.signal import get_window  # here: it takes half as long to import as JAX
+    from scipy.signal import get_window  # here: it takes long to import
 
     values = np.zeros(n_fft)
     start = (n_fft - win_length) // 2
