@@ -83,6 +83,12 @@ def test_own_recordings_pretrain_and_fine_tune(folder_of_sounds, tmp_path, monke
         for stage in ("pretrain", "finetune")
         for key in ("batch_size=4", "steps=2")
     ]
+    fewer = dict(conv_channels=(32,) * 3, conv_kernels=(20, 8, 4), conv_strides=(10, 8, 4))
+    overrides += [  # compiles sooner
+        f"--config.{stage}.model.encoder.{key}={value}"
+        for stage in ("pretrain", "finetune")
+        for key, value in fewer.items()
+    ]
     config = config_lib.load(
         "configs/wav2vec2/folder.py:rate=8000,seconds=0.5,size=tiny", overrides
     )

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn import metrics as sk
 
 from sacjax.errors import UserError
 
@@ -49,6 +48,8 @@ def scores(
         as -1 for unknown.
       UserError: probabilities that are not finite, as a diverged model gives.
     """
+    from sklearn import metrics as sk  # here: it takes long to import
+
     probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
     multi = labels.ndim == 2
     _check(probabilities, labels, len(class_names))

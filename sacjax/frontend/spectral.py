@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.fft
-import scipy.signal
 from jaxtyping import Array, Complex64, Float, Float32, Int
 
 from sacjax.frontend.fft import rfft
@@ -59,9 +58,11 @@ def preemphasis(
 @functools.cache
 def padded_window(window: Window, win_length: int, n_fft: int) -> np.ndarray:
     """Returns a periodic SciPy window, padded on both sides to n_fft, as librosa does."""
+    from scipy.signal import get_window  # here: it takes long to import
+
     values = np.zeros(n_fft)
     start = (n_fft - win_length) // 2
-    values[start : start + win_length] = scipy.signal.get_window(window, win_length, fftbins=True)
+    values[start : start + win_length] = get_window(window, win_length, fftbins=True)
     return values.astype(np.float32)
 
 

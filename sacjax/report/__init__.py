@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from sklearn.metrics import confusion_matrix
 
 from sacjax import config as config_lib
 from sacjax import objectives
@@ -48,6 +47,8 @@ def write(
             [index[row["label"]] for row in known],
             [int(np.argmax(row["probabilities"])) for row in known],
         )
+        from sklearn.metrics import confusion_matrix  # here: it takes long to import
+
         matrix = plots.png(
             plots.confusion_matrix(confusion_matrix(truth, guess, labels=range(len(names))), names)
         )

@@ -24,6 +24,7 @@ def test_two_hosts_on_this_machine(tmp_path, small_overrides):
     env = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
     how = dict(cwd=ROOT, env=env, capture_output=True, text=True)
     more = ["--config.supervised.train.steps=4", "--config.tensorboard=False"]
+    more += [f"--config.supervised.augment.{kind}=()" for kind in ("waveform", "spectrogram")]
     done = subprocess.run([*command, *more], **how)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "run" / "results.json").read_text())

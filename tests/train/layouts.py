@@ -23,7 +23,7 @@ from sacjax.train.optimizer import name_of
 from sacjax.train.step import make_trainer
 
 AXES = ("data", "fsdp", "tensor")
-STEPS = 20
+STEPS = 10
 SAMPLES = 128  # large enough that the weights of `TwoViews` are split
 
 
@@ -44,7 +44,8 @@ def experiment(name):
     if name == "wav2vec2":
         with s.model.unlocked(), s.objective.unlocked():
             wider = dict(width=64, mlp_width=128, layer_drop=0.2)
-            s.model.encoder = workdirs.ENCODERS[name] | wider
+            fewer = dict(conv_channels=(16,) * 3, conv_kernels=(10, 8, 4), conv_strides=(5, 4, 4))
+            s.model.encoder = workdirs.ENCODERS[name] | wider | fewer
             s.objective.options = dict(
                 codebook_entries=8,
                 codebook_dim=16,
