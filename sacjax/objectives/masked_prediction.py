@@ -116,7 +116,7 @@ class MaskedPrediction(Objective):
     display = Display(
         bar={"loss": "train/loss", "gain over the mean": "train/gain_over_mean"},
         panels={
-            "loss of altered cells": LOSS,
+            "loss": LOSS,
             "loss saved over predicting the mean frame, as a share": {
                 "train/gain_over_mean": "train",
                 "validation/gain_over_mean": "validation",

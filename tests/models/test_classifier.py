@@ -17,6 +17,7 @@ from sacjax.layers.pooling import KINDS
 
 OPTIONS = {
     "audionet": dict(variant="m5", width=0.125),
+    "autoencoder": dict(frames=8, widths=(16, 8)),
     "causal_transformer": dict(width=16, depth=2, heads=2, mlp_width=16),
     "gru": dict(width=8),
     "spectrogram_resnet": dict(width=4),

@@ -9,7 +9,6 @@ import shutil
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import shared_folder
@@ -18,15 +17,14 @@ from flax import nnx
 from quick_stages import share_trainers, shared_trainer
 
 from sacjax import evaluators, inference, objectives, stages
-from sacjax.context import Context
 from sacjax.objectives import OBJECTIVES
 from sacjax.train import sharding
 from sacjax.train.step import make_trainer
-from sacjax.views import make_views
 
 STEPS = 3
 BATCHES = 2
 SUPERVISED = {"classification"}
+MARGIN = 0.01
 
 
 def test_every_objective_without_labels_is_here():
@@ -44,7 +42,7 @@ def whole_run(name):
     steps = FAMILY[name].steps
     config.checkpoint.update(every=steps // 2, keep=3)
     s = config.pretrain
-    s.data.examples = 600
+    s.data.update(examples=1200, holdout=(0.4, 0.1, 0.5))  # 600 test clips: k-NN to 2 points
     s.train.update(steps=steps, log_every=steps // 2)
     s.eval.update(splits=("test",), evaluators=(dict(name="objective"), dict(name="knn")))
     return config
@@ -78,7 +76,7 @@ def test_it_learns_and_a_run_that_goes_on_ends_as_one_never_stopped(name, tmp_pa
     stage = stages.Stage.prepare("pretrain", config, mesh, tmp_path / "untrained", {})
     state = stage.trainer.init(*stage.start())
     untrained = evaluators.judge(stage.evaluators, stage.judged(state), "test", final=True).values
-    assert trained["test/knn_accuracy"] > untrained["test/knn_accuracy"]
+    assert trained["test/knn_accuracy"] > untrained["test/knn_accuracy"] + MARGIN
     assert trained["test/loss"] < untrained["test/loss"]
 
 
@@ -133,25 +131,15 @@ def test_the_same_losses_on_1_and_8_devices(name, on_eight_devices):
     np.testing.assert_allclose(on_eight_devices[name], one, rtol=tolerance)
 
 
-def test_bfloat16_gives_nearly_the_same_loss(name):
-    found = []
-    for dtype in ("float32", "bfloat16"):
-        stage = stage_of(name)
-        stage.model.dtype = dtype
-        objective = objectives.build(stage, ("a", "b"))
-        artifacts = objective.prepare(lambda: (random_batch(stage_of(name), k) for k in range(99)))
-        views = make_views(stage, 2, number=objective.views, needs_labels=False)
-
-        @jax.jit
-        def loss(batch, objective=objective, artifacts=artifacts, views=views):
-            model = objective.build(nnx.Rngs(0), artifacts)
-            key = jax.random.key(1)
-            made = objective.loss(model, views(batch, key), Context(key, jnp.float32(0)))
-            return made.total / made.count
-
-        found.append(float(loss(random_batch(stage, 0))))
-    assert np.isfinite(found).all()
-    np.testing.assert_allclose(found[1], found[0], rtol=0.1)
+def test_bfloat16_gives_a_finite_loss(name):
+    stage = stage_of(name)
+    stage.model.dtype = "bfloat16"
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1])
+    objective = objectives.build(stage, ("a", "b"))
+    trainer = make_trainer(objective, stage, mesh, 100, 0)
+    artifacts = objective.prepare(lambda: (random_batch(stage, k) for k in range(10**6)))
+    sums = trainer.evaluate(trainer.init(None, artifacts), random_batch(stage, 0))
+    assert np.isfinite(float(sums["loss"][0] / sums["loss"][1]))
 
 
 if __name__ == "__main__":

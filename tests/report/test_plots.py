@@ -6,6 +6,7 @@ import json
 import matplotlib
 import numpy as np
 import pytest
+from family import FAMILY, stage_of
 from workdirs import config_of
 
 from sacjax import objectives
@@ -60,8 +61,8 @@ def test_the_panels_are_those_of_the_display(tmp_path):
 
 @pytest.mark.parametrize("name", objectives.OBJECTIVES)
 def test_every_objective_says_what_its_report_draws(name):
-    config = config_of("wav2vec2" if name == "wav2vec2" else "small_cnn", name)
-    display = objectives.build(config.supervised).display
+    stage = stage_of(name) if name in FAMILY else config_of("small_cnn", name).supervised
+    display = objectives.build(stage).display
     assert "loss" in display.panels and display.bar["loss"] == "train/loss"
     metrics = [metric for panel in display.panels.values() for metric in panel]
     assert set(display.scales) <= set(metrics)
