@@ -35,7 +35,7 @@ ENCODERS = {
         positional_kernel=8,
         positional_groups=4,
     ),
-    "gru": dict(width=24, layers=2, dropout=0.0),
+    "gru": dict(width=48, layers=2, dropout=0.0),
     "autoencoder": dict(frames=32, widths=(128, 32)),
     "frames": dict(width=24, depth=2, heads=2, mlp_width=48, patch_frames=2, patch_bands=None),
     "patches": dict(width=24, depth=2, heads=2, mlp_width=48, patch_frames=4, patch_bands=4),
@@ -54,7 +54,7 @@ VIEWS = dict(
     model=dict(pooling="mean_max"),
 )
 FAMILY: dict[str, Member] = {
-    "apc": Member(encoder="gru", steps=200),
+    "apc": Member(encoder="gru", options=dict(ahead=3), steps=300),
     "autoencoder": Member(encoder="autoencoder", options=dict(noise=0.5), steps=240),
     "best_rq": Member(
         encoder="frames",
