@@ -71,8 +71,13 @@ def get_config(arg=""):
         p.data.holdout = (1.0, 0.0, 0.0)
         p.data.allow_outside_root = True
         p.data.seconds = 1.0
-    else:
+    elif arg.method in ("simclr", "byol_a"):  # two crops of each clip
         p.augment.crop_seconds = min(2.0, task["seconds"])
+    else:
+        p.data.seconds = min(2.0, task["seconds"])
+    if arg.method == "cola":
+        p.data.seconds = 2.0
+        p.augment.crop_seconds = 1.0
     for f in (c.scratch, c.finetune):
         f.data.split_seed = arg.draw
         f.train.log_every = 50

@@ -157,6 +157,10 @@ def _resolve_source(name: str, where: str, config: ConfigDict, saved: dict[str, 
         key = f"config.{name}.objective.options.targets={where}"
         if kinds[0] != kinds[1]:
             raise UserError(f"{key} hears a {kinds[0]}, model.name={model.name} a {kinds[1]}")
+        if source.hearing["frontend"] != "mel":
+            raise UserError(
+                f"{key} hears by a front end of its own: targets need model.frontend=mel"
+            )
         if source.rate != stage.data.sample_rate:
             raise UserError(
                 f"{key} was trained at {source.rate} Hz: set config.{name}.data.sample_rate to that"

@@ -101,6 +101,11 @@ def make_views(
             x = x.astype(jnp.float32) / 32768
         label, labelled = read_labels(batch["label"], num_classes)
         partners = mask * labelled if needs_labels else mask
+
+        def there(view: View) -> View:
+            """Padding examples have nothing valid, so that no batch norm counts them."""
+            return view._replace(lengths=jnp.where(mask > 0, view.lengths, 0))
+
         clean, _ = view(x, length, label, partners, None)
         source = clean
         if key is not None and 0 < crop_size < x.shape[1]:
@@ -118,10 +123,10 @@ def make_views(
             made.append(one)
             mixed = mixed if k else its_label
         return {
-            "views": tuple(made),
-            "clean": clean,
-            "waveform": View(x, length),
-            "source": source,
+            "views": tuple(map(there, made)),
+            "clean": there(clean),
+            "waveform": there(View(x, length)),
+            "source": there(source),
             "label": mixed,
             "labelled": labelled,
             "mask": mask,

@@ -27,14 +27,6 @@ class Member(NamedTuple):
 
 ENCODERS = {
     "small_cnn": dict(channels=(8, 8), hidden=16),
-    "wav2vec2": dict(
-        size="tiny",
-        conv_channels=(16,) * 3,
-        conv_kernels=(20, 8, 8),
-        conv_strides=(10, 4, 4),
-        positional_kernel=8,
-        positional_groups=4,
-    ),
     "gru": dict(width=48, layers=2, dropout=0.0),
     "autoencoder": dict(frames=32, widths=(128, 32)),
     "frames": dict(width=24, depth=2, heads=2, mlp_width=48, patch_frames=2, patch_bands=None),
@@ -90,7 +82,10 @@ FAMILY: dict[str, Member] = {
         ),
     ),
     "inversion": Member(
-        options=dict(width=16, hidden=32, depth=1, griffin_lim=0), steps=240, tolerance=1e-3
+        options=dict(width=16, hidden=32, depth=1, griffin_lim=0),
+        steps=150,
+        rate=6e-3,
+        tolerance=3e-3,
     ),
     "masked_autoencoder": Member(
         encoder="patches", options=dict(decoder_width=16, decoder_depth=1, decoder_heads=2)
@@ -98,7 +93,7 @@ FAMILY: dict[str, Member] = {
     "masked_prediction": Member(encoder="frames", options=dict(time_span=2, time_share=0.3)),
     "simclr": Member(options=dict(hidden=32, projection_dim=16), stage=VIEWS, steps=120, rate=1e-2),
     "wav2vec2": Member(
-        encoder="wav2vec2",
+        encoder="frames",
         options=dict(
             codebook_entries=8,
             codebook_dim=16,
@@ -106,8 +101,9 @@ FAMILY: dict[str, Member] = {
             negatives=5,
             mask_span=2,
             mask_probability=0.2,
-            temperature_decay=0.9,
+            temperature_decay=0.98,
         ),
+        steps=100,
     ),
 }
 

@@ -129,9 +129,14 @@ def _choose(keys: Key[Array, " batch"], number: int, probability: float) -> Bool
     return jax.vmap(jax.random.uniform)(fold_in(keys, number)) < probability
 
 
-def moves_in_time(config: Any) -> str:
-    """Returns the key of what moves sound in time in a stage's `augment`, or ''."""
-    if config.crop_seconds:
+def moves_in_time(config: Any, seconds: float) -> str:
+    """Returns the key of what moves sound in time in a stage's `augment`, or ''.
+
+    Args:
+      config: a stage's `augment`.
+      seconds: of the stage's clips; a crop as long as they are moves nothing.
+    """
+    if 0 < config.crop_seconds < seconds:
         return "augment.crop_seconds"
     for kind in get_args(Kind):
         for i, spec in enumerate(config[kind]):

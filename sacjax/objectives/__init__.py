@@ -49,6 +49,11 @@ def check(stage: ConfigDict) -> None:
         raise UserError(f"objective.name is '{name}'{nearest(name, OBJECTIVES)}")
     kind = OBJECTIVES[name]
     options.check("objective.options", name, stage.objective.options, kind.Options)
+    if kind.hears_targets and stage.model.frontend != "mel":
+        raise UserError(
+            f"model.frontend is '{stage.model.frontend}': objective.name={name} makes its targets "
+            "of the features, and a front end that learns would make them easy; choose mel"
+        )
     kind.check(stage)
 
 

@@ -91,6 +91,7 @@ class ApcModel(nnx.Module):
 class Apc(Objective):
     """APC: predict the frame n ahead from the frames so far, by the mean absolute error."""
 
+    hears_targets = True
     Options = ApcOptions
     options: ApcOptions
     advice = (

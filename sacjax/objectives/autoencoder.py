@@ -99,6 +99,7 @@ class AutoencoderModel(nnx.Module):
 class AutoencoderObjective(Objective):
     """Autoencoder: reconstruct the spectrogram by mean squared error, plain or denoising."""
 
+    hears_targets = True
     Options = AutoencoderOptions
     options: AutoencoderOptions
     advice = (
@@ -132,7 +133,7 @@ class AutoencoderObjective(Objective):
                 f"objective.name is autoencoder, which reconstructs spectrograms, but model.name "
                 f"{stage.model.name} hears waveforms: choose an encoder of spectrograms"
             )
-        moved = augment.moves_in_time(stage.augment)
+        moved = augment.moves_in_time(stage.augment, stage.data.seconds)
         if stage.objective.options.get("target", "view") == "clean" and moved:
             raise UserError(
                 f"objective.options.target is 'clean', but {moved} moves the sound in time: leave "
@@ -209,12 +210,15 @@ def stride_of(stage: ConfigDict) -> int:
     """
     bands = num_features(stage)
 
-    def frames() -> jax.Array:
+    def frames() -> Any:
         encoder = models.build_encoder(stage.model, num_features=bands, rngs=nnx.Rngs(0))
         return encoder(jnp.zeros([1, LONG, bands]), jnp.full([1], LONG)).frames
 
+    encoder: Any = nnx.eval_shape(
+        lambda: models.build_encoder(stage.model, num_features=bands, rngs=nnx.Rngs(0))
+    )
     count = nnx.eval_shape(frames).shape[1]
-    if count > LONG:
+    if count > LONG or getattr(encoder, "bands", 1) > 1:  # several patches side by side in time
         raise UserError(
             f"model.name {stage.model.name} gives more than one frame for a frame of the "
             f"spectrogram, which objective.name {stage.objective.name} cannot decode: choose "

@@ -83,6 +83,9 @@ class Objective:
     Options: type = NoOptions
     """Frozen dataclass of `objective.options`: defaults, meanings, checks."""
 
+    hears_targets = False
+    """Whether its targets are made of what the encoder hears, so that no front end may learn."""
+
     needs_labels = False
     """Whether a training example without a label is useless to it."""
 

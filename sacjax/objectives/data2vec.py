@@ -80,6 +80,7 @@ class Data2VecModel(nnx.Module):
 class Data2Vec(Objective):
     """data2vec: predict a moving-average teacher's top layers of the whole clip, masked tokens."""
 
+    hears_targets = True
     Options = Data2VecOptions
     options: Data2VecOptions
     advice = (

@@ -136,6 +136,7 @@ class EatModel(nnx.Module):
 class Eat(Objective):
     """EAT: tell a moving-average teacher's patches, and its mean, from a fifth of the patches."""
 
+    hears_targets = True
     Options = EatOptions
     options: EatOptions
     advice = (

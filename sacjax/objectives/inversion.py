@@ -169,7 +169,7 @@ class Inversion(Objective):
                 f"objective.name is inversion, which starts from a spectrogram, but model.name "
                 f"{stage.model.name} hears waveforms: choose an encoder of spectrograms"
             )
-        if moved := augment.moves_in_time(stage.augment):
+        if moved := augment.moves_in_time(stage.augment, stage.data.seconds):
             raise UserError(
                 f"objective.name is inversion, but {moved} moves the sound in time, away from "
                 "the waveform that is wanted: leave it out; data.seconds sets shorter crops"

@@ -138,6 +138,7 @@ class MaskedCodes(Objective):
     A subclass gives `codes` and `logits`.
     """
 
+    hears_targets = True
     options: Any
     advice = (
         "what usually helps: frontend.normalize=band, fewer codes, clips that are not silent for "

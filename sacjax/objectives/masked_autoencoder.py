@@ -137,6 +137,7 @@ class MaskedAutoencoderModel(nnx.Module):
 class MaskedAutoencoder(Objective):
     """Masked autoencoder: tells the pixels of the patches that the encoder did not see."""
 
+    hears_targets = True
     Options = MaskedAutoencoderOptions
     options: MaskedAutoencoderOptions
     advice = (

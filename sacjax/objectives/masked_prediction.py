@@ -107,6 +107,7 @@ class MaskedPredictionModel(nnx.Module):
 class MaskedPrediction(Objective):
     """Mockingjay and TERA: predict what was altered in a spectrogram, by mean absolute error."""
 
+    hears_targets = True
     Options = MaskedPredictionOptions
     options: MaskedPredictionOptions
     advice = (

@@ -154,6 +154,7 @@ class Compared(NamedTuple):
 class Wav2Vec2Objective(Objective):
     """wav2vec 2.0: tell a masked frame's quantized code from distractors of the same clip."""
 
+    hears_targets = True
     Options = Wav2Vec2Options
     options: Wav2Vec2Options
     advice = (

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from family import config_of
 
 from launch.benchmarks import ssl
 from sacjax import config as config_lib
@@ -104,3 +105,10 @@ def test_speech_and_training_speakers_are_listed_without_the_test_speaker(real_d
     speakers = {name.rpartition("/")[2].split("_")[1] for name in digits}
     assert len(digits) == 2500 and len(speakers) == 5 and "nicolas" not in speakers
     assert len(names) - len(digits) == 8170
+
+
+def test_the_cost_of_an_update_is_measured_on_real_batches(monkeypatch):
+    config = config_of("simclr")
+    monkeypatch.setattr(config_lib, "load", lambda spec: config)
+    monkeypatch.setattr(ssl, "WARM", 1)
+    assert 0 < ssl.measure("configs/any.py", updates=1) < 600
