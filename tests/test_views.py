@@ -168,3 +168,11 @@ def test_a_crop_is_a_stretch_of_the_valid_part_anywhere_in_it():
 def test_a_crop_that_is_no_shorter_than_the_clip_is_none():
     made = views_of(stage_of(crop_seconds=1.0), batch_of())
     np.testing.assert_array_equal(made["views"][0].inputs, batch_of()["audio"])
+
+
+@pytest.mark.parametrize("kind", ["audionet", "small_cnn"])
+def test_padding_examples_have_nothing_valid(kind):
+    mask = np.array([1, 1, 0, 1, 0, 1], np.float32)
+    made = views_of(stage_of(kind), batch_of(mask=mask), number=2)
+    for view in (*made["views"], made["clean"], made["waveform"], made["source"]):
+        np.testing.assert_array_equal(view.lengths > 0, mask > 0)

@@ -208,3 +208,9 @@ def test_what_is_refused(change, message):
             config.pretrain.model.encoder = {}
     with pytest.raises(UserError, match=message):
         config_lib.check(config)
+
+
+def test_patches_side_by_side_are_no_frames_to_decode():
+    patches = dict(size="mini", width=16, depth=1, mlp_width=16, patch_frames=4, patch_bands=2)
+    with pytest.raises(UserError, match="choose patches as high as the spectrogram"):
+        stride_of(stage_of("spectrogram_transformer", patches))
