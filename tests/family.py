@@ -82,15 +82,16 @@ FAMILY: dict[str, Member] = {
         ),
     ),
     "inversion": Member(
+        encoder="frames",
         options=dict(width=16, hidden=32, depth=1, griffin_lim=0),
-        steps=150,
-        rate=6e-3,
         tolerance=3e-3,
     ),
     "masked_autoencoder": Member(
         encoder="patches", options=dict(decoder_width=16, decoder_depth=1, decoder_heads=2)
     ),
-    "masked_prediction": Member(encoder="frames", options=dict(time_span=2, time_share=0.3)),
+    "masked_prediction": Member(
+        encoder="frames", options=dict(time_span=2, time_share=0.3), steps=120
+    ),
     "simclr": Member(options=dict(hidden=32, projection_dim=16), stage=VIEWS, steps=120, rate=1e-2),
     "wav2vec2": Member(
         encoder="frames",
