@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 from sacjax import config as config_lib
@@ -15,6 +14,8 @@ from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.objectives.autoencoder import stride_of
 from sacjax.views import View
+
+torch = pytest.importorskip("torch", reason="needs the extra `parity`")
 
 BANDS, FRAMES = 6, 8
 ENCODER = dict(frames=FRAMES, widths=(20, 12, 5), channels=(4, 6), bottleneck=5)
