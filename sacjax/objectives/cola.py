@@ -14,12 +14,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from sacjax import models
 from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.norm import LayerNorm
-from sacjax.layers.pooling import Pooling, pooled_width
 from sacjax.layers.similarity import NEVER, spread, unit
 from sacjax.objectives.base import (
     LOSS,
@@ -27,11 +25,10 @@ from sacjax.objectives.base import (
     NORMS,
     Display,
     Loss,
-    Objective,
     build_encoder,
 )
-from sacjax.objectives.simclr import COLLAPSED
-from sacjax.views import View, join
+from sacjax.objectives.clips import ClipContrast, ClipModel
+from sacjax.views import join
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,24 +48,18 @@ class ColaOptions(Options):
         self.require_not_negative("collapse_patience")
 
 
-class ColaModel(nnx.Module):
+class ColaModel(ClipModel):
     """Encoder, pooling, projection and the bilinear form."""
 
     def __init__(self, encoder: Any, pooling: str, options: ColaOptions, rngs: nnx.Rngs):
         """Takes any encoder, and how its frames are pooled."""
-        self.encoder, self.options = encoder, options
-        p = options.projection_dim
-        self.pooling = Pooling(pooling, encoder.features, rngs=rngs)
+        super().__init__(encoder, pooling, rngs)
+        self.options, p = options, options.projection_dim
         self.projection = nnx.Linear(self.pooling.features, p, rngs=rngs)
         if options.similarity == "bilinear":
             self.norm = LayerNorm(p, dtype=jnp.float32, rngs=rngs)
             values = nnx.initializers.normal(p**-0.5)(rngs.params(), (p, p))
             self.bilinear = nnx.Param(values)
-
-    def clip(self, view: View, ctx: Context) -> Float[Array, "batch pooled"]:
-        """Returns the clip vectors of a view."""
-        output = self.encoder(view.inputs, view.lengths, ctx)
-        return self.pooling(output.frames, output.lengths)
 
     def project(self, vectors: Float[Array, "batch pooled"]) -> Float[Array, "batch projected"]:
         """Returns the projections that are compared."""
@@ -84,12 +75,11 @@ class ColaModel(nnx.Module):
         return anchors @ positives.T / self.options.temperature
 
 
-class Cola(Objective):
+class Cola(ClipContrast):
     """COLA: tell a clip's other crop from other clips' crops by a bilinear similarity."""
 
     Options = ColaOptions
     options: ColaOptions
-    views = 2
     advice = (
         "what usually helps: a larger train.batch_size, a lower optimizer.learning_rate, crops "
         "that are less alike (augment.crop_seconds)"
@@ -107,16 +97,6 @@ class Cola(Objective):
             "norms": NORMS,
         },
     )
-
-    @property
-    def patience(self) -> int:  # type: ignore[override]
-        """Log lines in a row that look collapsed before the run stops."""
-        return self.options.collapse_patience
-
-    @property
-    def features(self) -> int:
-        """D of the embeddings: of the pooled frames."""
-        return pooled_width(self.stage.model.pooling, models.width(self.stage.model))
 
     @classmethod
     def check(cls, stage: ConfigDict) -> None:
@@ -150,16 +130,6 @@ class Cola(Objective):
         }
         return Loss(total, count, jax.lax.stop_gradient(sums))
 
-    def embed(self, model: Any, batch: dict[str, Any], ctx: Context) -> jax.Array:
-        """Returns the pooled frames, float32 [B, D]: what lies before the projection."""
-        return model.clip(batch["views"][0], ctx)
-
     def describe(self, values: dict[str, float]) -> str:
         """Returns the loss and how many crops find their other one."""
         return f"loss {values['loss']:.3f}, crops found {100 * values['crop_accuracy']:.1f} %"
-
-    def health(self, values: dict[str, float]) -> str:
-        """Returns what looks collapsed in a log line of training, or ''."""
-        if values.get("spread", 1.0) < COLLAPSED:
-            return f"spread {values['spread']:.2g} of 1: all clips have nearly one embedding"
-        return ""

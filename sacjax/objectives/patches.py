@@ -3,14 +3,13 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax import models
 from sacjax.errors import UserError
-from sacjax.frontend import make_frontend
 from sacjax.objectives.base import build_encoder
+from sacjax.objectives.tokens import input_size
 
 ENCODER = "spectrogram_transformer"
 
@@ -31,22 +30,13 @@ def check_patches(stage: ConfigDict, *, class_token: bool) -> None:
         raise UserError(
             f"model.encoder.class_tokens is 0: objective.name={name} learns a class token; set 1"
         )
-    tokens = int(encoder.frame_lengths(crop_frames(stage)))
+    tokens = int(encoder.frame_lengths(input_size(stage)))
     if tokens < 2:
         raise UserError(
             f"data.seconds={stage.data.seconds} gives one patch of {encoder.patch[0]} frames and "
             f"{encoder.patch[1]} bands: there is nothing to tell it from; take longer clips, or "
             "smaller model.encoder.patch_frames and patch_bands"
         )
-
-
-def crop_frames(stage: ConfigDict) -> int:
-    """Returns the frames of the spectrogram of a training crop."""
-    seconds = min(stage.data.seconds, stage.augment.crop_seconds or stage.data.seconds)
-    samples = jax.ShapeDtypeStruct([1, round(seconds * stage.data.sample_rate)], jnp.float32)
-    frontend = make_frontend(stage.frontend, stage.data.sample_rate)
-    length = jax.ShapeDtypeStruct([1], jnp.int32)
-    return jax.eval_shape(frontend, samples, length)[0].shape[1]
 
 
 def uniform(keys: jax.Array, size: int) -> jax.Array:

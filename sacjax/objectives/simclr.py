@@ -13,11 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sacjax import models
 from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.layers.heads import MLP
-from sacjax.layers.pooling import Pooling, pooled_width
 from sacjax.layers.similarity import NEVER, spread, unit
 from sacjax.objectives.base import (
     LOSS,
@@ -25,13 +23,10 @@ from sacjax.objectives.base import (
     NORMS,
     Display,
     Loss,
-    Objective,
     build_encoder,
 )
-from sacjax.views import View, join
-
-COLLAPSED = 0.1
-"""A spread below this is called a collapse; 1 is uniform on the sphere."""
+from sacjax.objectives.clips import ClipContrast, ClipModel
+from sacjax.views import join
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,27 +46,20 @@ class SimCLROptions(Options):
         self.require_not_negative("collapse_patience")
 
 
-class SimCLRModel(nnx.Module):
+class SimCLRModel(ClipModel):
     """Encoder, pooling and projector."""
 
     def __init__(self, encoder: Any, pooling: str, options: SimCLROptions, rngs: nnx.Rngs):
         """Takes any encoder, and how its frames are pooled."""
-        self.encoder = encoder
-        self.pooling = Pooling(pooling, encoder.features, rngs=rngs)
+        super().__init__(encoder, pooling, rngs)
         self.projector = MLP(self.pooling.features, options.hidden, options.projection_dim, rngs)
 
-    def clip(self, view: View, ctx: Context) -> Float[Array, "batch pooled"]:
-        """Returns the clip vectors of a view."""
-        output = self.encoder(view.inputs, view.lengths, ctx)
-        return self.pooling(output.frames, output.lengths)
 
-
-class SimCLR(Objective):
+class SimCLR(ClipContrast):
     """SimCLR: tell a clip's other view from all other clips of the batch (NT-Xent)."""
 
     Options = SimCLROptions
     options: SimCLROptions
-    views = 2
     advice = (
         "what usually helps: a larger train.batch_size, a lower optimizer.learning_rate, weaker "
         "augmentation"
@@ -89,16 +77,6 @@ class SimCLR(Objective):
             "norms": NORMS,
         },
     )
-
-    @property
-    def patience(self) -> int:  # type: ignore[override]
-        """Log lines in a row that look collapsed before the run stops."""
-        return self.options.collapse_patience
-
-    @property
-    def features(self) -> int:
-        """D of the embeddings: of the pooled frames."""
-        return pooled_width(self.stage.model.pooling, models.width(self.stage.model))
 
     def build(self, rngs: nnx.Rngs, artifacts: dict[str, Any] | None = None) -> nnx.Module:
         """Returns the model with fresh parameters."""
@@ -120,19 +98,9 @@ class SimCLR(Objective):
         }
         return Loss(total, count, jax.lax.stop_gradient(sums))
 
-    def embed(self, model: Any, batch: dict[str, Any], ctx: Context) -> jax.Array:
-        """Returns the pooled frames, float32 [B, D]: what lies before the projector."""
-        return model.clip(batch["views"][0], ctx)
-
     def describe(self, values: dict[str, float]) -> str:
         """Returns the loss and how many views find their other one."""
         return f"loss {values['loss']:.3f}, views found {100 * values['view_accuracy']:.1f} %"
-
-    def health(self, values: dict[str, float]) -> str:
-        """Returns what looks collapsed in a log line of training, or ''."""
-        if values.get("spread", 1.0) < COLLAPSED:
-            return f"spread {values['spread']:.2g} of 1: all clips have nearly one embedding"
-        return ""
 
 
 def nt_xent(

@@ -22,7 +22,7 @@ from sacjax.layers.conv import valid
 from sacjax.layers.dropout import drop
 from sacjax.layers.masking import masked_positions
 from sacjax.layers.quantizer import Quantized, Quantizer, perplexity
-from sacjax.layers.similarity import unit
+from sacjax.layers.similarity import NEVER, unit
 from sacjax.models.base import Tokens
 from sacjax.objectives.base import (
     LOSS,
@@ -43,7 +43,6 @@ from sacjax.objectives.masked import (
 )
 from sacjax.train import metrics
 
-NEVER = -1e30  # the logit of a negative that is the same as its positive
 HEALTHY = Path(__file__).with_name("wav2vec2_healthy.csv")
 
 
