@@ -8,8 +8,9 @@ UNLABELLED is searched whole, whatever its sub-folders; LABELLED has one for eac
 the same folder. `scratch` is the same network trained on the labels alone, so that you see what
 pretraining brings. Arguments: `method` (an objective; see METHODS below), `encoder` (see ENCODERS;
 default: the method's own), `rate` in Hz and `seconds` of a crop, `top_db` how far below a clip's
-maximum is heard (30 for speech from several rooms: their noise differs more than their words),
-`steps` of pretraining, `shots` labels a class (0: all), `stages` joined by `+`.
+maximum is heard, `trim_db` where the silence at a clip's ends is cut, in decibels below its loudest
+part (20 for single words; 0: nowhere), `steps` of pretraining, `shots` labels a class (0: all),
+`stages` joined by `+`.
 
 docs/pretraining.md says which method to take for which sound, from our own table.
 """
@@ -172,6 +173,7 @@ def get_config(arg=""):
         rate=16000,
         seconds=2.0,
         top_db=80.0,
+        trim_db=0.0,
         steps=2000,
         shots=0,
         stages="pretrain+scratch+finetune",
@@ -195,6 +197,7 @@ def get_config(arg=""):
         s.frontend.hop_length = arg.rate // 100
         s.frontend.n_mels = 40 if arg.rate <= 11025 else 64
         s.frontend.top_db = arg.top_db
+        s.frontend.trim_db = arg.trim_db
         s.model.name = name
         s.model.encoder = options
         s.model.pooling = "mean_max"

@@ -1,7 +1,7 @@
 """From a batch of audio to the views that an objective takes, on the accelerator.
 
-A view is a clip as a model hears it: crop → waveform augmentations → front end → spectrogram
-augmentations. Each view of a clip has random keys of its own.
+A view is a clip as a model hears it: trim → crop → waveform augmentations → front end →
+spectrogram augmentations. Each view of a clip has random keys of its own.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from sacjax import augment, models
 from sacjax.augment.draws import example_keys, fold_in, integer, scalars
-from sacjax.frontend import make_frontend
+from sacjax.frontend import make_frontend, trim
 
 SPECTROGRAM_DRAWS = 1 << 16  # folded into a view's keys, apart from those of the waveform
 CROP_DRAW = (1 << 16) - 1
@@ -99,6 +99,14 @@ def make_views(
         x, length, mask = batch["audio"], batch["length"], batch["mask"]
         if x.dtype == jnp.int16:
             x = x.astype(jnp.float32) / 32768
+        if stage.frontend.trim_db:  # of waves too
+            x, length = trim(
+                x,
+                length,
+                top_db=stage.frontend.trim_db,
+                frame_length=stage.frontend.n_fft,
+                hop_length=stage.frontend.hop_length,
+            )
         label, labelled = read_labels(batch["label"], num_classes)
         partners = mask * labelled if needs_labels else mask
 

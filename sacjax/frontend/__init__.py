@@ -14,6 +14,7 @@ from sacjax.config import options as options_lib
 from sacjax.errors import UserError
 from sacjax.frontend.inversion import griffin_lim, istft, linear_of_mel, unlog
 from sacjax.frontend.normalize import normalize, statistics
+from sacjax.frontend.silence import trim
 from sacjax.frontend.spectral import (
     Numbers,
     cepstrum,
@@ -44,6 +45,7 @@ __all__ = [
     "preemphasis",
     "statistics",
     "stft",
+    "trim",
     "unlog",
 ]
 
@@ -54,6 +56,7 @@ class Options(options_lib.Options):
 
     where = "frontend"
 
+    trim_db: float = 0.0  # > 0: silence at both ends is cut: so far below the loudest frame
     n_fft: int = 1024
     win_length: int = 0  # 0 = n_fft
     hop_length: int = 256
@@ -79,7 +82,7 @@ class Options(options_lib.Options):
     def check(self) -> None:
         """Raises UserError for a window that is longer than the transform."""
         self.require_positive("n_fft", "hop_length", "n_mels", "floor")
-        self.require_not_negative("win_length", "fmin", "fmax", "n_mfcc")
+        self.require_not_negative("trim_db", "win_length", "fmin", "fmax", "n_mfcc")
         good = self.win_length <= self.n_fft
         self.require(good, "win_length", f"it must not exceed n_fft {self.n_fft}")
 

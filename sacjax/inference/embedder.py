@@ -18,7 +18,7 @@ from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 from sacjax.evaluators.predictions import predict
 from sacjax.layers.pooling import masked_mean
-from sacjax.views import make_views
+from sacjax.views import Views, make_views
 
 ROWS = 16  # files read ahead, and pieces of sound in a batch, at most
 # Samples in a batch of pieces, at most. A large encoder's first layer needs about a gigabyte for
@@ -57,22 +57,25 @@ class Embedder:
         self.sample_rate, self.features = int(stage.data.sample_rate), int(encoder.features)
         self.window = round(stage.data.seconds * self.sample_rate)
         graphdef, self.variables = nnx.split(encoder)
-        views = make_views(stage, 1)
+        whole = stage.copy_and_resolve_references()
+        whole.frontend.trim_db = 0.0  # frames keep their times
         hidden: dict[str, Any] = {} if layer == -1 else {"hidden_states": True}
 
         # The parameters are arguments, not constants, so that compiling stays quick.
         def encode(
-            variables: Any, audio: jax.Array, length: jax.Array
+            views: Views, variables: Any, audio: jax.Array, length: jax.Array
         ) -> tuple[jax.Array, jax.Array]:
             view = views(unlabelled(audio, length))["clean"]
             encoder = nnx.merge(graphdef, variables)
             output = encoder(view.inputs, view.lengths, Context(), **hidden)
             return _pick(output, layer).astype(jnp.float32), output.lengths
 
-        self._frames = jax.jit(encode)
-        self._clips = jax.jit(lambda *args: masked_mean(*encode(*args)))
+        of_clips = functools.partial(encode, make_views(stage, 1))
+        of_frames = functools.partial(encode, make_views(whole, 1))
+        self._frames = jax.jit(of_frames)
+        self._clips = jax.jit(lambda *args: masked_mean(*of_clips(*args)))
         # All that makes frames is dead code here, which XLA drops.
-        self._counts = jax.jit(lambda *args: encode(*args)[1])
+        self._counts = jax.jit(lambda *args: of_frames(*args)[1])
 
     def clips(self, audio: Any, lengths: Any) -> jax.Array:
         """Returns float32 [B, D], the mean over valid frames.
