@@ -9,8 +9,8 @@ the same folder. `scratch` is the same network trained on the labels alone, so t
 pretraining brings. Arguments: `method` (an objective; see METHODS below), `encoder` (see ENCODERS;
 default: the method's own), `rate` in Hz and `seconds` of a crop, `top_db` how far below a clip's
 maximum is heard, `trim_db` where the silence at a clip's ends is cut, in decibels below its loudest
-part (20 for single words; 0: nowhere), `steps` of pretraining, `shots` labels a class (0: all),
-`stages` joined by `+`.
+part (20 for single words; 0: nowhere), `pooling` of frames (grid for words), `steps` of
+pretraining, `shots` labels a class (0: all), `stages` joined by `+`.
 
 docs/pretraining.md says which method to take for which sound, from our own table.
 """
@@ -174,6 +174,7 @@ def get_config(arg=""):
         seconds=2.0,
         top_db=80.0,
         trim_db=0.0,
+        pooling="mean_max",
         steps=2000,
         shots=0,
         stages="pretrain+scratch+finetune",
@@ -200,7 +201,7 @@ def get_config(arg=""):
         s.frontend.trim_db = arg.trim_db
         s.model.name = name
         s.model.encoder = options
-        s.model.pooling = "mean_max"
+        s.model.pooling = arg.pooling
         s.eval.batch_size = 64
     p = stages["pretrain"]
     p.data.holdout = (0.9, 0.05, 0.05)

@@ -13,8 +13,9 @@ from sacjax.layers import cpu
 from sacjax.layers.conv import out_length, valid, zero_padding
 from sacjax.layers.platform import platform
 
-PoolingKind = Literal["mean", "max", "mean_max", "attention", "statistics"]
+PoolingKind = Literal["mean", "max", "mean_max", "attention", "statistics", "grid"]
 KINDS: tuple[str, ...] = get_args(PoolingKind)
+POSITIONS = 8  # of `grid`
 
 
 class Pooling(nnx.Module):
@@ -22,7 +23,8 @@ class Pooling(nnx.Module):
 
     mean; max; mean_max: both, side by side; attention: a mean weighted by the softmax over frames
     of tanh(W x) · v (Okabe et al. 2018, without its statistics); statistics: mean and standard
-    deviation, side by side.
+    deviation, side by side; grid: the frames at 8 positions, spread evenly from the first to the
+    last and interpolated, side by side: the course of a word, however fast it is said.
     """
 
     def __init__(self, kind: str, features: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
@@ -54,6 +56,8 @@ class Pooling(nnx.Module):
             score = self.score(jnp.tanh(self.hidden(frames))).astype(jnp.float32)
             weight = jax.nn.softmax(jnp.where(mask, score, -1e30), 1)
             return (jnp.where(mask, x, 0) * weight).sum(1)
+        if self.kind == "grid":
+            return resampled(x, lengths, POSITIONS).reshape(len(x), -1)
         mean = masked_mean(x, lengths)
         if self.kind == "mean":
             return mean
@@ -67,7 +71,23 @@ class Pooling(nnx.Module):
 
 def pooled_width(kind: str, features: int) -> int:
     """Returns the features of a vector that a kind of pooling makes of frames of so many."""
-    return features * (2 if kind in ("mean_max", "statistics") else 1)
+    return features * {"mean_max": 2, "statistics": 2, "grid": POSITIONS}.get(kind, 1)
+
+
+def resampled(
+    frames: Float[Array, "batch frames features"], lengths: Int[Array, " batch"], count: int
+) -> Float[Array, "batch {count} features"]:
+    """Returns each clip at `count` positions from its first to its last valid frame.
+
+    Between frames they are interpolated; a clip that has no valid frame gives zeros.
+    """
+    last = jnp.maximum(lengths - 1, 0)[:, None]
+    at = jnp.linspace(0, 1, count) * last
+    before = jnp.floor(at).astype(jnp.int32)
+    share = (at - before)[..., None]
+    x = zero_padding(frames, lengths)
+    take = lambda index: jnp.take_along_axis(x, index[..., None], 1)
+    return take(before) * (1 - share) + take(jnp.minimum(before + 1, last)) * share
 
 
 def masked_mean(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy.interpolate import interp1d
 from scipy.special import softmax
 
 from sacjax.errors import UserError
@@ -25,6 +26,9 @@ def by_numpy(pooling, x):
         "max": [x.max(0)],
         "mean_max": [x.mean(0), x.max(0)],
         "statistics": [x.mean(0), x.std(0)],
+        "grid": interp1d(np.arange(len(x)), x, axis=0)(np.linspace(0, len(x) - 1, 8))
+        if len(x) > 1
+        else [x[0]] * 8,
     }
     return np.concatenate(parts[pooling.kind])
 
