@@ -72,7 +72,9 @@ def answer(
         if name not in {score.stage for score in scored}
         and (text := unlabelled(workdir, name, config, results.get(name, {}), recordings))
     }
-    notes, waiting = [], [name for name in config.stages if name not in results]
+    waiting = [name for name in config.stages if name not in results]
+    notes: list[str] = []
+    figure: Figure | None
     if scored:
         sentence, notes = compare(scored, config)
         notes = [*notes, *told.values()]
@@ -139,11 +141,11 @@ def judged(
       score: of a stage.
       rows: its predictions of the part.
       names: the classes.
-      known: {file: labels}, which a table of predictions does not tell apart in all cases.
+      known: {file: labels} of what is at hand; a table alone tells no unknown label from none.
       several: whether a clip may have several labels.
       seed: of the bootstrap.
     """
-    labelled = [(row, known.get(row["file"], _parsed(row["label"], names))) for row in rows]
+    labelled = [(row, _labels(row, names, known)) for row in rows]
     labelled = [(row, labels) for row, labels in labelled if labels or (several and labels == ())]
     if not labelled:
         return score
@@ -173,8 +175,13 @@ def _written(file: str) -> str:
     return file.encode(errors="backslashreplace").decode()
 
 
-def _parsed(label: str, names: Sequence[str]) -> tuple[str, ...] | None:
-    """Returns the labels that a table of predictions tells; None where it tells none."""
+def _labels(
+    row: dict[str, Any], names: Sequence[str], known: dict[str, tuple[str, ...] | None]
+) -> tuple[str, ...] | None:
+    """Returns the labels of a row of predictions; None where they are not known."""
+    file, label = row["file"], row["label"]
+    if file in known and "|".join(known[file] or ()) == label:
+        return known[file]
     if label in names:
         return (label,)
     found = tuple(name for name in label.split("|") if name in names)
@@ -206,9 +213,9 @@ def compare(scored: list[Score], config: ConfigDict) -> tuple[str, list[str]]:
     if len(scored) == 1:
         told = _told(scored[0])
         return f"{told[0].upper()}{told[1:]}.", notes
-    first, *others = scored
-    listed = [f"{first.stage}: {_told(first)}"]
-    listed += [f"{score.stage}: {_short(score, first)}" for score in others]
+    top, *others = scored
+    listed = [f"{top.stage}: {_told(top)}"]
+    listed += [f"{score.stage}: {_short(score, top)}" for score in others]
     gains = [f"{a.stage} against {b.stage}: {gain(a, b, config.seed)}." for a, b in pairs]
     return " ".join(["; ".join(listed) + ".", *gains]), notes
 

@@ -114,7 +114,8 @@ def wrong_clips(
     if not shown:
         return ""
     cards = "".join(_card(row, k, recordings, stage, folder) for k, row in enumerate(shown))
-    told = f"{len(wrong):,} of {len(rows):,} clips are wrong; the {len(shown)} surest"
+    labelled = sum(row["label"] != "" for row in rows)
+    told = f"{len(wrong):,} of {labelled:,} clips are wrong; the {len(shown)} surest"
     heading = f"Most confident mistakes ({rows[0]['split']})"
     return html.fold("mistakes", heading, told, f'<div class="cards">{cards}</div>')
 
