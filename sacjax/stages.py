@@ -281,8 +281,12 @@ class Stage:
         last = [row for row in rows if row["split"] == self.stage.eval.splits[-1]]
         names, several = self.recordings.class_names, self.stage.data.multi_label
         if rows:
-            path = self.workdir / "predictions.csv"
-            write_predictions(path, rows, names, multi_label=several)
+            paths = [self.workdir / "predictions.csv"]
+            if len(self.config.stages) > 1:  # the report compares the stages clip by clip
+                paths.append(report.predictions_path(self.workdir, self.name))
+                paths[-1].parent.mkdir(exist_ok=True)
+            for path in paths:
+                write_predictions(path, rows, names, multi_label=several)
         report.write(self.workdir, self.name, self.config, results, last, self.recordings)
         write_json(self.workdir / "results.json", results)
         print_scores(self.name, results[self.name], self.stage, self.objective)

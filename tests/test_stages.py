@@ -82,6 +82,10 @@ def test_a_stage_starts_from_an_earlier_ones_encoder_on_two_devices(tmp_path):
     assert "test/accuracy" in evaluated
     page = (workdir / "report.html").read_text()
     assert "Training of first" in page and "Training of second" in page
+    lead = f"first: {both[0]:.1f} % of 20 test clips are right"
+    assert lead in page and f"; second: {both[1]:.1f} % (" in page
+    kept = [(workdir / "predictions" / f"{name}.csv").read_text() for name in results]
+    assert len(kept) == 2 and kept[1] == (workdir / "predictions.csv").read_text()
 
 
 SHARED = "config.first trains on .* of the clips that config.second is tested on, such as"

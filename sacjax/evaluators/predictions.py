@@ -105,3 +105,21 @@ def write_predictions(
                 ]
             )
     os.replace(partial, path)
+
+
+def read_predictions(path: str | Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Returns (rows as `write_predictions` takes them, and `prediction`; the class names)."""
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        names = tuple(next(reader)[4:])
+        rows = [
+            dict(
+                file=line[0],
+                split=line[1],
+                label=line[2],
+                prediction=line[3],
+                probabilities=np.array(line[4:], float),
+            )
+            for line in reader
+        ]
+    return rows, names

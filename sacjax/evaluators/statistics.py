@@ -1,4 +1,4 @@
-"""Paired tests between two classifiers, over folds and over clips."""
+"""Paired tests and intervals of two classifiers, over folds and over clips."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -85,3 +85,65 @@ def mcnemar(right_a: np.ndarray | Sequence[bool], right_b: np.ndarray | Sequence
     if not only_a + only_b:
         return McNemar(0, 0, None, "no clip tells the two apart")
     return McNemar(only_a, only_b, float(stats.binomtest(only_a, only_a + only_b).pvalue), "")
+
+
+def paired_interval(
+    right_a: np.ndarray | Sequence[bool],
+    right_b: np.ndarray | Sequence[bool],
+    seed: int = 0,
+    draws: int = 10_000,
+) -> tuple[float, float]:
+    """Returns the 95 % bootstrap interval of a difference of accuracies on the same clips.
+
+    Clips are drawn with replacement, each with what both classifiers say of it. A draw depends
+    only on how many of its clips one of the two alone has right, so these counts are drawn.
+
+    Args:
+      right_a: bool [clips], whether the first classifier has the clip right.
+      right_b: the same clips, of the second, whose accuracy is taken away.
+      seed: of the draws.
+      draws: how many.
+
+    Raises:
+      ValueError: other numbers of clips, or none.
+    """
+    right_a, right_b = np.asarray(right_a, bool), np.asarray(right_b, bool)
+    if right_a.shape != right_b.shape or not right_a.size:
+        raise ValueError(f"{right_a.shape} and {right_b.shape} are not the same clips, one or more")
+    count = len(right_a)
+    only_a, only_b = (right_a & ~right_b).mean(), (right_b & ~right_a).mean()
+    shares = [only_a, only_b, max(1 - only_a - only_b, 0.0)]
+    drawn = np.random.default_rng(seed).multinomial(count, shares, draws)
+    low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / count, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def precision_draws(
+    probabilities: np.ndarray, truth: np.ndarray, seed: int = 0, draws: int = 500
+) -> np.ndarray:
+    """Returns the mean average precision of bootstrap draws of clips, float [draws].
+
+    Draws of one seed and number of clips are of the same clips, so those of two classifiers pair
+    up. A class that no clip of a draw carries is left out of its mean, as `scores` does.
+
+    Args:
+      probabilities: float [N, C].
+      truth: {0, 1} [N, C].
+      seed: of the draws.
+      draws: how many.
+    """
+    count, classes = truth.shape
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(count, np.full(count, 1 / count), draws).astype(np.float64)
+    total, present = np.zeros(draws), np.zeros(draws)
+    for k in range(classes):
+        order = np.argsort(-probabilities[:, k], kind="stable")
+        ends = np.flatnonzero(np.diff(probabilities[order, k], append=-np.inf))  # ties are one
+        drawn = weights[:, order]
+        found = np.cumsum(drawn * truth[order, k], 1)[:, ends]
+        listed = np.cumsum(drawn, 1)[:, ends]
+        gained = np.diff(found, axis=1, prepend=0.0)
+        area = (gained * found / np.maximum(listed, 1)).sum(1)
+        total += area / np.maximum(found[:, -1], 1)
+        present += found[:, -1] > 0
+    return total / np.maximum(present, 1)

@@ -1,18 +1,16 @@
 """The report of a run: pictures under `plots/` and one self-contained `report.html`."""
 
-from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from sacjax import config as config_lib
-from sacjax import objectives
-from sacjax.data import decode
 from sacjax.data.recordings import Recordings
 from sacjax.io import write_text
-from sacjax.report import html, plots, samples
+from sacjax.report import html, plots, sections
+from sacjax.report.answer import answer, predictions_path
+
+__all__ = ["mistakes", "predictions_path", "write"]
 
 
 def write(
@@ -25,8 +23,12 @@ def write(
 ) -> None:
     """Writes `plots/*.png` and `report.html` when a stage has ended, or has failed.
 
+    The page leads with the answer: one sentence and one picture. All else is folded below it.
+
     Args:
+      workdir: where; the predictions of earlier stages are read from it, see `predictions_path`.
       stage: the stage of the predictions `rows`; the curves are those of all stages so far.
+      config: the whole config.
       results: {stage: {'part/metric': value}}.
       rows: predictions of one part, as `evaluators.predictions.write_predictions` takes them, with
         `index`, the position in `recordings`.
@@ -36,48 +38,28 @@ def write(
     workdir, sub, names = Path(workdir), config[stage], recordings.class_names
     folder = workdir / "plots"
     folder.mkdir(exist_ok=True)
-    for stale in folder.glob("mistake_*.png"):
-        stale.unlink()
-    sections = [
-        (f"Results of {name}", _figures(scores)) for name, scores in results.items() if scores
+    for stale in (*folder.glob("mistake_*.png"), folder / "answer.png"):
+        stale.unlink(missing_ok=True)
+    found = answer(workdir, stage, config, results, rows, recordings)
+    picture = ""
+    if found.figure is not None:
+        content = plots.png(found.figure)
+        (folder / "answer.png").write_bytes(content)
+        picture = html.picture(content, found.sentence)
+    wrong = mistakes(rows, names, len(rows))
+    body = [
+        html.lead(found.sentence, found.notes, picture),
+        sections.results_of(config, results),
+        sections.confusion(folder, sub, rows, names),
+        sections.wrong_clips(folder, sub, rows, recordings, wrong),
+        *(
+            sections.training(workdir, folder, name, config) + sections.sounds(workdir, name)
+            for name in config.stages
+        ),
+        sections.data(stage, sub, recordings, rows),
+        sections.whole_config(config),
     ]
-    if not sub.data.multi_label and (known := [row for row in rows if row["label"] in names]):
-        index = {name: k for k, name in enumerate(names)}
-        truth, guess = (
-            [index[row["label"]] for row in known],
-            [int(np.argmax(row["probabilities"])) for row in known],
-        )
-        from sklearn.metrics import confusion_matrix  # here: it takes long to import
-
-        matrix = plots.png(
-            plots.confusion_matrix(confusion_matrix(truth, guess, labels=range(len(names))), names)
-        )
-        (folder / "confusion_matrix.png").write_bytes(matrix)
-        sections.append(
-            (f"Confusion matrix ({known[0]['split']})", html.picture(matrix, "confusion matrix"))
-        )
-    for name in config.stages:
-        if metrics := plots.read_metrics(workdir, name):
-            display = objectives.build(config[name]).display
-            curves = plots.png(plots.training_curves(metrics, display))
-            (folder / f"curves_{name}.png").write_bytes(curves)
-            sections.append((f"Training of {name}", html.picture(curves, f"curves of {name}")))
-        if sounds := samples.cards(workdir / "samples" / name):
-            sections.append((f"Sounds of {name}", f'<div class="cards">{sounds}</div>'))
-    cards = [
-        _card(row, k, recordings, sub, folder)
-        for k, row in enumerate(mistakes(rows, names, sub.eval.mistakes))
-    ]
-    if cards:
-        sections.append(
-            (
-                f"Most confident mistakes ({rows[0]['split']})",
-                f'<div class="cards">{"".join(cards)}</div>',
-            )
-        )
-    text = escape(config_lib.to_json(config))
-    sections.append(("Config", f"<details><summary>every key</summary><pre>{text}</pre></details>"))
-    page = html.page(f"sacjax: {workdir.absolute().name}", sections)
+    page = html.document(f"sacjax: {workdir.absolute().name}", "".join(body))
     write_text(workdir / "report.html", page)
 
 
@@ -94,42 +76,3 @@ def mistakes(rows: list[dict], class_names: tuple[str, ...], most: int) -> list[
         if true and class_names[k] not in true:
             wrong.append(row | {"prediction": class_names[k], "confidence": float(p[k])})
     return sorted(wrong, key=lambda row: (-row["confidence"], row["file"]))[:most]
-
-
-def _figures(scores: dict[str, float]) -> str:
-    """Returns a table of a stage's scores, and one of those of each class."""
-    parts = list(dict.fromkeys(name.split("/")[0] for name in scores))
-    whole = list(dict.fromkeys(name.split("/", 1)[1] for name in scores if name.count("/") == 1))
-    text = html.table(
-        ["", *parts],
-        [[name, *(scores.get(f"{part}/{name}", "") for part in parts)] for name in whole],
-    )
-    classes = list(dict.fromkeys(name.split("/", 2)[2] for name in scores if name.count("/") >= 2))
-    if classes:
-        kinds = ("precision", "recall", "f1")
-        part = "test" if "test" in parts else parts[-1]
-        rows = [
-            [name, *(scores.get(f"{part}/{kind}/{name}", "") for kind in kinds)] for name in classes
-        ]
-        text += f"<h3>Each class ({escape(part)})</h3>" + html.table(["class", *kinds], rows)
-    return text
-
-
-def _card(row: dict, k: int, recordings: Recordings, stage: ConfigDict, folder: Path) -> str:
-    rate: Any = stage.data.sample_rate
-    lines = [
-        f"true: {row['label']}",
-        f"predicted: {row['prediction']} ({100 * row['confidence']:.1f} %)",
-    ]
-    try:
-        clip = recordings.open(row["index"])
-        whole = clip.num_samples / clip.sample_rate
-        seconds = min(max(stage.data.seconds, 5.0), whole)
-        samples = decode.read(clip, rate, 0.0, seconds)
-    except Exception as error:  # a file that became unreadable must not lose the results
-        return html.card(row["file"], [*lines, f"cannot be read: {error}"])
-    if whole > seconds:
-        lines.append(f"first {seconds:.1f} of {whole:.1f} s")
-    image = plots.png(plots.spectrogram(samples, rate))
-    (folder / f"mistake_{k + 1:02d}.png").write_bytes(image)
-    return html.card(row["file"], lines, image, html.wav(samples, rate))

@@ -57,6 +57,37 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
     return figure
 
 
+def intervals(
+    names: Sequence[str],
+    values: Sequence[float],
+    ranges: Sequence[tuple[float, float] | None],
+    chance: float | None,
+    label: str,
+) -> Figure:
+    """Draws a dot for each of some shares, with its interval where it has one, and chance."""
+    figure = Figure(figsize=(7.5, 1.1 + 0.45 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    for row, (value, ends) in enumerate(zip(values, ranges, strict=True)):
+        if ends:
+            axes.plot([100 * end for end in ends], [row, row], color="C0", linewidth=3, alpha=0.4)
+        axes.plot([100 * value], [row], "o", color="C0")
+        axes.annotate(
+            f"{100 * value:.1f}",
+            (100 * value, row),
+            (0, 6),
+            textcoords="offset points",
+            ha="center",
+        )
+    if chance is not None:
+        axes.axvline(100 * chance, color="gray", linestyle="--", linewidth=1)
+        up = axes.get_xaxis_transform()
+        axes.text(100 * chance + 0.7, 0.03, "chance", color="gray", fontsize=8, transform=up)
+    axes.set_yticks(range(len(names)), [*names])
+    axes.set(xlim=(0, 100), ylim=(len(names) - 0.4, -0.8), xlabel=label)
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
 def read_metrics(workdir: str | Path, stage: str) -> Curves:
     """Returns {metric: (steps, values)} of a stage from `metrics.jsonl`."""
     curves: Curves = {}
@@ -88,7 +119,7 @@ def training_curves(curves: Curves, display: Display) -> Figure:
     """Draws the panels of an objective's `display`, over a healthy run in gray."""
     panels, reference = display.panels or {"loss": LOSS}, read_reference(display.reference)
     last = max((steps[-1] for steps, _ in curves.values()), default=1)
-    columns = 2 if len(panels) <= 4 else 3
+    columns = min(len(panels), 2 if len(panels) <= 4 else 3)
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.7 * columns, 3.1 * rows), layout="constrained")
     if reference:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from processes import Python
 
-from sacjax.evaluators.predictions import predict, write_predictions
+from sacjax.evaluators.predictions import predict, read_predictions, write_predictions
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +106,10 @@ def test_write_predictions(tmp_path):
     assert head == ["file", "split", "label", "prediction", "cat", "dog"]
     assert table[0] == ['a,"b".wav', "test", "dog", "dog", "0.25", "0.75"]
     assert table[1] == ["naïve-\\udcff.wav", "test", "", "cat", "0.625", "0.5"]
+    read, names = read_predictions(path)
+    assert names == ("cat", "dog") and read[0].pop("prediction") == "dog"
+    np.testing.assert_array_equal(read[0].pop("probabilities"), [0.25, 0.75])
+    assert read[0] == dict(file='a,"b".wav', split="test", label="dog")
     write_predictions(path, rows, ("cat", "dog"), multi_label=True)
     assert [line.split(",")[-3] for line in path.read_text(encoding="utf-8").splitlines()[1:]] == [
         "dog",

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import average_precision_score
 
-from sacjax.evaluators.statistics import mcnemar, paired_test
+from sacjax.evaluators.statistics import mcnemar, paired_interval, paired_test, precision_draws
 
 FOLDS = 5
 
@@ -106,3 +107,24 @@ def test_mcnemar_without_a_discordant_clip_has_no_p():
     assert found == (0, 0, None, "no clip tells the two apart")
     with pytest.raises(ValueError):
         mcnemar([True], [True, False])
+
+
+def test_the_paired_interval_is_that_of_scipys_bootstrap():
+    rng = np.random.default_rng(1)
+    a, b = rng.random(150) < 0.7, rng.random(150) < 0.6
+    found = stats.bootstrap(
+        (a.astype(float) - b,), np.mean, method="percentile", rng=np.random.default_rng(2)
+    )
+    assert paired_interval(a, b) == pytest.approx(found.confidence_interval, abs=0.008)
+    assert paired_interval(a, a) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="are not the same clips"):
+        paired_interval(a, b[1:])
+
+
+def test_draws_of_the_precision_are_scikit_learns_with_the_draws_as_weights():
+    rng = np.random.default_rng(3)
+    p, truth = rng.integers(0, 6, (40, 3)) / 5, (rng.random((40, 3)) < 0.3).astype(int)  # ties
+    found = precision_draws(p, truth, seed=4, draws=5)
+    weights = np.random.default_rng(4).multinomial(40, np.full(40, 1 / 40), 5)
+    expected = [average_precision_score(truth, p, sample_weight=w) for w in weights]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)

@@ -145,7 +145,7 @@ def test_pictures_and_sounds_decode(workdir):
     page = Page((workdir / "report.html").read_text(encoding="utf-8"))
     images = [base64.b64decode(source.split(",")[1]) for source in page.sources("img")]
     sounds = [base64.b64decode(source.split(",")[1]) for source in page.sources("audio")]
-    assert len(images) == 2 + 6 and len(sounds) == 6
+    assert len(images) == 3 + 6 and len(sounds) == 6
     for image in images:
         assert matplotlib.image.imread(io.BytesIO(image)).std() > 0
     lengths = [len(sf.read(io.BytesIO(sound))[0]) for sound in sounds]
@@ -153,6 +153,7 @@ def test_pictures_and_sounds_decode(workdir):
     assert "first 5.0 of 12.0 s" in page.text
     kept = sorted(path.name for path in (workdir / "plots").iterdir())
     assert kept == [
+        "answer.png",
         "confusion_matrix.png",
         "curves_supervised.png",
         *(f"mistake_{k:02d}.png" for k in range(1, 7)),
@@ -263,7 +264,7 @@ def test_in_a_real_browser(workdir, tmp_path):
     found = re.search(r"<title>PROBE(\{.*?\})</title>", result.stdout)
     assert found, result.stdout[:500] + result.stderr[-2000:]
     seen = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    assert len(seen["images"]) == 8 and min(seen["images"]) > 100
+    assert len(seen["images"]) == 9 and min(seen["images"]) > 100
     assert (
         len(seen["sounds"]) == 6
         and min(seen["sounds"]) > 0

@@ -1,0 +1,191 @@
+"""The folded sections of a report: each with its main figure in its heading."""
+
+from collections import Counter
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sacjax import config as config_lib
+from sacjax import objectives
+from sacjax.data import decode
+from sacjax.data.recordings import Recordings
+from sacjax.report import html, plots, samples
+from sacjax.report.answer import PRECISION, Results, part_of
+
+Rows = list[dict[str, Any]]
+
+
+def results_of(config: ConfigDict, results: Results) -> str:
+    """Returns each stage's table of scores, and that of each class."""
+    text = ""
+    for name, scores in results.items():
+        if scores:
+            told = main_figures(scores, config[name])
+            text += html.fold(f"results-{name}", f"Results of {name}", told, _figures(scores))
+            text += _classes(name, scores)
+    return text
+
+
+def main_figures(scores: dict[str, float], stage: ConfigDict) -> str:
+    """Returns the figures of a stage that its heading tells."""
+    metrics = {
+        PRECISION: "mean average precision",
+        "accuracy": "accuracy",
+        "macro_f1": "macro F1",
+        "knn_accuracy": "nearest neighbours",
+        "linear_accuracy": "linear probe",
+    }
+    if not stage.data.multi_label:
+        del metrics[PRECISION]
+    found = {metric: part_of(scores, stage, metric) for metric in metrics}
+    told = [
+        f"{part} {metrics[metric]} {100 * scores[f'{part}/{metric}']:.1f} %"
+        for metric, part in found.items()
+        if part
+    ]
+    if part := part_of(scores, stage, "loss"):
+        told.append(f"{part} loss {scores[f'{part}/loss']:.4g}")
+    return ", ".join(told)
+
+
+def _figures(scores: dict[str, float]) -> str:
+    """Returns a table of a stage's scores, a column for each part."""
+    parts = list(dict.fromkeys(name.split("/")[0] for name in scores))
+    whole = list(dict.fromkeys(name.split("/", 1)[1] for name in scores if name.count("/") == 1))
+    return html.table(
+        ["", *parts],
+        [[name, *(scores.get(f"{part}/{name}", "") for part in parts)] for name in whole],
+    )
+
+
+def _classes(stage: str, scores: dict[str, float]) -> str:
+    """Returns a table of the scores of each class; '' where there are none."""
+    parts = list(dict.fromkeys(name.split("/")[0] for name in scores))
+    classes = list(dict.fromkeys(name.split("/", 2)[2] for name in scores if name.count("/") >= 2))
+    if not classes:
+        return ""
+    kinds = ("precision", "recall", "f1")
+    part = "test" if "test" in parts else parts[-1]
+    rows = [
+        [name, *(scores.get(f"{part}/{kind}/{name}", "") for kind in kinds)] for name in classes
+    ]
+    told, f1 = (
+        "",
+        [(scores[key], name) for name in classes if (key := f"{part}/f1/{name}") in scores],
+    )
+    if f1:
+        (low, worst), (high, best) = min(f1), max(f1)
+        told = f"F1 from {low:.2f} ({worst}) to {high:.2f} ({best})"
+    heading = f"Each class of {stage} ({part})"
+    return html.fold(f"classes-{stage}", heading, told, html.table(["class", *kinds], rows))
+
+
+def confusion(folder: Path, stage: ConfigDict, rows: Rows, names: tuple[str, ...]) -> str:
+    """Returns the confusion matrix of single labels; '' where no label is known."""
+    known = [row for row in rows if row["label"] in names]
+    if stage.data.multi_label or not known:
+        return ""
+    index = {name: k for k, name in enumerate(names)}
+    truth = [index[row["label"]] for row in known]
+    guess = [int(np.argmax(row["probabilities"])) for row in known]
+    from sklearn.metrics import confusion_matrix  # here: it takes long to import
+
+    matrix = confusion_matrix(truth, guess, labels=range(len(names)))
+    picture = plots.png(plots.confusion_matrix(matrix, names))
+    (folder / "confusion_matrix.png").write_bytes(picture)
+    wrong = matrix * (1 - np.eye(len(names), dtype=int))
+    i, j = np.unravel_index(int(wrong.argmax()), wrong.shape)
+    told = (
+        f"most often {names[i]} is taken for {names[j]}, {wrong[i, j]} of {matrix[i].sum()} times"
+    )
+    told = told if wrong.any() else "nothing is confused"
+    heading = f"Confusion matrix ({known[0]['split']})"
+    return html.fold("confusion", heading, told, html.picture(picture, "confusion matrix"))
+
+
+def wrong_clips(
+    folder: Path, stage: ConfigDict, rows: Rows, recordings: Recordings, wrong: Rows
+) -> str:
+    """Returns the surest of the mistakes, with their sounds; '' where there are none."""
+    shown = wrong[: stage.eval.mistakes]
+    if not shown:
+        return ""
+    cards = "".join(_card(row, k, recordings, stage, folder) for k, row in enumerate(shown))
+    labelled = sum(row["label"] != "" for row in rows)
+    told = f"{len(wrong):,} of {labelled:,} clips are wrong; the {len(shown)} surest"
+    heading = f"Most confident mistakes ({rows[0]['split']})"
+    return html.fold("mistakes", heading, told, f'<div class="cards">{cards}</div>')
+
+
+def _card(row: dict, k: int, recordings: Recordings, stage: ConfigDict, folder: Path) -> str:
+    rate: Any = stage.data.sample_rate
+    lines = [
+        f"true: {row['label']}",
+        f"predicted: {row['prediction']} ({100 * row['confidence']:.1f} %)",
+    ]
+    try:
+        clip = recordings.open(row["index"])
+        whole = clip.num_samples / clip.sample_rate
+        seconds = min(max(stage.data.seconds, 5.0), whole)
+        samples = decode.read(clip, rate, 0.0, seconds)
+    except Exception as error:  # a file that became unreadable must not lose the results
+        return html.card(row["file"], [*lines, f"cannot be read: {error}"])
+    if whole > seconds:
+        lines.append(f"first {seconds:.1f} of {whole:.1f} s")
+    image = plots.png(plots.spectrogram(samples, rate))
+    (folder / f"mistake_{k + 1:02d}.png").write_bytes(image)
+    return html.card(row["file"], lines, image, html.wav(samples, rate))
+
+
+def sounds(workdir: Path, name: str) -> str:
+    """Returns the sounds that a stage's objective gave; '' where there are none."""
+    cards = samples.cards(workdir / "samples" / name)
+    if not cards:
+        return ""
+    told = f"{cards.count('<audio')} to play"
+    return html.fold(
+        f"sounds-{name}", f"Sounds of {name}", told, f'<div class="cards">{cards}</div>'
+    )
+
+
+def training(workdir: Path, folder: Path, name: str, config: ConfigDict) -> str:
+    """Returns a stage's curves as its objective's `display` draws them; '' before the first."""
+    metrics = plots.read_metrics(workdir, name)
+    if not metrics:
+        return ""
+    picture = plots.png(plots.training_curves(metrics, objectives.build(config[name]).display))
+    (folder / f"curves_{name}.png").write_bytes(picture)
+    steps, losses = metrics.get("train/loss", ([], []))
+    told = config[name].objective.name
+    if steps:
+        told += f", loss {losses[0]:.4g} at step {steps[0]:,}, {losses[-1]:.4g} at {steps[-1]:,}"
+    shown = html.picture(picture, f"curves of {name}")
+    return html.fold(f"training-{name}", f"Training of {name}", told, shown)
+
+
+def data(name: str, stage: ConfigDict, recordings: Recordings, rows: Rows) -> str:
+    """Returns what a stage's data are, and how many clips each class has."""
+    given = Counter(label for labels in recordings.labels for label in labels or ())
+    labels_of = (recordings.labels[row["index"]] for row in rows)
+    tested = Counter(label for labels in labels_of for label in labels or ())
+    names = recordings.class_names
+    unknown = sum(labels is None for labels in recordings.labels)
+    part = rows[0]["split"] if rows else ""
+    keys = ("source", "path", "name", "sample_rate", "seconds", "fold", "labels_per_class")
+    text = html.table(["key", "value"], [[key, stage.data[key]] for key in keys])
+    head = ["class", "clips", *([part] if part else [])]
+    counts = [[label, given[label], *([tested[label]] if part else [])] for label in names]
+    text += html.table(head, counts) if names else ""
+    told = f"{len(recordings):,} clips, {len(names)} classes"
+    told += f", {unknown:,} without a label" if unknown else ""
+    told += f", {len(rows):,} predicted in {part}" if part else ""
+    return html.fold("data", f"Data of {name}", told, text)
+
+
+def whole_config(config: ConfigDict) -> str:
+    """Returns every key of the config."""
+    told = f"stages {', '.join(config.stages)}, seed {config.seed}"
+    return html.fold("config", "Config", told, f"<pre>{escape(config_lib.to_json(config))}</pre>")
