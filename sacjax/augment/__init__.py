@@ -43,6 +43,7 @@ CLIP: dict[str, dict[str, Callable]] = {
         "frequency_mask": spectrogram.frequency_mask,
         "time_mask": spectrogram.time_mask,
         "time_warp": spectrogram.time_warp,
+        "frequency_warp": spectrogram.frequency_warp,
         "resize_crop": spectrogram.resize_crop,
         "linear_fade": spectrogram.linear_fade,
     },

@@ -113,6 +113,40 @@ def time_warp(
     return (1 - share) * x[previous] + share * x[following], length
 
 
+def frequency_warp(
+    key: Key[Array, ""],
+    x: Float[Array, "frames bands"],
+    length: Int[Array, ""],
+    *,
+    sample_rate: int,
+    low_factor: float = 0.8,
+    high_factor: float = 1.25,
+    knee: float = 0.8,
+) -> Clip:
+    """Stretches the axis of bands: formants move as with another speaker; times stay.
+
+    Vocal tract length perturbation (Jaitly & Hinton 2013), on the bands as they are, which are mel
+    rather than Hz: band b moves to factor * b, and above the knee the rest is stretched so that the
+    highest band stays. Linear interpolation between bands.
+
+    Args:
+      low_factor, high_factor: between them the factor is drawn.
+      knee: share of the axis, of the lower of both ends of the knee's way.
+    """
+    factor = between(scalars(key, 1)[0], low_factor, high_factor)
+    top = x.shape[1] - 1
+    target = knee * top * jnp.minimum(factor, 1)
+    ends = jnp.zeros(()), jnp.asarray(top, jnp.float32)
+    band = jnp.arange(x.shape[1], dtype=jnp.float32)
+    at = jnp.interp(
+        band, jnp.stack([ends[0], target, ends[1]]), jnp.stack([ends[0], target / factor, ends[1]])
+    )
+    below = jnp.clip(jnp.floor(at).astype(jnp.int32), 0, max(top - 1, 0))
+    share = at - below
+    above = jnp.minimum(below + 1, top)
+    return (1 - share) * x[:, below] + share * x[:, above], length
+
+
 def resize_crop(
     key: Key[Array, ""],
     x: Float[Array, "frames bands"],

@@ -24,6 +24,7 @@ ALL = [
     dict(name="frequency_mask", count=2, width=5),
     dict(name="time_mask", count=2, width=10, max_share=0.3, fill="mean"),
     dict(name="time_warp", width=6),
+    dict(name="frequency_warp"),
     dict(name="mixup", alpha=1.0),
     dict(name="cutmix"),
 ]
@@ -284,3 +285,22 @@ if __name__ == "__main__":
         for name, v in zip(("x", "lengths", "labels"), r, strict=True)
     }
     np.savez(sys.argv[1], **results)
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.25])
+def test_frequency_warp_is_that_of_jaitly_and_hinton(factor):
+    """G(f) of the paper, with S/2 the highest band and F_hi the knee, at the bands in between."""
+    x = np.random.default_rng(0).normal(size=(5, 41)).astype(np.float32)
+    warp = functools.partial(
+        spectrogram.frequency_warp, sample_rate=1, low_factor=factor, high_factor=factor
+    )
+    ours, length = jax.jit(warp)(jax.random.key(0), x, 5)
+    high, top = 0.8 * 40, 40.0
+    f = np.linspace(0, top, 4001)
+    knee = high * min(factor, 1) / factor
+    above = top - (top - high * min(factor, 1)) / (top - knee) * (top - f)
+    warped = np.where(f <= knee, f * factor, above)
+    source = np.interp(np.arange(41), warped, f)
+    expected = np.stack([np.interp(source, np.arange(41), row) for row in x])
+    np.testing.assert_allclose(ours, expected, atol=2e-3)
+    assert length == 5
