@@ -61,7 +61,8 @@ def _panel(axes: Any, means: Means, task: str) -> None:
 def _levels(axes: Any, levels: dict[str, float]) -> None:
     """Draws what each encoder reaches without pretraining; the ResNet's is the best supervised."""
     for encoder, height in levels.items():
-        axes.axhline(height, color=COLORS.get(encoder, "black"), linestyle="--", linewidth=1)
+        width = 2 if encoder == "resnet" else 1
+        axes.axhline(height, color=COLORS.get(encoder, "black"), linestyle="--", linewidth=width)
     names = {e: "supervised (resnet)" if e == "resnet" else f"scratch, {e}" for e in levels}
     named = [(1.6, levels[e], names[e], COLORS.get(e, "black")) for e in levels]
     _name(axes, named, 1.0)

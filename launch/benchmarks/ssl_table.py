@@ -295,24 +295,25 @@ def minutes_to_reach(curve: Mapping[float, float], target: float) -> str:
 def show_minutes(means: Means) -> str:
     """Returns in Markdown how soon each method is as good as wav2vec 2.0 at its longest.
 
-    By the linear probe with all labels, on the same pretraining; only of probes that miss no fold.
+    By the linear probe with all labels, on each task's own corpus; of probes that miss no fold.
     """
     heads, columns = [], []
     for task, about in TASKS.items():
-        own = curves(whole(means), task, "linear", "all")
-        plain = {line: {m: mean.mean for m, mean in own[line].items()} for line in own}
-        targets = {line[2]: curve for line, curve in plain.items() if line[0] == REFERENCE}
-        told = [f"{c[max(c)]:.1f} % after {max(c):g}, {corpus}" for corpus, c in targets.items()]
-        heads.append(f"{about.title} ({'; '.join(told)})" if told else about.title)
-        columns.append(
-            {
-                line: minutes_to_reach(curve, targets[line[2]][max(targets[line[2]])])
-                for line, curve in plain.items()
-                if line[2] in targets
-            }
-        )
-    first = ["core minutes to wav2vec 2.0's linear probe", "encoder", "pretraining"]
-    lines = [f"| {' | '.join([*first, *heads])} |", "| --- " * (3 + len(heads)) + "|"]
+        own = {
+            (method, encoder): {minutes: mean.mean for minutes, mean in curve.items()}
+            for (method, encoder, corpus), curve in curves(
+                whole(means), task, "linear", "all"
+            ).items()
+            if corpus == about.corpus
+        }
+        reference = next((curve for line, curve in own.items() if line[0] == REFERENCE), None)
+        if reference:
+            longest = max(reference)
+            heads.append(f"{about.title} ({reference[longest]:.1f} % after {longest:g})")
+            target = reference[longest]
+            columns.append({line: minutes_to_reach(curve, target) for line, curve in own.items()})
+    first = ["core minutes to wav2vec 2.0's linear probe", "encoder"]
+    lines = [f"| {' | '.join([*first, *heads])} |", "| --- " * (2 + len(heads)) + "|"]
     for line in sorted({line for column in columns for line in column}):
         cells = [column.get(line, "") for column in columns]
         lines.append(f"| {' | '.join([*line, *cells])} |")
