@@ -1,4 +1,4 @@
-"""Runs commands side by side, each on its share of the cores.
+"""Runs commands side by side, each on its share of the cores, and notes what they used.
 
 Small models use one core far better than several.
 """
@@ -9,9 +9,10 @@ import os
 import queue
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -28,6 +29,22 @@ class Job(NamedTuple):
     command: list[str]
     result: Path  # what is printed as where it goes
     log: Path | None  # where its messages go; None: to the console
+
+
+class Usage(NamedTuple):
+    """What a command used of the machine, its own children included."""
+
+    cpu_seconds: float
+    peak_mib: float  # of resident memory, and no less than that of the process that started it
+    wall_seconds: float
+
+    def and_then(self, other: "Usage") -> "Usage":
+        """Returns what two attempts used, one after the other."""
+        return Usage(
+            self.cpu_seconds + other.cpu_seconds,
+            max(self.peak_mib, other.peak_mib),
+            self.wall_seconds + other.wall_seconds,
+        )
 
 
 def training(spec: str, workdir: Path, overrides: Sequence[str]) -> list[str]:
@@ -96,12 +113,46 @@ def _run(job: Job, free: "queue.Queue[list[int]]") -> None:
         own = free.get()
         if own:
             os.sched_setaffinity(0, own)  # this thread's, which what it starts inherits
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(job.log, "w") as file:
-            code = subprocess.run(job.command, stdout=file, stderr=subprocess.STDOUT).returncode
+        code = _run_logged(job, job.log)
         free.put(own)
         where = f"its messages are in {job.log}"
     if code:
         raise UserError(
             f"{job.name} ended with exit code {code}; {where}; the same command resumes"
         )
+
+
+def usage_path(log: Path) -> Path:
+    """Returns where it is written what a job with that log used: NAME.usage.json."""
+    return log.with_suffix(".usage.json")
+
+
+def _run_logged(job: Job, log: Path) -> int:
+    """Runs a job and adds what it used to what its earlier attempts did; returns its exit code.
+
+    An attempt whose starter was killed is not counted; one that left no result to resume is
+    forgotten.
+    """
+    path = usage_path(log)
+    before = Usage(0.0, 0.0, 0.0)
+    if job.result.exists() and path.is_file():
+        before = Usage(**json.loads(path.read_text()))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w") as file:
+        code, used = measured(job.command, file)
+    rounded = {key: round(value, 2) for key, value in before.and_then(used)._asdict().items()}
+    write_whole(path, json.dumps(rounded) + "\n")
+    return code
+
+
+def measured(command: Sequence[str], output: IO[str]) -> tuple[int, Usage]:
+    """Runs a command with its messages to a file; returns its exit code and what it used."""
+    began = time.monotonic()
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    # That process alone: RUSAGE_CHILDREN would add what other threads' commands used meanwhile.
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    units = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss in a MiB
+    seconds = time.monotonic() - began
+    usage = Usage(used.ru_utime + used.ru_stime, used.ru_maxrss / units, seconds)
+    return process.returncode, usage

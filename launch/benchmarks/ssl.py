@@ -1,7 +1,8 @@
 """The fair table: every objective on shared encoders, under one budget, on real recordings.
 
-    python launch/benchmarks/ssl.py --runs runs/ssl --jobs 2   # all of it, resumable; days
-    python launch/benchmarks/ssl.py --only fsdd --methods simclr apc --budget 5
+    python launch/benchmarks/ssl.py --runs runs/ssl --halving --jobs 2  # all, resumable; days
+    python launch/benchmarks/ssl.py --halving --only        # who goes on; no test fold
+    python launch/benchmarks/ssl.py --only fsdd --methods simclr apc --budget 5 20
     python launch/benchmarks/ssl.py --quick                 # one fold, one draw, half a minute
     python launch/benchmarks/ssl.py --only                  # the table of what is there
 
@@ -11,58 +12,37 @@ few labels (`finetune`), or frozen and probed (`linear`, `knn`). Beside the obje
 untrained encoder (`untrained`), each encoder trained on the same labels alone (`scratch`), and the
 best network trained so, the log-mel ResNet (`supervised`). The recipes were chosen on FSDD's folds
 1 to 3, which are no part of the table; the last step is reported, and nothing is picked by its test
-accuracy. `results/ssl.csv` has the means over folds and draws; ± is the deviation over folds and
-draws. Each run is one command of configs/ssl.py.
+accuracy: `--halving` gives longer budgets to the methods that are best on those same folds. Each
+run is one command of configs/ssl.py. What is written: ssl_table.py.
 """
 
 import argparse
 import csv
 import itertools
 import json
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 if __name__ == "__main__":  # in place of this folder, whose ssl.py would hide Python's own
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from launch.benchmarks import jobs
+from launch.benchmarks import jobs, ssl_halving, ssl_table
+from launch.benchmarks.ssl_table import ALL, DRAWS, REFERENCE, TASKS
 from sacjax import config as config_lib
 from sacjax import errors
 from sacjax.errors import UserError
 
 CONFIG = "configs/ssl.py"
+JUDGED = ("fsdd", 10)  # whose development folds, with how many labels a class, `--halving` asks
 RESULTS = Path(__file__).parent / "results"
-COLUMNS = (
-    "dataset,protocol,labels,method,encoder,pretraining,budget_minutes,mean,std,folds,draws"
-).split(",")
-ALL = 0  # labels a class: all there are
 WARM = 6  # updates until all is compiled and decoded
 COLUMNS_OF_A_BATCH = ("audio", "length", "label", "index", "mask")
-
-
-class Task(NamedTuple):
-    """A data set of the table."""
-
-    title: str
-    folds: tuple[int, ...]
-    development: tuple[int, ...]
-    shots: tuple[int, ...]
-    corpus: str  # of pretraining
-    budgets: tuple[float, ...] = (5, 20, 60)
-
-
-TASKS = {
-    "fsdd": Task("FSDD, a speaker left out", (4, 5, 6), (1, 2, 3), (10, 5, 1), "speech"),
-    "ravdess": Task("RAVDESS, actors left out", (1, 2, 3, 4, 5), (), (10, ALL), "speech"),
-    "esc10": Task("ESC-10, five folds", (1, 2, 3, 4, 5), (), (4, ALL), "train", (5, 20)),
-}
 
 
 class Pretraining(NamedTuple):
@@ -162,7 +142,7 @@ def training(spec: str, workdir: Path, overrides: list[str]) -> list[jobs.Job]:
     if (workdir / "results.json").is_file():
         return []
     command = jobs.training(spec, workdir, overrides)
-    return [jobs.Job(spec, command, workdir, workdir.with_suffix(".log"))]
+    return [jobs.Job(spec, command, workdir, workdir.with_name(workdir.name + ".log"))]
 
 
 def pretraining_job(pretraining: Pretraining, runs: Path) -> list[jobs.Job]:
@@ -214,171 +194,53 @@ def probing_jobs(
     task: str, pretraining: Pretraining, folds: Iterable[int], draws: int, runs: Path
 ) -> list[jobs.Job]:
     """Returns the probes of a frozen encoder that have no result yet, the untrained one beside."""
+    names = {fold: f"{task}_probe_fold{fold}" for fold in folds}
+    paths = {f: _of_fold(pretraining, f).workdir(runs) / f"{names[f]}.json" for f in names}
+    return [
+        _probe(task, pretraining, fold, draws, path, [])
+        for fold, path in paths.items()
+        if not path.is_file()
+    ]
+
+
+def untrained_jobs(
+    task: str,
+    pretrainings: Iterable[Pretraining],
+    folds: Iterable[int],
+    draws: int,
+    seeds: int,
+    runs: Path,
+) -> list[jobs.Job]:
+    """Returns the probes of untrained encoders by further seeds that have no result yet.
+
+    `sacjax probe --random` draws one untrained network beside a pretrained one, of seed 0 in
+    `probing_jobs`. So a pretraining of each kind of encoder is probed again by each further seed,
+    which says nothing new of the pretrained one.
+    """
     found = []
-    for fold in folds:
-        encoder = _of_fold(pretraining, fold).workdir(runs)
-        path = encoder / f"{task}_probe_fold{fold}.json"
-        if path.is_file():
-            continue
-        shots = [str(shot) for shot in TASKS[task].shots if shot]
-        spec = f"{CONFIG}:{_labelled(task, pretraining, fold, ALL, 0)},stages=finetune"
-        command = [sys.executable, "-m", "sacjax", "probe", "--checkpoint", str(encoder)]
-        command += ["--config", spec, "--random", "--shots", *shots, "--draws", str(draws)]
-        command += ["--output", str(path)]
-        found.append(
-            jobs.Job(f"{path.stem} of {encoder.name}", command, path, path.with_suffix(".log"))
-        )
+    kinds = {p.encoder: p for p in reversed(list(pretrainings))}  # the first of each
+    for p, fold, seed in itertools.product(kinds.values(), folds, range(1, seeds)):
+        name = f"{task}_probe_fold{fold}_seed{seed}.json"
+        if not any(runs.glob(f"*/*_{p.encoder}_*min/{name}")):
+            path = _of_fold(p, fold).workdir(runs) / name
+            found.append(_probe(task, p, fold, draws, path, ["--seed", str(seed)]))
     return found
 
 
-# What is there
+def _probe(
+    task: str, p: Pretraining, fold: int, draws: int, path: Path, more: list[str]
+) -> jobs.Job:
+    """Returns the job that writes a probe."""
+    shots = [str(shot) for shot in TASKS[task].shots if shot]
+    spec = f"{CONFIG}:{_labelled(task, p, fold, ALL, 0)},stages=finetune"
+    command = [sys.executable, "-m", "sacjax", "probe", "--checkpoint", str(path.parent)]
+    command += ["--config", spec, "--random", "--shots", *shots, "--draws", str(draws)]
+    command += ["--output", str(path), *more]
+    return jobs.Job(f"{path.stem} of {path.parent.name}", command, path, path.with_suffix(".log"))
 
 
-class Cell(NamedTuple):
-    """A row of the CSV before its mean."""
-
-    dataset: str
-    protocol: str
-    labels: str
-    method: str
-    encoder: str
-    pretraining: str
-    budget: str
-
-
-Found = dict[Cell, dict[tuple[int, int], float]]  # accuracies of (fold, draw)
-ENCODER_DIR = re.compile(r"(?P<method>\w+?)_(?P<encoder>[a-z]+)_(?P<budget>[\d.]+)min")
-
-
-def read_results(runs: Path) -> Found:
-    """Returns the test accuracies that are there, of the folds that are no development folds."""
-    found: Found = {}
-    for path in sorted(runs.glob("*/*/*/fold*_draw*/results.json")):  # fine-tuned
-        encoder, group = path.parents[2], path.parents[1].name
-        about = ENCODER_DIR.fullmatch(encoder.name)
-        task, _, shots = group.partition("_finetune_")
-        if about and task in TASKS:
-            cell = Cell(
-                task,
-                "finetune",
-                labels_of(int(shots)),
-                about["method"],
-                about["encoder"],
-                corpus_of(encoder),
-                about["budget"],
-            )
-            _note(found, cell, path, "finetune")
-    for path in sorted(runs.glob("*_scratch_*/fold*_draw*/results.json")):
-        task, _, rest = path.parents[1].name.partition("_scratch_")
-        kind, _, shots = rest.partition("_")
-        rows = ["scratch", "supervised"] if kind == "resnet" else ["scratch"]
-        for method in rows:
-            cell = Cell(task, "finetune", labels_of(int(shots)), method, kind, "none", "0")
-            _note(found, cell, path, "scratch")
-    for path in sorted(runs.glob("*/*/*_probe_fold*.json")):
-        about, task = ENCODER_DIR.fullmatch(path.parent.name), path.name.partition("_probe")[0]
-        if about and task in TASKS:
-            _note_probe(found, path, task, about)
-    return found
-
-
-def _note(found: Found, cell: Cell, path: Path, stage: str) -> None:
-    """Adds the test accuracy of a run."""
-    fold, draw = map(int, re.fullmatch(r"fold(\d+)_draw(\d+)", path.parent.name).groups())  # type: ignore[union-attr]
-    scores = json.loads(path.read_text()).get(stage, {})
-    if fold in TASKS[cell.dataset].folds and "test/accuracy" in scores:
-        found.setdefault(cell, {})[fold, draw] = scores["test/accuracy"]
-
-
-def _note_probe(found: Found, path: Path, task: str, about: re.Match) -> None:
-    """Adds the accuracies of a frozen encoder, and of the untrained one beside it."""
-    fold = int(path.stem.rpartition("fold")[2])
-    if fold not in TASKS[task].folds:
-        return
-    tables = json.loads(path.read_text())
-    for kind in ("trained", "random"):
-        method, budget = (
-            (about["method"], about["budget"]) if kind == "trained" else ("untrained", "0")
-        )
-        where = corpus_of(path.parent)
-        table = tables[kind]
-        accuracies = {
-            ("knn", "all"): [table["knn_accuracy"]],
-            ("linear", "all"): [table["linear_accuracy"]],
-        }
-        accuracies |= {("linear", k): values for k, values in table["few_shot_accuracy"].items()}
-        for (protocol, labels), values in accuracies.items():
-            cell = Cell(task, protocol, labels, method, about["encoder"], where, budget)
-            for draw, value in enumerate(values):
-                found.setdefault(cell, {})[fold, draw] = value
-
-
-def labels_of(shots: int) -> str:
-    """Returns what the table calls a number of labels a class."""
-    return str(shots) if shots else "all"
-
-
-def corpus_of(encoder: Path) -> str:
-    """Returns what an encoder was pretrained on."""
-    name = encoder.parent.name
-    if name == "speech":
-        return "speech"
-    return "speech+train" if "_both_" in name else "train"
-
-
-def summarize(found: Found) -> list[dict[str, Any]]:
-    """Returns the rows of the CSV: means over all folds and draws that a cell has, in percent."""
-    rows = []
-    for cell, values in sorted(found.items()):
-        numbers = 100 * np.array([values[key] for key in sorted(values)])
-        rows.append(
-            dict(
-                zip(COLUMNS, (*cell,), strict=False),
-                mean=f"{numbers.mean():.2f}",
-                std=f"{numbers.std(ddof=1):.2f}" if len(numbers) > 1 else "",
-                folds=len({fold for fold, _ in values}),
-                draws=len({draw for _, draw in values}),
-            )
-        )
-    return rows
-
-
-def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
-    """Writes `ssl.csv` whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
-
-
-def show(rows: list[dict[str, Any]], task: str) -> str:
-    """Returns a task's table in Markdown: a line a method, encoder, corpus and budget."""
-    own = [row for row in rows if row["dataset"] == task]
-    heads = sorted(
-        {(row["protocol"], row["labels"]) for row in own},
-        key=lambda head: (("finetune", "linear", "knn").index(head[0]), head[1] == "all", head[1]),
-    )
-    lines: dict[tuple[Any, ...], dict[tuple[str, str], str]] = {}
-    for row in own:
-        key = (row["method"], row["encoder"], row["pretraining"], row["budget_minutes"])
-        spread = f" ± {float(row['std']):.1f}" if row["std"] else ""
-        cell = f"{float(row['mean']):.1f}{spread} ({row['folds']}×{row['draws']})"
-        lines.setdefault(key, {})[row["protocol"], row["labels"]] = cell
-    titles = [f"{protocol}, {labels}" for protocol, labels in heads]
-    first = [TASKS[task].title, "encoder", "pretraining", "core minutes"]
-    table = [f"| {' | '.join([*first, *titles])} |", "| --- " * (4 + len(heads)) + "|"]
-    for named, cells in lines.items():
-        table.append(f"| {' | '.join([*named, *(cells.get(head, '') for head in heads)])} |")
-    return "\n".join(table)
-
-
-# What is run
-
-
-def natural_encoder(method: str) -> str:
-    """Returns the encoder that a method's recipe names."""
+def recipes() -> dict[str, dict]:
+    """Returns the methods that have a recipe, by name."""
     import importlib.util
 
     path = Path(__file__).parents[2] / "configs" / "pretrain_folder.py"
@@ -386,24 +248,36 @@ def natural_encoder(method: str) -> str:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if method not in module.METHODS:
-        raise UserError(f"--methods: {method} is none of {', '.join(module.METHODS)}")
-    return module.METHODS[method]["encoder"]
+    return module.METHODS
 
 
-def run_task(task: str, args: argparse.Namespace) -> None:
+def natural_encoder(method: str) -> str:
+    """Returns the encoder that a method's recipe names."""
+    known = recipes()
+    if method not in known:
+        raise UserError(f"--methods: {method} is none of {', '.join(known)}")
+    return known[method]["encoder"]
+
+
+def run_task(
+    task: str,
+    methods: Sequence[str],
+    budget: float,
+    shots: Sequence[int],
+    args: argparse.Namespace,
+) -> None:
     """Runs what a task lacks: pretraining, then probes, then fine-tuning, then from scratch."""
     about, runs = TASKS[task], args.runs
     folds = args.folds or about.folds
-    shots = about.shots if args.shots is None else args.shots
     corpus = args.corpus or about.corpus
     pretrainings = [
-        Pretraining(task, method, args.encoder or natural_encoder(method), corpus, args.budget)
-        for method in args.methods
+        Pretraining(task, method, args.encoder or natural_encoder(method), corpus, budget)
+        for method in methods
     ]
     encoders = [_of_fold(p, fold) for p in pretrainings for fold in folds]
     jobs.run([j for p in dict.fromkeys(encoders) for j in pretraining_job(p, runs)], args.jobs)
     probes = [j for p in pretrainings for j in probing_jobs(task, p, folds, args.draws, runs)]
+    probes += untrained_jobs(task, pretrainings, folds, args.draws, args.seeds, runs)
     jobs.run(probes, args.jobs)
     for shot in shots:
         wave = [
@@ -412,6 +286,56 @@ def run_task(task: str, args: argparse.Namespace) -> None:
         for encoder in dict.fromkeys(["resnet", *(p.encoder for p in pretrainings)]):
             wave += scratch_jobs(task, encoder, folds, shot, args.draws, runs)
         jobs.run(wave, args.jobs)
+
+
+def development_scores(
+    methods: Sequence[str], budget: float, args: argparse.Namespace
+) -> dict[str, float]:
+    """Pretrains on speech what is missing and probes it on development folds.
+
+    Returns:
+      {method: mean accuracy of the linear probe over folds and draws, in percent}.
+    """
+    (task, shots), runs = JUDGED, args.runs
+    folds = TASKS[task].development
+    each = {
+        method: Pretraining(task, method, args.encoder or natural_encoder(method), "speech", budget)
+        for method in methods
+    }
+    jobs.run([j for p in each.values() for j in pretraining_job(p, runs)], args.jobs)
+    probes = [j for p in each.values() for j in probing_jobs(task, p, folds, args.draws, runs)]
+    jobs.run(probes, args.jobs)
+    scores = {}
+    for method, p in each.items():
+        paths = [p.workdir(runs) / f"{task}_probe_fold{fold}.json" for fold in folds]
+        tables = [json.loads(path.read_text())["trained"]["few_shot_accuracy"] for path in paths]
+        scores[method] = 100 * float(np.mean([table[str(shots)] for table in tables]))
+    return scores
+
+
+def run_halving(tasks: Iterable[str], args: argparse.Namespace) -> None:
+    """Runs every method shortly and the better ones longer, and writes who went on.
+
+    A task's table is run at the budgets that it has, with the methods that came so far.
+    """
+    methods, rows = list(args.methods), []
+    for rung in ssl_halving.SCHEDULE:
+        scores = development_scores(methods, rung.budget, args)
+        going = ssl_halving.choose(rung, scores, args.methods)
+        print(ssl_halving.show(rung, scores, going), flush=True)
+        rows += ssl_halving.rows_of(rung, scores, going)
+        path = args.output.with_name(f"{args.output.stem}_halving.csv")
+        ssl_table.write_csv(path, ssl_halving.COLUMNS, rows)
+        for task in tasks:
+            if rung.budget in TASKS[task].budgets:
+                left_out = TASKS[task].best_only if rung.keep != 0 else ()
+                shots = [shot for shot in _shots(task, args) if shot not in left_out]
+                run_task(task, methods, rung.budget, shots, args)
+        methods = list(going)
+
+
+def _shots(task: str, args: argparse.Namespace) -> Sequence[int]:
+    return TASKS[task].shots if args.shots is None else args.shots
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -423,13 +347,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--only", nargs="*", choices=list(TASKS), help="which tasks to run (none: table only)"
     )
-    parser.add_argument("--methods", nargs="+", default=["simclr", "wav2vec2"])
+    parser.add_argument(
+        "--halving",
+        action="store_true",
+        help="5 core minutes for every method, 20 for the better half, 60 for the best three",
+    )
+    parser.add_argument(
+        "--methods", nargs="+", help="default: simclr wav2vec2; with --halving, all"
+    )
     parser.add_argument("--encoder", default="", help="default: the method's natural one")
     parser.add_argument("--corpus", choices=("speech", "both", "train"), help="of pretraining")
-    parser.add_argument("--budget", type=float, default=5.0, help="core minutes of pretraining")
+    parser.add_argument(
+        "--budget", type=float, nargs="+", default=[5.0], help="core minutes of pretraining"
+    )
     parser.add_argument("--folds", type=int, nargs="+", help="default: all of the task's")
     parser.add_argument("--shots", type=int, nargs="+", help="labels a class; 0: all")
-    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=DRAWS)
+    parser.add_argument("--seeds", type=int, default=3, help="untrained encoders of each kind")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--quick", action="store_true", help="one fold, one draw, half a minute")
     parser.add_argument("--output", type=Path, default=RESULTS / "ssl.csv")
@@ -439,16 +373,20 @@ def main(argv: list[str] | None = None) -> int:
         print(measure(args.measure))
         return 0
     if args.quick:
-        args.budget, args.draws = 0.5, 1
+        if args.halving:
+            parser.error("--quick tries one short budget: leave out --halving")
+        args.budget, args.draws, args.seeds = [0.5], 1, 1
         args.output = args.runs / "quick.csv"
-    for task in TASKS if args.only is None else args.only:
+    args.methods = args.methods or (list(recipes()) if args.halving else ["simclr", REFERENCE])
+    tasks = list(TASKS) if args.only is None else args.only
+    if args.halving:
+        run_halving(tasks, args)
+        tasks = []
+    for budget, task in itertools.product(args.budget, tasks):
         if args.quick:
             args.folds, args.shots = [TASKS[task].folds[0]], [TASKS[task].shots[0]]
-        run_task(task, args)
-    rows = summarize(read_results(args.runs))
-    write_csv(rows, args.output)
-    for task in TASKS:
-        print(f"\n{show(rows, task)}")
+        run_task(task, args.methods, budget, _shots(task, args), args)
+    ssl_table.write(args.runs, args.output)
     return 0
 
 

@@ -282,7 +282,9 @@ def started(tmp_path, monkeypatch):
         (path / "config.json").write_text(config_lib.to_json(config))
         return SimpleNamespace(returncode=0)
 
+    nothing = jobs.Usage(0.0, 0.0, 0.0)
     monkeypatch.setattr(jobs.subprocess, "run", run)
+    monkeypatch.setattr(jobs, "measured", lambda command, file: (run(command).returncode, nothing))
     return SimpleNamespace(
         commands=commands, failing=failing, together=together, path=tmp_path / "out"
     )
@@ -391,6 +393,31 @@ def test_jobs_get_cores_of_their_own(tmp_path):
         found == sorted([cores[0::2], cores[1::2] or cores])
         and sorted(os.sched_getaffinity(0)) == cores
     )
+
+
+def test_what_a_job_used_is_its_own_and_adds_up_over_attempts(tmp_path):
+    """Two jobs at once, of which the resumed one adds to what its first attempt used."""
+    code = (
+        "import resource, time\n"
+        "while time.process_time() < 0.3: pass\n"
+        "own = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print([own.ru_utime + own.ru_stime, own.ru_maxrss / 2**10])"
+    )
+    todo = [
+        jobs.Job(name, [sys.executable, "-c", code], tmp_path / name, tmp_path / f"{name}_0.5m.log")
+        for name in ("resumed", "fresh")
+    ]
+    todo[0].result.mkdir()  # there is something to resume
+    for job in todo:
+        before = dict(cpu_seconds=100.0, peak_mib=1.0, wall_seconds=200.0)
+        jobs.usage_path(job.log).write_text(json.dumps(before))
+    jobs.run(todo, 2)
+    for job, earlier in zip(todo, (100, 0), strict=True):
+        used = json.loads((tmp_path / f"{job.name}_0.5m.usage.json").read_text())
+        seconds, mib = json.loads(job.log.read_text())
+        assert used["cpu_seconds"] == pytest.approx(earlier + seconds, abs=0.1)
+        assert used["peak_mib"] == pytest.approx(mib, rel=0.05)
+        assert used["wall_seconds"] >= 2 * earlier + 0.3
 
 
 def test_jobs_run_together(tmp_path, started):
