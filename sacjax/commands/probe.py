@@ -75,14 +75,12 @@ def show(results: dict[str, dict[str, Any]], neighbours: int) -> str:
     return aligned([["test accuracy, %", *results], *rows])
 
 
-def compare(results: dict[str, dict[str, dict[str, Any]]], neighbours: int) -> str:
-    """Returns {checkpoint: {'trained', 'random': scores}} as a table in percent, a line each."""
-    lines = {
-        name if kind == "trained" else f"{name}, untrained": probes.in_percent(scores, neighbours)
-        for name, kinds in results.items()
-        for kind, scores in kinds.items()
-    }
-    rows = [[name, *cells.values()] for name, cells in lines.items()]
+def compare(results: "dict[str, Probed]", neighbours: int) -> str:
+    """Returns the results of several checkpoints as a table in percent, a line for each encoder."""
+    from sacjax.inference.comparison import lines_of
+
+    lines = {line.title: probes.in_percent(line.scores, neighbours) for line in lines_of(results)}
+    rows = [[title, *cells.values()] for title, cells in lines.items()]
     return aligned([["test accuracy, %", *next(iter(lines.values()))], *rows])
 
 
@@ -233,11 +231,10 @@ def print_results(about: dict[str, Any], results: "dict[str, Probed]") -> None:
     )
     sizes = list(dict.fromkeys(str(one.vectors.shape[1]) for one in results.values()))
     print(clips, ", ".join(sizes))
-    scores = {name: one.scores for name, one in results.items()}
-    if len(scores) == 1:
-        print(show(*scores.values(), about["neighbours"]))
+    if len(results) == 1:
+        print(show(next(iter(results.values())).scores, about["neighbours"]))
     else:
-        print(compare(scores, about["neighbours"]))
+        print(compare(results, about["neighbours"]))
 
 
 def as_json(

@@ -129,6 +129,27 @@ class Probed:
     """float32 [M, D] of the test clips, by the trained encoder."""
 
 
+class Line(NamedTuple):
+    """One encoder in a table or a picture."""
+
+    title: str
+    checkpoint: str  # '' of fresh parameters that are those of all
+    is_trained: bool
+    scores: dict[str, Any]
+
+
+def lines_of(results: dict[str, Probed]) -> list[Line]:
+    """Returns the encoders, each untrained one behind its own; once where all are the same."""
+    fresh = [one.scores["random"] for one in results.values() if "random" in one.scores]
+    shared = len(fresh) > 1 and all(scores == fresh[0] for scores in fresh)
+    lines = []
+    for name, one in results.items():
+        lines.append(Line(name, name, True, one.scores["trained"]))
+        if "random" in one.scores and not shared:
+            lines.append(Line(f"{name}, untrained", name, False, one.scores["random"]))
+    return [*lines, Line("untrained", "", False, fresh[0])] if shared else lines
+
+
 Tables = dict[str, np.ndarray]  # {'trained' | 'random': vectors [n, D]}
 
 

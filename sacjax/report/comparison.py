@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sacjax.evaluators.probes import in_percent
-from sacjax.inference.comparison import Clips, Probed
+from sacjax.inference.comparison import Clips, Probed, lines_of
 from sacjax.io import write_text
 from sacjax.report import embeddings, html, plots
 
@@ -23,7 +23,7 @@ STYLE = """
   body { background: #16181b; color: #ddd; } h2, td, th { border-color: #444; }
   pre { background: #24272b; } img { border-radius: .4rem; }
 }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; } .wide td + td { text-align: right; }
 """
 
 
@@ -47,7 +47,7 @@ def write(
     """
     labels, seed = clips.labels[clips.test], about["seed"]
     drawn = embeddings.drawn(clips.recordings, clips.test, labels, sample_rate, seed)
-    picture = plots.png(accuracies({name: one.scores for name, one in results.items()}))
+    picture = plots.png(accuracies(results))
     style = f"<style>{STYLE}{embeddings.STYLE}</style>"
     sections = [
         ("Which is best?" if len(results) > 1 else "How good is it?", style + answer(results)),
@@ -147,31 +147,26 @@ def percent(values: np.ndarray) -> str:
     return f"{values.mean():.1f}{spread} %"
 
 
-def accuracies(results: dict[str, dict[str, dict[str, Any]]]) -> Figure:
-    """Draws linear probes' accuracy against labels a class, a line for each checkpoint.
+def accuracies(results: Results) -> Figure:
+    """Draws linear probes' accuracy against labels a class, a line for each encoder.
 
     The deviation over draws is shaded; all labels are at the right end. Encoders with fresh
-    parameters are dashed, in the colour of the trained one.
-
-    Args:
-      results: {checkpoint: {'trained' | 'random': scores}}.
+    parameters are dashed, in the colour of the trained one, or gray where they are all the same.
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
+    colours = {name: f"C{k % 10}" for k, name in enumerate(results)} | {"": "gray"}
     names: list[str] = []
     x = np.ones(1)
-    for k, (name, kinds) in enumerate(results.items()):
-        for kind, scores in kinds.items():
-            table = by_labels(scores)
-            names = list(table)
-            x = _places(names)
-            mean = np.array([100 * values.mean() for values in table.values()])
-            spread = np.array([100 * values.std() for values in table.values()])
-            colour, is_trained = f"C{k % 10}", kind == "trained"
-            label = name if is_trained else f"{name}, untrained"
-            line = "-o" if is_trained else "--o"
-            axes.plot(x, mean, line, color=colour, label=label, markersize=4)
-            axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
+    for line in lines_of(results):
+        table = by_labels(line.scores)
+        names = list(table)
+        x = _places(names)
+        mean = np.array([100 * values.mean() for values in table.values()])
+        spread = np.array([100 * values.std() for values in table.values()])
+        colour, style = colours[line.checkpoint], "-o" if line.is_trained else "--o"
+        axes.plot(x, mean, style, color=colour, label=line.title, markersize=4)
+        axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
     axes.set_xscale("log")
     axes.set_xticks(x, names)
     axes.minorticks_off()
@@ -189,13 +184,9 @@ def _places(labels: Sequence[str]) -> np.ndarray:
 
 def _table(results: Results, neighbours: int) -> str:
     """Returns the table of all probes, in percent, a row for each encoder."""
-    rows = []
-    for name, one in results.items():
-        for kind, scores in one.scores.items():
-            shown = name if kind == "trained" else f"{name}, untrained"
-            rows.append([shown, *in_percent(scores, neighbours).values()])
-    first = next(iter(results.values())).scores["trained"]
-    head = ["test accuracy, %", *in_percent(first, neighbours)]
+    cells = {line.title: in_percent(line.scores, neighbours) for line in lines_of(results)}
+    rows = [[title, *row.values()] for title, row in cells.items()]
+    head = ["test accuracy, %", *next(iter(cells.values()))]
     return f'<div class="wide">{html.table(head, rows)}</div>'
 
 
@@ -213,9 +204,8 @@ def _maps(results: Results, clips: Sequence[embeddings.Clip], test_clips: int, s
         "label as there are; the maps are of these alone. A point plays the first "
         f"{embeddings.SECONDS:g} s of its clip."
     )
-    return f"<p>{text}</p>{embeddings.key(clips)}{shown}{embeddings.sounds(clips)}" + (
-        embeddings.player()
-    )
+    head = f"<p>{text}</p>{embeddings.PLAY_ON_HOVER}{embeddings.key(clips)}"
+    return head + shown + embeddings.sounds(clips) + embeddings.player()
 
 
 def _details(about: dict[str, Any], results: Results, checkpoints: dict[str, str]) -> str:

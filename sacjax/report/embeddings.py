@@ -3,6 +3,7 @@
 They are plain SVG in the page, beside each clip's sound as FLAC and a few lines of JavaScript.
 """
 
+import functools
 import io
 from collections.abc import Sequence
 from html import escape
@@ -48,6 +49,10 @@ STYLE = """
   border: 1px solid #8886; border-radius: .4rem; overflow-wrap: anywhere; }
 """
 
+PLAY_ON_HOVER = (
+    '<p><label><input type="checkbox" id="hover"> play a clip when the pointer is over it'
+    "</label></p>"
+)
 SCRIPT = """
 (() => {
   const now = document.getElementById('now'), hover = document.getElementById('hover');
@@ -124,7 +129,7 @@ def drawn(
     for row in in_turn(labels, seed).tolist():
         index = int(indices[row])
         try:
-            sound = retry.attempt(lambda index=index: first_seconds(recordings, index, rate))  # type: ignore[misc]
+            sound = retry.attempt(functools.partial(first_seconds, recordings, index, rate))
         except retry.BadClip:  # it could be read a moment ago
             continue
         size += len(sound)
@@ -274,7 +279,6 @@ def sounds(clips: Sequence[Clip]) -> str:
 def player() -> str:
     """Returns the line that says which clip plays, and the script of all maps of the page."""
     return (
-        '<p><label><input type="checkbox" id="hover"> play a clip when the pointer is over it'
-        '</label></p><p id="now" role="status">A click or Enter plays a point; arrow keys go from '
-        f"one to the next.</p><script>{SCRIPT}</script>"
+        '<p id="now" role="status">A click or Enter plays a point; arrow keys go from one to the '
+        f"next.</p><script>{SCRIPT}</script>"
     )

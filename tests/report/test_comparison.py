@@ -67,7 +67,11 @@ def test_the_page_leads_with_the_answer(tmp_path):
 
 
 def test_the_picture_has_a_line_for_each_encoder():
-    figure = comparison.accuracies({"A": {"trained": A, "random": UNTRAINED}, "B": {"trained": B}})
+    vectors = np.zeros([2, 3])
+    both = {"trained": A, "random": UNTRAINED}
+    figure = comparison.accuracies(
+        {"A": Probed(both, vectors), "B": Probed({"trained": B}, vectors)}
+    )
     (axes,) = figure.axes
     assert [line.get_label() for line in axes.lines] == ["A", "A, untrained", "B"]
     assert axes.get_xscale() == "log"
@@ -76,5 +80,7 @@ def test_the_picture_has_a_line_for_each_encoder():
     assert axes.lines[0].get_xdata().argmax() == 2
     low, high = np.sort(axes.collections[0].get_paths()[0].vertices[:, 1])[[0, -1]]
     assert low == pytest.approx(20) and high == pytest.approx(80)
-    only_all = comparison.accuracies({"A": {"trained": scores(0.5)}})
+    same = comparison.accuracies({name: Probed(both, vectors) for name in "AB"})
+    assert [line.get_label() for line in same.axes[0].lines] == ["A", "B", "untrained"]
+    only_all = comparison.accuracies({"A": Probed({"trained": scores(0.5)}, vectors)})
     assert plots.png(only_all).startswith(b"\x89PNG")
