@@ -71,6 +71,30 @@ def write_csv(
     write_text(path, text.getvalue(), errors)
 
 
+def check_writable(path: str | Path, flag: str) -> None:
+    """Makes a file's folder, and tries to write there: for results that are long in the making.
+
+    Args:
+      path: a file, which may be there and stays as it is.
+      flag: that names it, such as `--output`.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    path = Path(path)
+    trial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{flag} {path}: cannot be written: {error.strerror}; choose another place"
+        ) from error
+
+
 def is_transient(error: BaseException) -> bool:
     """Returns whether a read that failed so may succeed in a moment: the file system's fault.
 

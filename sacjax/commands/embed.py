@@ -30,9 +30,10 @@ def layer_of(text: str) -> int | str:
         ) from None
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say which encoder it is."""
-    parser.add_argument("--checkpoint", required=True, metavar="WORKDIR")
+def add_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Adds the flags that say which encoder it is, or which `several` are."""
+    many: dict[str, Any] = {"nargs": "+", "action": "extend"} if several else {}
+    parser.add_argument("--checkpoint", required=True, metavar="WORKDIR", **many)
     parser.add_argument(
         "--checkpoint_stage",
         metavar="NAME",

@@ -1,17 +1,21 @@
-"""Probes a frozen encoder: how well do a data set's labels follow from its vectors?
+"""Probes frozen encoders: how well do a data set's labels follow from their vectors?
 
-    sacjax probe --checkpoint WORKDIR [--config FILE[:ARG] [--stage NAME]] [--config.key=value …]
-        [--random] [--output FILE.json]
+    sacjax probe --checkpoint WORKDIR [WORKDIR2 …] [--config FILE[:ARG] [--stage NAME]]
+        [--config.key=value …] [--random] [--output FILE.json] [--report FOLDER|FILE.html]
 
 embeds the training and the test part of a data set once (default: the workdir's own) and prints the
 test accuracy of nearest neighbours, of a linear classifier, and of linear classifiers trained on
-few labels. The validation part is not used.
+few labels. The validation part is not used. Several checkpoints are probed on the same clips, with
+the same draws of few labels; the report says which is best and lets one hear its test clips.
 """
 
 import argparse
+import dataclasses
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -19,7 +23,11 @@ from ml_collections import ConfigDict
 from sacjax import config as config_lib
 from sacjax.commands import embed
 from sacjax.errors import UserError
-from sacjax.evaluators.probes import check, few_shot, knn, linear
+from sacjax.evaluators import probes
+from sacjax.io import check_writable, write_json
+
+if TYPE_CHECKING:
+    from sacjax.inference.comparison import Probed
 
 
 def data_of(model: Any, spec: str | None, name: str | None, overrides: list[str]) -> ConfigDict:
@@ -59,57 +67,25 @@ def names_data(override: str) -> bool:
     return key.endswith((".data.source", ".data.path"))
 
 
-def labelled_parts(recordings: Any, data: ConfigDict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (labels [N], labelled training indices, labelled test indices).
-
-    Raises:
-      UserError: too few to probe.
-    """
-    from sacjax.data import splits
-
-    labels = splits.first_labels(recordings)
-    if (labels < 0).all():
-        raise UserError(
-            f"none of the {len(recordings)} clips of data.source={data.source} has a label: probe "
-            "on labelled data by --config"
-        )
-    parts = splits.split(recordings, data)
-    train, test = (parts[name][labels[parts[name]] >= 0] for name in ("train", "test"))
-    check(labels[train], labels[test])
-    return labels, train, test
-
-
-def run(
-    vectors: np.ndarray,
-    labels: np.ndarray,
-    train: np.ndarray,
-    test: np.ndarray,
-    args: argparse.Namespace,
-) -> dict[str, Any]:
-    """Returns the results of all probes of vectors [N, D], labels [N] and two parts' indices."""
-    four = vectors[train], labels[train], vectors[test], labels[test]
-    shots = few_shot(*four, args.shots, args.draws, args.seed)
-    return {
-        "knn_accuracy": knn(*four, args.neighbours),
-        "linear_accuracy": linear(*four, args.seed),
-        "few_shot_accuracy": {str(shot): values for shot, values in shots.items()},
-    }
-
-
 def show(results: dict[str, dict[str, Any]], neighbours: int) -> str:
-    """Returns the results, {encoder: of `run`}, as a table in percent."""
-    first = next(iter(results.values()))
-    rows = [["test accuracy, %", *results]]
-    rows.append(
-        [
-            f"{neighbours} nearest neighbours",
-            *(f"{100 * r['knn_accuracy']:.1f}" for r in results.values()),
-        ]
-    )
-    rows.append(["linear probe", *(f"{100 * r['linear_accuracy']:.1f}" for r in results.values())])
-    for shot in first["few_shot_accuracy"]:
-        draws = [100 * np.asarray(r["few_shot_accuracy"][shot]) for r in results.values()]
-        rows.append([f"{shot} labels a class", *(f"{x.mean():.1f} ± {x.std():.1f}" for x in draws)])
+    """Returns {encoder: scores} as a table in percent, a column for each encoder."""
+    columns = {name: probes.in_percent(scores, neighbours) for name, scores in results.items()}
+    probed = next(iter(columns.values()))
+    rows = [[probe, *(cells[probe] for cells in columns.values())] for probe in probed]
+    return aligned([["test accuracy, %", *results], *rows])
+
+
+def compare(results: "dict[str, Probed]", neighbours: int) -> str:
+    """Returns the results of several checkpoints as a table in percent, a line for each encoder."""
+    from sacjax.inference.comparison import lines_of
+
+    lines = {line.title: probes.in_percent(line.scores, neighbours) for line in lines_of(results)}
+    rows = [[title, *cells.values()] for title, cells in lines.items()]
+    return aligned([["test accuracy, %", *next(iter(lines.values()))], *rows])
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """Returns rows of text as a table: the first column to the left, the others to the right."""
     wide = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return "\n".join(
         "  ".join([row[0].ljust(wide[0]), *map(str.rjust, row[1:], wide[1:])]) for row in rows
@@ -124,7 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    embed.add_flags(parser)
+    embed.add_flags(parser, several=True)
     parser.add_argument(
         "--config",
         metavar="FILE[:ARG]",
@@ -147,77 +123,139 @@ def make_parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="of draws, cross-validation and fresh parameters"
     )
     parser.add_argument("--output", metavar="FILE.json")
+    parser.add_argument(
+        "--report",
+        metavar="FOLDER|FILE.html",
+        help="a page that compares them, with a map of test clips to listen to",
+    )
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses flags, embeds, probes, prints and writes."""
+    """Parses flags, probes, prints and writes."""
     args, unknown = make_parser().parse_known_args(argv)
     if min(*args.shots, args.draws, args.neighbours) < 1:
         raise UserError("--shots, --draws and --neighbours must be 1 or more")
     overrides = config_lib.overrides_from(unknown)
     from sacjax import compilation, inference
-    from sacjax.data import sources
+    from sacjax.inference import comparison
 
+    names = dict(zip(comparison.names_of(args.checkpoint), args.checkpoint, strict=True))
+    check_outputs(args)
     compilation.start()
-    model = inference.load(args.checkpoint, args.which, args.checkpoint_stage)
     layer = embed.layer_of(args.layer)
-    data = data_of(model, args.config, args.stage, overrides)
-    recordings = sources.load(data)
-    labels, train, test = labelled_parts(recordings, data)
-    encoders = {"trained": model}
-    if args.random:
-        encoders["random"] = inference.untrained(model, args.seed)
-    results: dict[str, dict[str, Any]] = {}
-    for name, one in encoders.items():
-        bad: dict[int, str] = {}
-        vectors = probed_vectors(one.embedder(layer), recordings, (train, test), bad)
-        if not results:
-            for k in sorted(bad):
-                print(f"skipped {recordings.names[k]}: {bad[k]}", file=sys.stderr)
-            train, test = (np.setdiff1d(part, list(bad)) for part in (train, test))
-        results[name] = run(vectors, labels, train, test, args)
-    classes = len(np.unique(labels[train]))
-    print(
-        f"{len(train)} training and {len(test)} test clips of {classes} classes; vectors of "
-        f"{vectors.shape[1]}"
+
+    @functools.lru_cache(maxsize=1)  # one network in memory at a time
+    def load(name: str) -> Any:
+        return inference.load(names[name], args.which, args.checkpoint_stage)
+
+    data = data_of_all(load, list(names), layer, args, overrides)
+    results, clips, bad = comparison.probe(
+        ((name, load(name)) for name in names),
+        comparison.clips_of(data),
+        layer=layer,
+        random=args.random,
+        seed=args.seed,
+        neighbours=args.neighbours,
+        shots=args.shots,
+        draws=args.draws,
     )
-    print(show(results, args.neighbours))
+    for k in sorted(bad):
+        print(f"skipped {clips.recordings.names[k]}: {bad[k]}", file=sys.stderr)
+    about = {
+        "train_clips": len(clips.train),
+        "test_clips": len(clips.test),
+        "classes": len(np.unique(clips.labels[clips.train])),
+        "layer": layer,
+        "neighbours": args.neighbours,
+        "draws": args.draws,
+        "seed": args.seed,
+    }
+    print_results(about, results)
     if args.output:
-        about = {
-            "train_clips": len(train),
-            "test_clips": len(test),
-            "classes": classes,
-            "layer": layer,
-            "neighbours": args.neighbours,
-            "draws": args.draws,
-            "seed": args.seed,
-        }
-        write(Path(args.output), {"about": about, **results})
+        write(Path(args.output), as_json(about, results, names))
+    if args.report:
+        from sacjax.report import comparison as report
+
+        path = page_path(args.report)
+        report.write(path, about, results, names, clips, int(data.sample_rate))
+        print(f"{path}: the page to look at")
     return 0
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raises UserError for results that could not be written, before there are any."""
+    if args.output:
+        check_writable(args.output, "--output")
+    if args.report:
+        check_writable(page_path(args.report), "--report")
+
+
+def page_path(text: str) -> Path:
+    """Returns the page's file: what `--report` names, or `probe.html` in the folder that it is."""
+    path = Path(text)
+    is_file = path.suffix.lower() in (".html", ".htm") and not path.is_dir()
+    return path if is_file else path / "probe.html"
+
+
+def data_of_all(
+    load: Callable[[str], Any],
+    names: list[str],
+    layer: int | str,
+    args: argparse.Namespace,
+    overrides: list[str],
+) -> ConfigDict:
+    """Returns the `data` config to probe all checkpoints on; each is seen to load before.
+
+    Raises:
+      UserError: one that cannot be probed, or no data that is all theirs.
+    """
+    models = {}
+    for name in names:
+        model = load(name)
+        model.embedder(layer)  # raises where it lacks the layer
+        models[name] = dataclasses.replace(model, module=None)
+    model = next(iter(models.values()))
+    if not args.config and not any(names_data(text) for text in overrides):
+        from sacjax.inference import comparison
+
+        model = comparison.with_own_data(models, args.stage)
+    return data_of(model, args.config, args.stage, overrides)
+
+
+def print_results(about: dict[str, Any], results: "dict[str, Probed]") -> None:
+    """Prints what was probed and the table: of one checkpoint, or of several."""
+    clips = (
+        f"{about['train_clips']} training and {about['test_clips']} test clips of "
+        f"{about['classes']} classes; vectors of"
+    )
+    sizes = list(dict.fromkeys(str(one.vectors.shape[1]) for one in results.values()))
+    print(clips, ", ".join(sizes))
+    if len(results) == 1:
+        print(show(next(iter(results.values())).scores, about["neighbours"]))
+    else:
+        print(compare(results, about["neighbours"]))
+
+
+def as_json(
+    about: dict[str, Any], results: "dict[str, Probed]", names: dict[str, str]
+) -> dict[str, Any]:
+    """Returns what `--output` writes.
+
+    It is {'about', 'trained', and perhaps 'random'} of one checkpoint; of several it is {'about',
+    'checkpoints': {name: {'checkpoint': its path, 'features', 'trained', 'random'}}}.
+    """
+    if len(results) == 1:
+        (one,) = results.values()
+        return {"about": about, **one.scores}
+    entries = {
+        name: {"checkpoint": names[name], "features": one.vectors.shape[1], **one.scores}
+        for name, one in results.items()
+    }
+    return {"about": about, "checkpoints": entries}
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
     """Writes results as JSON, in a folder that is made. Raises UserError where it cannot be."""
-    from sacjax.io import write_json
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--output {path}: cannot be written: {error.strerror}; choose another place"
-        ) from error
+    check_writable(path, "--output")
     write_json(path, results, indent=1)
-
-
-def probed_vectors(
-    embedder: Any, recordings: Any, parts: tuple[np.ndarray, np.ndarray], bad: dict[int, str]
-) -> np.ndarray:
-    """Returns vectors [N, D] of all N recordings, of which only those of the parts are read."""
-    from sacjax.inference.embedder import embed_recordings
-
-    indices = np.concatenate(parts)
-    vectors, _ = embed_recordings(embedder, recordings, indices, bad)
-    table = np.zeros([len(recordings), vectors.shape[1]], np.float32)
-    table[indices] = vectors
-    return table

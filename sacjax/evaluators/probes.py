@@ -96,6 +96,44 @@ def few_shot(
     return accuracy
 
 
+def all_scores(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    neighbours: int = 10,
+    shots: Sequence[int] = (1, 5, 10, 50),
+    draws: int = 5,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Returns the test accuracies of all probes, as JSON has them.
+
+    They are `knn_accuracy` and `linear_accuracy`, and `few_shot_accuracy`, {shot: [of each draw]}.
+    The arguments and errors are those of `knn`, `linear` and `few_shot`. Vectors of another encoder
+    of the same clips get the same draws.
+    """
+    four = train, train_labels, test, test_labels
+    few = few_shot(*four, shots, draws, seed)
+    return {
+        "knn_accuracy": knn(*four, neighbours),
+        "linear_accuracy": linear(*four, seed),
+        "few_shot_accuracy": {str(shot): values for shot, values in few.items()},
+    }
+
+
+def in_percent(scores: dict[str, Any], neighbours: int) -> dict[str, str]:
+    """Returns {probe: accuracy in percent} of `all_scores`, with the deviation over draws."""
+    cells = {
+        f"{neighbours} nearest neighbours": f"{100 * scores['knn_accuracy']:.1f}",
+        "linear probe": f"{100 * scores['linear_accuracy']:.1f}",
+    }
+    for shot, values in scores["few_shot_accuracy"].items():
+        draws = 100 * np.asarray(values)
+        cells[f"{shot} labels a class"] = f"{draws.mean():.1f} ± {draws.std():.1f}"
+    return cells
+
+
 def shuffled_classes(labels: np.ndarray, seed: int, draw: int) -> list[np.ndarray]:
     """Returns for each class the indices of its vectors, in the random order of a draw."""
     rng = np.random.default_rng([seed, draw])

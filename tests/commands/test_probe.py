@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -124,9 +126,16 @@ def test_mistakes_of_the_user(workdir, tmp_path):
         probe.main([*start, "--shots", "0"])
     with pytest.raises(UserError, match="no hidden states"):
         probe.main([*start, "--layer", "1"])
+    with pytest.raises(UserError, match=r"--checkpoint .* is given twice"):
+        probe.main([*start, f"{workdir}/../{workdir.name}"])
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         probe.write(tmp_path / "file" / "p.json", {})
+    for flag in ("--output", "--report"):  # before anything is read
+        with pytest.raises(UserError, match=f"{flag} .*cannot be written"):
+            probe.main(["--checkpoint", "/nowhere", flag, str(tmp_path / "file" / "p.html")])
+    assert probe.page_path(f"{tmp_path}/a.html").name == "a.html"
+    assert probe.page_path(f"{tmp_path}") == tmp_path / "probe.html"
 
 
 def test_an_override_changes_the_data_and_not_the_encoder(workdir):
@@ -143,3 +152,74 @@ def test_a_checkpoint_of_transformers_has_no_data_of_its_own(workdir, step):
         probe.data_of(foreign, None, None, ["--config.supervised.data.seconds=0.25"])
     data = probe.data_of(foreign, None, None, ["--config.supervised.data.source=synthetic"])
     assert data.source == "synthetic" and data.seconds == 0.5
+
+
+def test_several_checkpoints_on_the_same_clips(networks, workdir, tmp_path, capsys):
+    """Each gets what it gets alone; the page says what the JSON says."""
+    flags = ["--shots", 1, 2, "--draws", 2, "--neighbours", 3, "--random"]
+    alone, both, page = (tmp_path / name for name in ("one.json", "two.json", "page.html"))
+    run(capsys, "--checkpoint", workdir, *flags, "--output", alone)
+    two = ["--checkpoint", workdir, "--checkpoint", networks["wav2vec2"]]
+    out, _ = run(capsys, *two, *flags, "--output", both, "--report", page)
+    got, want = json.loads(both.read_text()), json.loads(alone.read_text())
+    assert got["about"] == want["about"] and list(got["checkpoints"]) == ["small_cnn", "wav2vec2"]
+    one = got["checkpoints"]["small_cnn"]
+    assert {key: one[key] for key in ("trained", "random")} == {
+        key: want[key] for key in ("trained", "random")
+    }
+    assert one["checkpoint"] == str(workdir) and one["features"] == 8
+    head, *lines = out.splitlines()[-6:-1]
+    cells = re.split(r"  +", head.strip())
+    assert cells[1:] == [
+        "3 nearest neighbours",
+        "linear probe",
+        "1 labels a class",
+        "2 labels a class",
+    ]
+    table = [re.split(r"  +", line.strip()) for line in lines]
+    assert [row[0] for row in table] == [
+        "small_cnn",
+        "small_cnn, untrained",
+        "wav2vec2",
+        "wav2vec2, untrained",
+    ]
+    text = page.read_text()
+    for (name, *shown), (entry, kind) in zip(
+        table,
+        [(entry, kind) for entry in got["checkpoints"].values() for kind in ("trained", "random")],
+        strict=True,
+    ):
+        scores = entry[kind]
+        assert shown[:2] == [
+            f"{100 * scores[key]:.1f}" for key in ("knn_accuracy", "linear_accuracy")
+        ]
+        for cell, draws in zip(shown[2:], scores["few_shot_accuracy"].values(), strict=True):
+            assert cell == f"{100 * np.mean(draws):.1f} ± {100 * np.std(draws):.1f}"
+        row = "".join(f"<td>{cell}</td>" for cell in (name, *shown))
+        assert f"<tr>{row}</tr>" in text
+
+
+def test_one_checkpoint_has_a_page_too(workdir, tmp_path, capsys):
+    folder = tmp_path / "page"
+    out, _ = run(capsys, "--checkpoint", workdir, "--shots", 99, "--report", folder)
+    assert out.splitlines()[-1].startswith(str(folder / "probe.html"))
+    text = (folder / "probe.html").read_text()
+    assert "all labels: <b>small_cnn</b>" in text and "How good is it?" in text
+
+
+def test_checkpoints_of_different_clips(networks, workdir, tmp_path, capsys):
+    """They are probed only on data that the command names."""
+    other = tmp_path / "other"
+    shutil.copytree(workdir, other)
+    config = json.loads((other / "config.json").read_text())
+    config["supervised"]["data"]["split_seed"] = 1
+    config["supervised"]["data"]["seconds"] = 0.25  # how it reads is its own affair
+    (other / "config.json").write_text(json.dumps(config))
+    two = ["--checkpoint", workdir, other]
+    with pytest.raises(
+        UserError, match=r"different clips \(data.split_seed is 0 and 1\).*--config"
+    ):
+        probe.main(list(map(str, two)))
+    named = ["--config.supervised.data.source=synthetic", "--shots", 1, "--draws", 1]
+    out, _ = run(capsys, *two, *named)
+    assert [line.split()[0] for line in out.splitlines()[-2:]] == ["small_cnn", "other"]
