@@ -1,7 +1,7 @@
 """Turns sound files, or folders of them, into vectors of a trained encoder.
 
     sacjax embed --checkpoint WORKDIR PATH… --output FILE.npz|FILE.parquet [--frames]
-        [--layer -1|K|mean] [--seconds S]
+        [--layer -1|K|mean] [--pooling KIND] [--seconds S]
 
 The files may be of any rate and length, and the encoder may have been trained for anything. There
 is one vector a clip, or with `--frames` one a frame. The encoder hears `--seconds` at a time
@@ -45,6 +45,12 @@ def add_flags(parser: argparse.ArgumentParser, several: bool = False) -> None:
     parser.add_argument(
         "--layer", default="-1", help="-1: the last (default), a layer's number from 0 on, or mean"
     )
+    parser.add_argument(
+        "--pooling",
+        default="mean",
+        help="of frames to a clip's vector: mean (default), max, mean_max, statistics, or grid: "
+        "the frames at 8 even positions, for words",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,6 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", required=True, metavar="FILE", help="FILE.npz or FILE.parquet")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="sound file or folder")
     args = parser.parse_args(argv)
+    if args.frames and args.pooling != "mean":
+        raise UserError(f"--pooling is '{args.pooling}', but --frames are not pooled: give one")
     escape_bad_names()
     from sacjax import compilation, inference
     from sacjax.inference.sounds import as_recordings, find_files
@@ -77,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     check_output(output)
     files = find_files(args.paths)
     model = inference.load(args.checkpoint, args.which, args.checkpoint_stage)
-    embedder = model.embedder(layer, args.seconds)
+    embedder = model.embedder(layer, args.seconds, args.pooling)
     recordings, bad = as_recordings(files, model.sample_rate), dict[int, str]()
     make = frame_table if args.frames else clip_table
     good, table, row_files = make(embedder, recordings, bad)
@@ -86,7 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     if not good:
         return 1
     write(output, [files[k] for k in good], table, row_files)
-    print(f"{output}: {len(good)} files, {len(table['embeddings'])} vectors of {embedder.features}")
+    width = embedder.features if args.frames else embedder.clip_features
+    print(f"{output}: {len(good)} files, {len(table['embeddings'])} vectors of {width}")
     return 0
 
 

@@ -154,6 +154,7 @@ def main(argv: list[str] | None = None) -> int:
         ((name, load(name)) for name in names),
         comparison.clips_of(data),
         layer=layer,
+        pooling=args.pooling,
         random=args.random,
         seed=args.seed,
         neighbours=args.neighbours,
@@ -167,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         "test_clips": len(clips.test),
         "classes": len(np.unique(clips.labels[clips.train])),
         "layer": layer,
+        "pooling": args.pooling,
         "neighbours": args.neighbours,
         "draws": args.draws,
         "seed": args.seed,
@@ -213,7 +215,7 @@ def data_of_all(
     models = {}
     for name in names:
         model = load(name)
-        model.embedder(layer)  # raises where it lacks the layer
+        model.embedder(layer, pooling=args.pooling)  # raises where it lacks the layer
         models[name] = dataclasses.replace(model, module=None)
     model = next(iter(models.values()))
     if not args.config and not any(names_data(text) for text in overrides):

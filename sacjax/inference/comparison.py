@@ -158,6 +158,7 @@ def probe(
     clips: Clips,
     *,
     layer: Layer = -1,
+    pooling: str = "mean",
     random: bool = False,
     seed: int = 0,
     **options: Any,
@@ -170,6 +171,7 @@ def probe(
       models: (name, model), made one at a time.
       clips: to probe on.
       layer: of the encoders.
+      pooling: of their frames.
       random: also probes each encoder with fresh parameters, drawn by `seed`.
       seed: of draws, folds and fresh parameters.
       options: `neighbours`, `shots` and `draws` of `probes.all_scores`.
@@ -187,7 +189,7 @@ def probe(
         kinds = {"trained": model} | ({"random": untrained(model, seed)} if random else {})
         tables[name] = {}
         for kind, one in kinds.items():
-            embedder = one.embedder(layer)
+            embedder = one.embedder(layer, pooling=pooling)
             vectors, seen = embed_recordings(embedder, clips.recordings, indices, bad)
             _check_finite(name, vectors)
             good &= seen

@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 from sacjax.context import Context
 from sacjax.data import decode, pipeline, retry
 from sacjax.data.recordings import Recordings
-from sacjax.errors import UserError
+from sacjax.errors import UserError, nearest
 from sacjax.evaluators.predictions import predict
-from sacjax.layers.pooling import masked_mean
+from sacjax.layers.pooling import KINDS, Pooling
 from sacjax.views import Views, make_views
 
 ROWS = 16  # files read ahead, and pieces of sound in a batch, at most
@@ -27,6 +27,8 @@ SAMPLES = 1 << 21
 # Samples. An encoder that gives too few frames for so many has no regular interval.
 LONGEST = 1 << 24
 Layer = int | str
+
+POOLINGS = tuple(kind for kind in KINDS if kind != "attention")  # those that learn nothing
 
 
 class Embedder:
@@ -38,7 +40,7 @@ class Embedder:
       window: samples that it hears at a time, those of its training.
     """
 
-    def __init__(self, stage: ConfigDict, encoder: Any, layer: Layer = -1):
+    def __init__(self, stage: ConfigDict, encoder: Any, layer: Layer = -1, pooling: str = "mean"):
         """Takes an encoder.
 
         Args:
@@ -48,11 +50,16 @@ class Embedder:
           layer: -1: the encoder's output; k: the k-th of its Transformer's hidden states, 0 being
             its input; mean: of all of them. Of a pre-norm encoder the last hidden state is before
             the final norm, its output after it.
+          pooling: of frames to a clip's vector; one of `POOLINGS`.
 
         Raises:
-          UserError: a layer that the encoder does not have.
+          UserError: a layer that the encoder does not have, or an unknown pooling.
         """
         _check_layer(encoder, stage.model.name, layer)
+        if pooling not in POOLINGS:
+            raise UserError(f"--pooling is '{pooling}'{nearest(pooling, POOLINGS)}")
+        pool = Pooling(pooling, int(encoder.features), rngs=nnx.Rngs(0))
+        self.clip_features = pool.features
         self.stage, self.layer = stage, layer
         self.sample_rate, self.features = int(stage.data.sample_rate), int(encoder.features)
         self.window = round(stage.data.seconds * self.sample_rate)
@@ -73,12 +80,12 @@ class Embedder:
         of_clips = functools.partial(encode, make_views(stage, 1))
         of_frames = functools.partial(encode, make_views(whole, 1))
         self._frames = jax.jit(of_frames)
-        self._clips = jax.jit(lambda *args: masked_mean(*of_clips(*args)))
+        self._clips = jax.jit(lambda *args: pool(*of_clips(*args)))
         # All that makes frames is dead code here, which XLA drops.
         self._counts = jax.jit(lambda *args: of_frames(*args)[1])
 
     def clips(self, audio: Any, lengths: Any) -> jax.Array:
-        """Returns float32 [B, D], the mean over valid frames.
+        """Returns float32 [B, D], the pooled frames.
 
         Args:
           audio: int16, or float32 in [-1, 1], [B, T].
@@ -231,7 +238,7 @@ def embed_recordings(
         note_errors(batch, bad)
         return embedder.clips(batch["audio"], batch["length"])
 
-    vectors, seen = predict(apply, batches, indices, embedder.features)
+    vectors, seen = predict(apply, batches, indices, embedder.clip_features)
     return vectors.astype(np.float32), seen
 
 

@@ -138,8 +138,9 @@ class Model:
         *,
         layer: Layer = -1,
         seconds: float = 0,
+        pooling: str = "mean",
     ) -> np.ndarray:
-        """Returns a vector for each sound, float32 [N, D]: the mean of the encoder's frames.
+        """Returns a vector for each sound, float32 [N, D]: the encoder's frames, pooled.
 
         Rows of a sound that could not be read are NaN, and a warning says why.
 
@@ -147,13 +148,14 @@ class Model:
           sounds, sample_rate: as of `predict`.
           layer: -1: the encoder's output; k: its k-th hidden state; 'mean': the mean of all.
           seconds: length of a window; 0: the same as in training.
+          pooling: of frames: mean, max, mean_max, statistics or grid; see `layers.Pooling`.
 
         Raises:
-          UserError: a missing sound, or a layer that the encoder does not have.
+          UserError: a missing sound, or a layer or a pooling that there is not.
         """
         recordings = as_recordings(sounds, sample_rate or self.sample_rate, self.labels)
         bad: dict[int, str] = {}
-        embedder = self.embedder(layer, seconds)
+        embedder = self.embedder(layer, seconds, pooling)
         vectors, seen = embed_recordings(embedder, recordings, np.arange(len(recordings)), bad)
         _warn(recordings, bad)
         return np.where(seen[:, None], vectors, np.float32(np.nan))
@@ -179,13 +181,13 @@ class Model:
         none = np.zeros([0, embedder.features], np.float32), np.zeros(0)
         return [found.get(k, none) for k in range(len(recordings))]
 
-    def embedder(self, layer: Layer = -1, seconds: float = 0) -> Embedder:
+    def embedder(self, layer: Layer = -1, seconds: float = 0, pooling: str = "mean") -> Embedder:
         """Returns its encoder as a function from sound to vectors; see `embed`."""
         if seconds < 0:
             raise UserError(f"--seconds is {seconds:g}: it must be more than 0")
         stage = self.stage_config.copy_and_resolve_references()
         stage.data.seconds = seconds or stage.data.seconds
-        return Embedder(stage, getattr(self.module, "encoder", self.module), layer)
+        return Embedder(stage, getattr(self.module, "encoder", self.module), layer, pooling)
 
     def probabilities(
         self, recordings: Recordings, indices: np.ndarray, bad: dict[int, str]

@@ -1,6 +1,7 @@
 """Embeddings against the encoders called by hand, NumPy's means and worked times."""
 
 import jax
+import librosa
 import numpy as np
 import pytest
 from flax import nnx
@@ -203,3 +204,36 @@ def test_many_sounds_are_those_alone(embedders):
         np.testing.assert_allclose(
             together[k], embedders["wav2vec2"].embed_frames([sounds[k]])[0], atol=1e-4
         )
+
+
+def test_pooling_of_clips(networks, batch):
+    model = inference.load(networks["small_cnn"])
+    frames, counts = map(np.asarray, model.embedder().frames(batch, LENGTHS))
+    mean_max = model.embedder(pooling="mean_max")
+    want = [[x[:n].mean(0), x[:n].max(0)] for x, n in zip(frames, counts, strict=True)]
+    np.testing.assert_allclose(
+        mean_max.clips(batch, LENGTHS), np.reshape(want, [3, mean_max.clip_features]), atol=1e-5
+    )
+    with pytest.raises(UserError, match="--pooling is 'grit'; did you mean 'grid'"):
+        model.embedder(pooling="grit")
+
+
+def test_trimmed_clips_have_frames_at_their_own_times(resnet):
+    """Silence is cut from what makes a clip's vector, and stays where frames have times."""
+    stage = config_of("spectrogram_resnet").supervised
+    stage.frontend.trim_db = 20.0
+    trimmed = inference.Embedder(
+        stage,
+        random_values(lambda: models.build_encoder(stage.model, num_features=16, rngs=nnx.Rngs(0))),
+    )
+    silence, word = np.zeros([1, 1600], np.float32), noise(1, WINDOW - 1600)
+    late, length = np.concatenate([silence, word], 1), np.array([WINDOW], np.int32)
+    np.testing.assert_array_equal(trimmed.frames(late, length)[0], resnet.frames(late, length)[0])
+    fft, hop = stage.frontend.n_fft, stage.frontend.hop_length
+    cut, _ = librosa.effects.trim(late[0], top_db=20, frame_length=fft, hop_length=hop)
+    assert len(cut) < WINDOW - 1000
+    alone = np.zeros([1, WINDOW], np.float32)
+    alone[0, : len(cut)] = cut
+    np.testing.assert_allclose(
+        trimmed.clips(late, length), resnet.clips(alone, np.array([len(cut)])), rtol=1e-4
+    )
