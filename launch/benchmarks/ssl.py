@@ -10,7 +10,7 @@ A method pretrains for a budget of core minutes; how many updates that is, is me
 machine (`costs.json`). Every encoder has 0.7 million parameters. The encoder is then fine-tuned on
 few labels (`finetune`), or frozen and probed (`linear`, `knn`). Beside the objectives stand the
 untrained encoder (`untrained`), each encoder trained on the same labels alone (`scratch`), and the
-best network trained so, the log-mel ResNet (`supervised`). The recipes were chosen on FSDD's folds
+best of them on development folds (`supervised`). The recipes were chosen on FSDD's folds
 1 to 3, which are no part of the table; the last step is reported, and nothing is picked by its test
 accuracy: `--halving` gives longer budgets to the methods that are best on those same folds. Each
 run is one command of configs/ssl.py. What is written: ssl_table.py.
@@ -235,7 +235,7 @@ def _probe(
     spec = f"{CONFIG}:{_labelled(task, p, fold, ALL, 0)},stages=finetune"
     command = [sys.executable, "-m", "sacjax", "probe", "--checkpoint", str(path.parent)]
     command += ["--config", spec, "--random", "--shots", *shots, "--draws", str(draws)]
-    command += ["--output", str(path), *more]
+    command += ["--pooling", TASKS[task].pooling, "--output", str(path), *more]
     return jobs.Job(f"{path.stem} of {path.parent.name}", command, path, path.with_suffix(".log"))
 
 
@@ -283,7 +283,7 @@ def run_task(
         wave = [
             j for p in pretrainings for j in finetuning_jobs(task, p, folds, shot, args.draws, runs)
         ]
-        for encoder in dict.fromkeys(["resnet", *(p.encoder for p in pretrainings)]):
+        for encoder in dict.fromkeys([about.supervised, *(p.encoder for p in pretrainings)]):
             wave += scratch_jobs(task, encoder, folds, shot, args.draws, runs)
         jobs.run(wave, args.jobs)
 

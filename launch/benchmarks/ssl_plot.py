@@ -54,16 +54,16 @@ def _panel(axes: Any, means: Means, task: str) -> None:
     axes.set_xticks(MINUTES, [str(minutes) for minutes in MINUTES])
     axes.minorticks_off()
     axes.grid(alpha=0.2)
-    _levels(axes, levels)
+    _levels(axes, levels, TASKS[task].supervised)
     _lines(axes, task, lines)
 
 
-def _levels(axes: Any, levels: dict[str, float]) -> None:
-    """Draws what each encoder reaches without pretraining; the ResNet's is the best supervised."""
+def _levels(axes: Any, levels: dict[str, float], supervised: str) -> None:
+    """Draws what each encoder reaches without pretraining, the best supervised one thick."""
     for encoder, height in levels.items():
-        width = 2 if encoder == "resnet" else 1
+        width = 2 if encoder == supervised else 1
         axes.axhline(height, color=COLORS.get(encoder, "black"), linestyle="--", linewidth=width)
-    names = {e: "supervised (resnet)" if e == "resnet" else f"scratch, {e}" for e in levels}
+    names = {e: f"supervised ({e})" if e == supervised else f"scratch, {e}" for e in levels}
     named = [(1.6, levels[e], names[e], COLORS.get(e, "black")) for e in levels]
     _name(axes, named, 1.0)
 

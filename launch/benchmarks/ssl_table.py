@@ -33,11 +33,20 @@ class Task(NamedTuple):
     corpus: str  # of pretraining
     budgets: tuple[float, ...] = (5, 20, 60)
     best_only: tuple[int, ...] = ()  # shots that `--halving` gives the longest budget alone
+    pooling: str = "mean_max"  # of a frozen encoder's frames, as configs/ssl.py pools them
+    supervised: str = "resnet"  # the encoder that is best from scratch, on development folds
 
 
 TASKS = {
     "fsdd": Task(
-        "FSDD, a speaker left out", (4, 5, 6), (1, 2, 3), (10, 5, 1), "speech", best_only=(5, 1)
+        "FSDD, a speaker left out",
+        (4, 5, 6),
+        (1, 2, 3),
+        (10, 5, 1),
+        "speech",
+        best_only=(5, 1),
+        pooling="grid",
+        supervised="gru",
     ),
     "ravdess": Task("RAVDESS, actors left out", (1, 2, 3, 4, 5), (), (10, ALL), "speech"),
     "esc10": Task("ESC-10, five folds", (1, 2, 3, 4, 5), (), (4, ALL), "train", (5, 20)),
@@ -107,8 +116,8 @@ def read_results(runs: Path) -> Found:
     for path in sorted(runs.glob("*_scratch_*/fold*_draw*/results.json")):
         task, _, rest = path.parents[1].name.partition("_scratch_")
         kind, _, shots = rest.partition("_")
-        # The log-mel ResNet is the best network that was found for labels alone.
-        for method in ("scratch", "supervised") if kind == "resnet" else ("scratch",):
+        best = task in TASKS and kind == TASKS[task].supervised
+        for method in ("scratch", "supervised") if best else ("scratch",):
             cell = Cell(task, "finetune", labels_of(int(shots)), method, kind, "none", "0")
             _note(found, cell, path, "scratch")
     for path in sorted(runs.glob("*/*/*_probe_fold*.json")):
