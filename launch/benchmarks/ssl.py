@@ -280,11 +280,11 @@ def run_task(
     probes += untrained_jobs(task, pretrainings, folds, args.draws, args.seeds, runs)
     jobs.run(probes, args.jobs)
     for shot in shots:
-        wave = [
-            j for p in pretrainings for j in finetuning_jobs(task, p, folds, shot, args.draws, runs)
-        ]
+        wave = []  # from scratch first: all others are compared with it
         for encoder in dict.fromkeys([about.supervised, *(p.encoder for p in pretrainings)]):
             wave += scratch_jobs(task, encoder, folds, shot, args.draws, runs)
+        for p in pretrainings:
+            wave += finetuning_jobs(task, p, folds, shot, args.draws, runs)
         jobs.run(wave, args.jobs)
 
 

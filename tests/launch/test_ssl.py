@@ -32,7 +32,7 @@ def runs(tmp_path):
             {"finetune": {"test/accuracy": accuracy}},
         )
         write(
-            tmp_path / "fsdd_scratch_resnet_10" / f"fold{fold}_draw{draw}" / "results.json",
+            tmp_path / "fsdd_scratch_gru_10" / f"fold{fold}_draw{draw}" / "results.json",
             {"scratch": {"test/accuracy": accuracy - 0.1}},
         )
     table = {"knn_accuracy": 0.5, "linear_accuracy": 0.6, "few_shot_accuracy": {"10": [0.3, 0.5]}}
