@@ -258,11 +258,7 @@ def test_several_budgets_run_in_one_call(tmp_path, monkeypatch):
     args = ["--only", "fsdd", "--methods", "apc", "--budget", "5", "20", "--runs", str(tmp_path)]
     assert ssl.main(args) == 0
     assert ran == [
-        (
-            "fsdd",
-            ["apc"],
-            5,
-        ),
+        ("fsdd", ["apc"], 5),
         ("fsdd", ["apc"], 20),
     ]
 
@@ -271,7 +267,7 @@ def test_what_is_there_is_not_run_again(runs):
     jobs = ssl.finetuning_jobs("fsdd", SIMCLR, (4, 5, 6), 10, 2, runs)
     missing = [job.result.name for job in jobs]
     assert missing == ["fold6_draw0", "fold6_draw1"]
-    assert not ssl.scratch_jobs("fsdd", "resnet", (4, 5), 10, 2, runs)
+    assert not ssl.scratch_jobs("fsdd", "gru", (4, 5), 10, 2, runs)
     assert not ssl.probing_jobs("fsdd", SIMCLR, (4, 5), 2, runs)
 
 
