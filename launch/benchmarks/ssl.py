@@ -9,11 +9,11 @@
 A method pretrains for a budget of core minutes; how many updates that is, is measured once on this
 machine (`costs.json`). Every encoder has 0.7 million parameters. The encoder is then fine-tuned on
 few labels (`finetune`), or frozen and probed (`linear`, `knn`). Beside the objectives stand the
-untrained encoder (`untrained`), each encoder trained on the same labels alone (`scratch`), and the
-best of them on development folds (`supervised`). The recipes were chosen on FSDD's folds
-1 to 3, which are no part of the table; the last step is reported, and nothing is picked by its test
-accuracy: `--halving` gives longer budgets to the methods that are best on those same folds. Each
-run is one command of configs/ssl.py. What is written: ssl_table.py.
+spectrogram itself (`logmel`), the untrained encoder (`untrained`), each encoder trained on the same
+labels alone (`scratch`), and the best of these on development folds (`supervised`). The recipes
+were chosen on FSDD's folds 1 to 3, which are no part of the table; the last step is reported, and
+nothing is picked by its test accuracy: `--halving` gives longer budgets to the methods that are
+best on those same folds. Each run is one command of configs/ssl.py. What is written: ssl_table.py.
 """
 
 import argparse
@@ -32,7 +32,7 @@ import numpy as np
 if __name__ == "__main__":  # in place of this folder, whose ssl.py would hide Python's own
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from launch.benchmarks import jobs, ssl_halving, ssl_table
+from launch.benchmarks import jobs, ssl_features, ssl_halving, ssl_table
 from launch.benchmarks.ssl_table import ALL, DRAWS, REFERENCE, TASKS
 from sacjax import config as config_lib
 from sacjax import errors
@@ -276,7 +276,13 @@ def run_task(
     ]
     encoders = [_of_fold(p, fold) for p in pretrainings for fold in folds]
     jobs.run([j for p in dict.fromkeys(encoders) for j in pretraining_job(p, runs)], args.jobs)
-    probes = [j for p in pretrainings for j in probing_jobs(task, p, folds, args.draws, runs)]
+    nobody = Pretraining(task, "simclr", "resnet", "none", 0)
+    specs = {
+        fold: f"{CONFIG}:{_labelled(task, nobody, fold, ALL, 0)},stages=finetune" for fold in folds
+    }
+    labels = [shot for shot in about.shots if shot]
+    probes = ssl_features.probing_jobs(task, specs, about.pooling, labels, args.draws, runs)
+    probes += [j for p in pretrainings for j in probing_jobs(task, p, folds, args.draws, runs)]
     probes += untrained_jobs(task, pretrainings, folds, args.draws, args.seeds, runs)
     jobs.run(probes, args.jobs)
     for shot in shots:

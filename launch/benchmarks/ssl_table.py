@@ -20,7 +20,7 @@ COLUMNS = (
 ALL = 0  # labels a class: all there are
 DRAWS = 3  # of the few labels, and seeds
 REFERENCE = "wav2vec2"
-BASELINES = ("supervised", "scratch", "untrained")
+BASELINES = ("supervised", "scratch", "untrained", "logmel")
 
 
 class Task(NamedTuple):
@@ -90,8 +90,8 @@ def labels_of(shots: int) -> str:
 def corpus_of(encoder: Path) -> str:
     """Returns what an encoder was pretrained on, by the folder of its workdir."""
     name = encoder.parent.name
-    if name == "speech":
-        return "speech"
+    if name in ("speech", "none"):
+        return name
     return "speech+train" if "_both_" in name else "train"
 
 
@@ -145,10 +145,10 @@ def _note_probe(found: Found, path: Path, probe: re.Match[str], about: re.Match[
     if fold not in TASKS[task].folds:
         return
     trained = (about["method"], about["encoder"], corpus_of(path.parent), about["budget"])
-    rows = {"random": ("untrained", about["encoder"], "none", "0")}
+    tables = json.loads(path.read_text())
+    rows = {"random": ("untrained", about["encoder"], "none", "0")} if "random" in tables else {}
     if not seed:
         rows["trained"] = trained
-    tables = json.loads(path.read_text())
     for kind, row in rows.items():
         table = tables[kind]
         accuracies = {

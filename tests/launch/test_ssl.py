@@ -37,6 +37,9 @@ def runs(tmp_path):
         )
     table = {"knn_accuracy": 0.5, "linear_accuracy": 0.6, "few_shot_accuracy": {"10": [0.3, 0.5]}}
     probe = {"trained": table, "random": table | {"knn_accuracy": 0.2}}
+    for fold, accuracy in ((4, 0.25), (5, 0.35)):
+        path = tmp_path / "none" / "logmel_none_0min" / f"fsdd_probe_fold{fold}.json"
+        write(path, {"trained": table | {"knn_accuracy": accuracy}})
     for fold in (1, 4, 5):
         write(encoder / f"fsdd_probe_fold{fold}.json", probe)
     return tmp_path
@@ -60,6 +63,7 @@ def test_the_table_has_means_over_the_folds_that_were_not_chosen_on(runs):
         assert cells[method, "finetune", "10"].mean == pytest.approx(55)
     assert cells["simclr", "knn", "all"].mean == 50
     assert cells["untrained", "knn", "all"].mean == 20
+    assert means[Cell("fsdd", "knn", "all", "logmel", "none", "none", "0")].mean == 30
     assert cells["simclr", "linear", "10"].mean == pytest.approx(40)
 
 
