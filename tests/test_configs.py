@@ -20,8 +20,12 @@ ARGUMENTS = {
     "configs/esc50/wav2vec2.py": ("fold=2", "scratch", "pretrain_only"),
     "configs/fsdd/resnet.py": ("loso,fold=2",),
     "configs/fsdd/wav2vec2.py": ("fold=2", "scratch", "pretrain_only"),
+    "configs/pretrain_folder.py": (
+        "method=eat,size=small",
+        "method=wav2vec2,size=base,stages=pretrain",
+        "rate=8000,seconds=1.0,encoder=gru,stages=scratch",
+    ),
     "configs/wav2vec2/base_pretrain.py": ("small_batch",),
-    "configs/wav2vec2/folder.py": ("rate=8000,seconds=1.0,size=small", "scratch", "pretrain_only"),
 }
 SPECS = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("configs/**/*.py"))]
 SPECS += [f"{path}:{arg}" for path, args in ARGUMENTS.items() for arg in args]
@@ -90,7 +94,9 @@ def test_own_recordings_pretrain_and_fine_tune(folder_of_sounds, tmp_path, monke
         for key, value in fewer.items()
     ]
     config = config_lib.load(
-        "configs/wav2vec2/folder.py:rate=8000,seconds=0.5,size=tiny", overrides
+        "configs/pretrain_folder.py:method=wav2vec2,rate=8000,seconds=0.5,size=tiny,"
+        "stages=pretrain+finetune",
+        overrides,
     )
     results = stages.run(config, tmp_path / "run")
     assert (
