@@ -15,6 +15,9 @@ from sacjax.train import sharding, step
 
 ROOT = Path(__file__).parents[1]
 ARGUMENTS = {
+    "configs/apc/synthetic.py": ("encoder=causal_transformer,codes=8",),
+    "configs/autoencoder/synthetic.py": ("encoder=dense", "encoder=small_cnn,denoise"),
+    "configs/byol_a/synthetic.py": ("encoder=wav2vec2,shots=5",),
     "configs/esc50/resnet.py": ("esc10", "esc10,fold=3,no_specaugment,no_mixup", "frontend=leaf"),
     "configs/esc50/audionet.py": ("esc10", "esc10,article", "esc10,no_mixup"),
     "configs/esc50/wav2vec2.py": ("fold=2", "scratch", "pretrain_only"),
@@ -25,6 +28,8 @@ ARGUMENTS = {
         "method=wav2vec2,size=base,stages=pretrain",
         "rate=8000,seconds=1.0,encoder=gru,stages=scratch",
     ),
+    "configs/inversion/synthetic.py": ("spectrogram",),
+    "configs/masked_prediction/synthetic.py": ("method=mockingjay",),
     "configs/wav2vec2/base_pretrain.py": ("small_batch",),
 }
 SPECS = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("configs/**/*.py"))]
