@@ -7,7 +7,8 @@
 UNLABELLED is searched whole, whatever its sub-folders; LABELLED has one for each label; both may be
 the same folder. `scratch` is the same network trained on the labels alone, so that you see what
 pretraining brings. Arguments: `method` (an objective; see METHODS below), `encoder` (see ENCODERS;
-default: the method's own), `rate` in Hz and `seconds` of a crop, `top_db` how far below a clip's
+default: the method's own), `size` of a Transformer (small, base, …: a GPU; default: 0.7 million
+parameters, two cores), `rate` in Hz and `seconds` of a crop, `top_db` how far below a clip's
 maximum is heard, `trim_db` where the silence at a clip's ends is cut, in decibels below its loudest
 part (20 for single words; 0: nowhere), `pooling` of frames (grid for words), `steps` of
 pretraining, `shots` labels a class (0: all), `stages` joined by `+`.
@@ -18,31 +19,34 @@ docs/pretraining.md says which method to take for which sound, from our own tabl
 from sacjax import config as config_lib
 from sacjax.errors import UserError, nearest
 
-SPECTROGRAM = dict(width=120, depth=4, heads=4, mlp_width=480)  # 0.7 million, as the ResNet
+TRANSFORMER = dict(width=120, depth=4, heads=4, mlp_width=480)
+# {encoder: (its name, its options, those of 0.7 million parameters, which `size` replaces)}
 ENCODERS = {
-    "resnet": ("spectrogram_resnet", dict(depth=18, width=16)),
+    "resnet": ("spectrogram_resnet", dict(depth=18), dict(width=16)),
     "patches": (
         "spectrogram_transformer",
-        SPECTROGRAM | dict(class_tokens=1, patch_frames=8, patch_bands=8),
+        dict(class_tokens=1, patch_frames=8, patch_bands=8),
+        TRANSFORMER,
     ),
     "frames": (
         "spectrogram_transformer",
-        SPECTROGRAM | dict(class_tokens=0, patch_frames=2, patch_bands=None),
+        dict(class_tokens=0, patch_frames=2, patch_bands=None),
+        TRANSFORMER,
     ),
-    "gru": ("gru", dict(width=208, stack=2)),
-    "causal": ("causal_transformer", SPECTROGRAM | dict(stack=2)),
+    "gru": ("gru", dict(), dict(width=208, stack=2)),
+    "causal": ("causal_transformer", dict(stack=2), TRANSFORMER),
     "wave": (
         "wav2vec2",
+        # Group norm over time, as base: layer norm of each frame makes a room's silence as loud as
+        # speech, and a speaker in another room is lost.
+        dict(conv_norm="group", conv_bias=False, layer_drop=0.0),
         dict(
             size="mini",
             conv_channels=(64,) * 5,
             conv_kernels=(10, 3, 3, 3, 2),
             conv_strides=(5, 2, 2, 2, 2),
-            conv_norm="group",
-            conv_bias=False,
             positional_kernel=32,
             positional_groups=8,
-            layer_drop=0.0,
             width=112,
             mlp_width=448,
         ),
@@ -170,6 +174,7 @@ def get_config(arg=""):
         arg,
         method="simclr",
         encoder="",
+        size="",
         rate=16000,
         seconds=2.0,
         top_db=80.0,
@@ -185,7 +190,7 @@ def get_config(arg=""):
     encoder = arg.encoder or method["encoder"]
     if encoder not in ENCODERS:
         raise UserError(f"encoder is '{encoder}'{nearest(encoder, ENCODERS)}")
-    name, options = ENCODERS[encoder]
+    name, options, two_cores = ENCODERS[encoder]
     stages = dict(
         pretrain=config_lib.stage(), scratch=config_lib.stage(), finetune=config_lib.stage()
     )
@@ -200,7 +205,7 @@ def get_config(arg=""):
         s.frontend.top_db = arg.top_db
         s.frontend.trim_db = arg.trim_db
         s.model.name = name
-        s.model.encoder = options
+        s.model.encoder = options | (dict(size=arg.size) if arg.size else two_cores)
         s.model.pooling = arg.pooling
         s.eval.batch_size = 64
     p = stages["pretrain"]

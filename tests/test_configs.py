@@ -5,23 +5,34 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile as sf
 
 from sacjax import config as config_lib
-from sacjax import objectives, stages
+from sacjax import init_from, objectives, stages
+from sacjax.layers.platform import compiled_for
 from sacjax.train import sharding, step
 
 ROOT = Path(__file__).parents[1]
 ARGUMENTS = {
+    "configs/apc/synthetic.py": ("encoder=causal_transformer,codes=8",),
+    "configs/autoencoder/synthetic.py": ("encoder=dense", "encoder=small_cnn,denoise"),
+    "configs/byol_a/synthetic.py": ("encoder=wav2vec2,shots=5",),
     "configs/esc50/resnet.py": ("esc10", "esc10,fold=3,no_specaugment,no_mixup", "frontend=leaf"),
     "configs/esc50/audionet.py": ("esc10", "esc10,article", "esc10,no_mixup"),
     "configs/esc50/wav2vec2.py": ("fold=2", "scratch", "pretrain_only"),
     "configs/fsdd/resnet.py": ("loso,fold=2",),
     "configs/fsdd/wav2vec2.py": ("fold=2", "scratch", "pretrain_only"),
+    "configs/pretrain_folder.py": (
+        "method=eat,size=small",
+        "method=wav2vec2,size=small,stages=pretrain",
+        "rate=8000,seconds=1.0,encoder=gru,stages=scratch",
+    ),
+    "configs/inversion/synthetic.py": ("spectrogram",),
+    "configs/masked_prediction/synthetic.py": ("method=mockingjay",),
     "configs/wav2vec2/base_pretrain.py": ("small_batch",),
-    "configs/wav2vec2/folder.py": ("rate=8000,seconds=1.0,size=small", "scratch", "pretrain_only"),
 }
 SPECS = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("configs/**/*.py"))]
 SPECS += [f"{path}:{arg}" for path, args in ARGUMENTS.items() for arg in args]
@@ -66,6 +77,43 @@ def test_published_pretraining_compiles_and_needs_the_memory_that_adam_needs(
     assert memory.alias_size_in_bytes == pytest.approx(3 * 4 * count, rel=0.01)
 
 
+RESNET_18 = 11.170  # torchvision's of one channel, without its head
+VIT_B = 85.254  # twelve layers of 7.088, 16 × 16 patches of one channel, class token and norm
+PODS = {  # millions of parameters: of a part, or of all ("")
+    "apc": ("", 4.1),  # Chung et al. 2019, three GRUs of 512
+    "autoencoder": ("", 451.0),  # the article's six layers there and back
+    "best_rq": ("encoder", 94.37),  # transformers' Wav2Vec2Model, base
+    "byol_a": ("encoder", 6.333),  # "6.3 M" (Niizumi et al. 2023): the authors' AudioNTT2022
+    "cola": ("encoder", RESNET_18),
+    "data2vec": ("encoder", 93.16),  # transformers' Data2VecAudioModel, base
+    "eat": ("encoder", VIT_B),
+    "hubert": ("encoder", 94.37),  # transformers' HubertModel, base
+    "inversion": ("", 13.5),  # Siuzdak 2023
+    "masked_autoencoder": ("", 111.0),  # MAE's 111.9 of ViT-B, less two channels and positions
+    "masked_prediction": ("encoder", 21.3),  # s3prl's TERA base
+    "simclr": ("encoder", RESNET_18),
+}
+
+
+@pytest.mark.parametrize("name", [path.parent.name for path in ROOT.glob("configs/*/pretrain.py")])
+def test_a_pods_step_is_traced_for_eight_chips_and_has_the_published_size(name, monkeypatch):
+    """Every stage of it, whole, as for TPUs; what compiles for them is told in docs/pods.md."""
+    monkeypatch.chdir(ROOT)
+    config = init_from.resolve(config_lib.load(f"configs/{name}/pretrain.py"))
+    mesh = jax.sharding.AbstractMesh((8, 1, 1), tuple(config.mesh))
+    for stage in (config[stage] for stage in config.stages):
+        sharding.check_training_batch(name, stage, mesh)
+        with compiled_for("tpu"):
+            trainer = step.make_trainer(objectives.build(stage), stage, mesh, 100, 0)
+            state, batch = trainer.state_shapes, step.batch_shapes(stage, stage.train.batch_size, 0)
+            after = jax.eval_shape(trainer.step, state, batch)
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+        part, millions = PODS[name]
+        counted = state.params[part] if part else state.params
+        count = sum(leaf.size for leaf in jax.tree.leaves(counted)) / 1e6
+        assert count == pytest.approx(millions, rel=3e-3)
+
+
 def test_own_recordings_pretrain_and_fine_tune(folder_of_sounds, tmp_path, monkeypatch):
     """Unlabelled files of any length lie in a folder and in a sub-folder, which is no label."""
     monkeypatch.chdir(ROOT)
@@ -90,7 +138,9 @@ def test_own_recordings_pretrain_and_fine_tune(folder_of_sounds, tmp_path, monke
         for key, value in fewer.items()
     ]
     config = config_lib.load(
-        "configs/wav2vec2/folder.py:rate=8000,seconds=0.5,size=tiny", overrides
+        "configs/pretrain_folder.py:method=wav2vec2,rate=8000,seconds=0.5,size=tiny,"
+        "stages=pretrain+finetune",
+        overrides,
     )
     results = stages.run(config, tmp_path / "run")
     assert (

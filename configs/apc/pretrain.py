@@ -6,7 +6,7 @@
 Reads ArrayRecord shards of 16 kHz speech (see `python -m sacjax prepare`). 80 log-mels of 25 ms
 every 10 ms, normalized over each utterance; 100 epochs of LibriSpeech's 360 hours, 32 utterances a
 batch. Arguments: `encoder` (gru, or causal_transformer as Chung and Glass 2020 have it), `ahead`
-frames, `codes` (512: VQ-APC).
+frames, `codes` (512: VQ-APC). 4.1 million parameters with the head, as published.
 
 The author's losses after 100 epochs: n = 1 0.53, 2 0.73, 3 0.87, 5 1.09, 10 1.38, 20 1.59.
 With more devices, use a larger batch and a rate that grows with it, such as

@@ -1,62 +1,24 @@
-"""APC on the quickstart's synthesized sound: predict the frame n ahead, then few labels.
+"""APC on synthesized sound: predict the frame n ahead, then few labels.
 
     python -m sacjax.main --config configs/apc/synthetic.py --workdir runs/apc
 
-Arguments: `encoder` (gru or causal_transformer), `codes` > 0 for VQ-APC, `shots` labels a class.
-`pretrain` hears the training clips without labels and is probed by nearest neighbours and a linear
-classifier; `scratch` trains the network on few labels alone; `finetune` starts from the pretrained
-encoder.
+Stages and sounds are those of configs/synthetic/few_labels.py. Arguments: `encoder` (gru or
+causal_transformer), `codes` > 0 for VQ-APC, `shots` labels a class.
 """
 
-from sacjax import config as config_lib
-from sacjax.errors import UserError, nearest
+from pathlib import Path
 
-ENCODERS = {
-    "gru": dict(width=128, layers=3),
-    "causal_transformer": dict(size="mini", depth=3),
-}
+from sacjax import config as config_lib
+
+BASE = Path(__file__).parents[1] / "synthetic" / "few_labels.py"
 
 
 def get_config(arg=""):
     arg = config_lib.parse_arg(arg, encoder="gru", codes=0, shots=10)
-    if arg.encoder not in ENCODERS:
-        raise UserError(f"encoder is '{arg.encoder}'{nearest(arg.encoder, ENCODERS)}")
-    stages = dict(
-        pretrain=config_lib.stage(), scratch=config_lib.stage(), finetune=config_lib.stage()
-    )
-    c = config_lib.default(**stages)
-    for s in stages.values():
-        s.data.source = "synthetic"
-        s.data.examples = 2800
-        s.data.holdout = (0.7, 0.1, 0.2)
-        s.data.cache = True
-        s.data.sample_rate = 8000
-        s.frontend.n_fft = 256
-        s.frontend.hop_length = 128
-        s.frontend.n_mels = 48
-        s.model.name = arg.encoder
-        s.model.encoder = ENCODERS[arg.encoder]
-        s.model.pooling = "mean_max"
-        s.train.batch_size = 40
-        s.train.evaluate_every = 10**6
-        s.eval.batch_size = 100
-        s.eval.splits = ("test",)
-    p = stages["pretrain"]
+    c = config_lib.load(f"{BASE}:encoder={arg.encoder},shots={arg.shots}")
+    p = c.pretrain
     p.augment.waveform = (dict(name="gain"), dict(name="noise", probability=0.5))
     p.objective.name = "apc"
     p.objective.options = dict(ahead=3, target="clean", codebook_entries=arg.codes)
-    p.optimizer.learning_rate = 1e-3
-    p.optimizer.warmup_fraction = 0.1
     p.train.batch_size = 32
-    p.train.steps = 400
-    p.eval.evaluators = (dict(name="objective"), dict(name="knn"), dict(name="linear"))
-    p.eval.best = "validation/loss"
-    p.eval.best_mode = "min"
-    for f in (stages["scratch"], stages["finetune"]):
-        f.data.labels_per_class = arg.shots
-        f.augment.waveform = (dict(name="shift", max_share=0.1), dict(name="gain"))
-        f.optimizer.learning_rate = 3e-3
-        f.optimizer.warmup_fraction = 0.1
-        f.train.steps = 160
-    stages["finetune"].init_from = "pretrain"
     return c

@@ -1,62 +1,24 @@
-"""BYOL-A on the quickstart's synthesized sound: any encoder, pretrained without labels, then few.
+"""BYOL-A on synthesized sound: any encoder, pretrained without labels, then few.
 
     python -m sacjax.main --config configs/byol_a/synthetic.py --workdir runs/byol_a
 
-Arguments: `encoder` (spectrogram_resnet, small_cnn, audionet or wav2vec2), `shots` labels a class.
-`pretrain` hears the training clips without labels and is probed by nearest neighbours and a linear
-classifier; `scratch` trains the network on few labels alone; `finetune` starts from the pretrained
-encoder.
+Stages and sounds are those of configs/synthetic/few_labels.py. Arguments: `encoder` (any), `shots`
+labels a class.
 """
 
-from sacjax import config as config_lib
-from sacjax.errors import UserError, nearest
+from pathlib import Path
 
-ENCODERS = {
-    "spectrogram_resnet": dict(depth=18, width=16, stem="small", stem_stride=2),
-    "small_cnn": dict(),
-    "audionet": dict(width=0.25),
-    "wav2vec2": dict(
-        size="mini",
-        conv_channels=(64,) * 3,
-        conv_kernels=(20, 8, 8),
-        conv_strides=(10, 4, 4),
-        width=96,
-        depth=3,
-        mlp_width=384,
-        positional_kernel=16,
-        positional_groups=8,
-        layer_drop=0.0,
-    ),
-}
+from sacjax import config as config_lib
+
+BASE = Path(__file__).parents[1] / "synthetic" / "few_labels.py"
 
 
 def get_config(arg=""):
     arg = config_lib.parse_arg(arg, encoder="spectrogram_resnet", shots=10)
-    if arg.encoder not in ENCODERS:
-        raise UserError(f"encoder is '{arg.encoder}'{nearest(arg.encoder, ENCODERS)}")
-    stages = dict(
-        pretrain=config_lib.stage(), scratch=config_lib.stage(), finetune=config_lib.stage()
-    )
-    c = config_lib.default(**stages)
-    for s in stages.values():
-        s.data.source = "synthetic"
-        s.data.examples = 2800
-        s.data.holdout = (0.7, 0.1, 0.2)
-        s.data.cache = True
-        s.data.sample_rate = 8000
-        s.frontend.n_fft = 256
-        s.frontend.hop_length = 128
-        s.frontend.n_mels = 48
-        s.model.name = arg.encoder
-        s.model.encoder = ENCODERS[arg.encoder]
-        s.model.pooling = "mean_max"
-        s.train.batch_size = 40
-        s.train.evaluate_every = 10**6
-        s.eval.batch_size = 100
-        s.eval.splits = ("test",)
-    p = stages["pretrain"]
+    c = config_lib.load(f"{BASE}:encoder={arg.encoder},shots={arg.shots}")
+    p = c.pretrain
     p.augment.waveform = (dict(name="shift", max_share=0.1), dict(name="gain"))
-    if arg.encoder in ("spectrogram_resnet", "small_cnn"):
+    if arg.encoder not in ("audionet", "wav2vec2"):
         p.augment.spectrogram = (
             dict(name="log_mixup", max_share=0.4),
             dict(name="resize_crop"),
@@ -64,18 +26,4 @@ def get_config(arg=""):
         )
     p.objective.name = "byol_a"
     p.objective.options = dict(hidden=512, projection_dim=128, teacher_decay=0.99)
-    p.optimizer.learning_rate = 1e-3
-    p.optimizer.warmup_fraction = 0.1
-    p.train.batch_size = 64
-    p.train.steps = 400
-    p.eval.evaluators = (dict(name="objective"), dict(name="knn"), dict(name="linear"))
-    p.eval.best = "validation/loss"
-    p.eval.best_mode = "min"
-    for f in (stages["scratch"], stages["finetune"]):
-        f.data.labels_per_class = arg.shots
-        f.augment.waveform = (dict(name="shift", max_share=0.1), dict(name="gain"))
-        f.optimizer.learning_rate = 3e-3
-        f.optimizer.warmup_fraction = 0.1
-        f.train.steps = 160
-    stages["finetune"].init_from = "pretrain"
     return c

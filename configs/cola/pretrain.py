@@ -5,8 +5,8 @@
 
 Two random seconds of each clip, log-mel of 64 bands, a little noise; the batch of 512 clips gives
 511 negatives a crop, the bilinear form compares. The paper's encoder is EfficientNet-B0 (4 million
-parameters) with maximum pooling; ours is ResNet-18. Reads ArrayRecord shards of 16 kHz sound (see
-`sacjax prepare`).
+parameters) with maximum pooling; ours is ResNet-18 (11.2, and 0.5 of the head). Reads ArrayRecord
+shards of 16 kHz sound (see `sacjax prepare`).
 """
 
 import os

@@ -5,8 +5,8 @@
 
 Reads ArrayRecord shards of 16 kHz speech (see `python -m sacjax prepare`). A batch is 3,800 s of
 sound, as on 16 GPUs; there are 400,000 updates. The values are those of fairseq's
-base_librispeech.yaml; its tri-stage schedule (3 % up, 90 % flat, 7 % down) is a
-cosine here.
+base_librispeech.yaml; its tri-stage schedule (3 % up, 90 % flat, 7 % down) is a cosine here. 93.8
+million parameters, 93.2 of them the encoder's, as published, and as many that follow as teacher.
 """
 
 import os

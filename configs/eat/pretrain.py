@@ -5,7 +5,8 @@
 
 Reads ArrayRecord shards of 16 kHz sound (see `python -m sacjax prepare`): published, AudioSet's two
 million clips of 10 s. 48 clips an update, each masked 16 times, as on four GPUs; 400,000 updates.
-The mean and deviation of the front end are AudioSet's.
+The mean and deviation of the front end are AudioSet's. 87.8 million parameters as published (88),
+85.3 of them the encoder's.
 """
 
 import os

@@ -8,31 +8,24 @@ The test is a speaker whom neither stage has heard.
     python launch/benchmarks/few_labels.py --only fsdd --runs runs
 
 Arguments: `fold=k` the speaker left out (of both stages), `shots` labels per digit (0: all), `draw`
-which ones, `scratch` leaves the pretraining out, `pretrain_only` the fine-tuning. Frames are 10 ms:
-digits last half a second, and a masked span is 100 ms. The
-batch is small, for one device; a Gumbel temperature that falls within the run and a small codebook
-keep it from collapse.
+which ones, `scratch` leaves the pretraining out, `pretrain_only` the fine-tuning. The encoder is
+the wave encoder of configs/pretrain_folder.py, a little wider. Its frames are 10 ms: digits last
+half a second, and a masked span is 100 ms. The batch is small, for one device; a Gumbel temperature
+that falls within the run and a small codebook keep it from collapse.
 """
+
+from pathlib import Path
 
 from sacjax import config as config_lib
 
-# Group norm over time, as base: layer norm of each frame makes a room's silence as loud as speech,
-# and a speaker in another room is lost.
-ENCODER = dict(
-    size="mini",
-    conv_channels=(64,) * 5,
-    conv_kernels=(10, 3, 3, 3, 2),
-    conv_strides=(5, 2, 2, 2, 2),
-    conv_norm="group",
-    conv_bias=False,
-    positional_kernel=32,
-    positional_groups=8,
-    layer_drop=0.0,
-)
+RECIPE = Path(__file__).parents[1] / "pretrain_folder.py"
 
 
 def get_config(arg=""):
     arg = config_lib.parse_arg(arg, fold=1, shots=10, draw=0, scratch=False, pretrain_only=False)
+    encoder = config_lib.load(f"{RECIPE}:encoder=wave").pretrain.model.encoder.to_dict()
+    for key in ("width", "mlp_width"):  # mini's own, 128 and 512
+        del encoder[key]
     c = config_lib.default(pretrain=config_lib.stage(), finetune=config_lib.stage())
     for s in (c.pretrain, c.finetune):
         s.data.source = "tfds"
@@ -44,7 +37,7 @@ def get_config(arg=""):
         s.data.seconds = 0.64
         s.data.cache = True  # most digits are shorter than that
         s.model.name = "wav2vec2"
-        s.model.encoder = ENCODER
+        s.model.encoder = encoder
         s.train.batch_size = 64
         s.eval.batch_size = 100
         s.train.evaluate_every = 10**6
@@ -82,7 +75,7 @@ def get_config(arg=""):
         dict(name="shift", max_share=0.1, circular=False),
         dict(name="noise", low_snr_db=10.0, high_snr_db=40.0, probability=0.5),
     )
-    f.model.encoder = ENCODER | dict(mask_probability=0.3, mask_span=5)
+    f.model.encoder = encoder | dict(mask_probability=0.3, mask_span=5)
     f.model.layers = "weighted"
     f.model.projection = 128
     f.optimizer.learning_rate = 1e-3

@@ -5,9 +5,10 @@
 
 Reads ArrayRecord shards of 24 kHz speech (see `python -m sacjax prepare`), in crops of 16,384
 samples, and makes the waveform straight from 100 log-mel bands: 8 ConvNeXt blocks of 512 channels,
-1,536 inside. Sizes, rate and the number of updates are those of vocos.yaml; the batch is larger
-than its 16, so that it divides over any slice. Without adversaries the voice stays buzzy. Argument:
-`encoder` makes it from the frames of a ResNet-18, which then learns.
+1,536 inside, 13.5 million parameters as published. Sizes, rate and the number of updates are those
+of vocos.yaml; the batch is larger than its 16, so that it divides over any slice. Without
+adversaries the voice stays buzzy. Argument: `encoder` makes it from the frames of a ResNet-18,
+which then learns.
 """
 
 import os

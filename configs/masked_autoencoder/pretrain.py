@@ -6,7 +6,8 @@
 Reads ArrayRecord shards of 16 kHz sound (see `python -m sacjax prepare`): published, AudioSet's two
 million clips of 10 s. 512 clips an update, 33 epochs of 3,900 updates, 3 of them warm-up. The mean
 and deviation of the front end are AudioSet's. The decoder is the plain one of MAE, eight layers of
-512, where Audio-MAE's best has sixteen of local attention.
+512, where Audio-MAE's best has sixteen of local attention. 111.0 million parameters, those of MAE's
+ViT-B on one channel; 85.3 of them are the encoder's.
 """
 
 import os

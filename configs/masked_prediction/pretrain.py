@@ -5,8 +5,9 @@
 
 Reads ArrayRecord shards of 16 kHz speech (see `python -m sacjax prepare`). 80 log-mels of 25 ms
 every 10 ms, normalized over each utterance; three post-norm layers of width 768 that hear the whole
-utterance (TERA base: 21.3 M parameters), 1 M updates of 32 utterances. Argument: `method` (tera;
-mockingjay: twelve layers, no masked bands; its deltas of the log-mels are left out).
+utterance (21.3 million parameters as published, 0.7 of the head), 1 M updates of 32 utterances.
+Argument: `method` (tera; mockingjay: twelve layers, no masked bands; its deltas of the log-mels are
+left out).
 """
 
 import os

@@ -4,9 +4,9 @@
         --config.pretrain.data.path=DIR
 
 Two random seconds of each clip, log-mel of 96 bands, another clip mixed behind, a resized crop and
-noise; ResNet-18, mean and maximum over time. A batch is 128 clips there; on a pod a larger one
-gives more negatives, and the rate grows with its square root. Reads ArrayRecord shards of 22.05 kHz
-sound (see `sacjax prepare`).
+noise; ResNet-18 (11.2 million parameters), mean and maximum over time. A batch is 128 clips there;
+on a pod a larger one gives more negatives, and the rate grows with its square root. Reads
+ArrayRecord shards of 22.05 kHz sound (see `sacjax prepare`).
 """
 
 import os

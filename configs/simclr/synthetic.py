@@ -1,62 +1,35 @@
-"""SimCLR on the quickstart's synthesized sound: pretrained without labels, then few.
+"""SimCLR on synthesized sound: two views of a clip belong together, then few labels.
 
     python -m sacjax.main --config configs/simclr/synthetic.py --workdir runs/simclr
 
-The argument `shots` is the number of labels a class. `pretrain` hears the training clips without
-labels and is probed by nearest neighbours and a linear classifier; `scratch` trains the network on
-few labels alone; `finetune` starts from the pretrained encoder.
+Stages and sounds are those of configs/synthetic/few_labels.py. Arguments: `encoder` (any), `shots`
+labels a class.
 """
+
+from pathlib import Path
 
 from sacjax import config as config_lib
 
+BASE = Path(__file__).parents[1] / "synthetic" / "few_labels.py"
+
 
 def get_config(arg=""):
-    arg = config_lib.parse_arg(arg, shots=10)
-    stages = dict(
-        pretrain=config_lib.stage(), scratch=config_lib.stage(), finetune=config_lib.stage()
-    )
-    c = config_lib.default(**stages)
-    for s in stages.values():
-        s.data.source = "synthetic"
-        s.data.examples = 2800
-        s.data.holdout = (0.7, 0.1, 0.2)
-        s.data.cache = True
-        s.data.sample_rate = 8000
-        s.frontend.n_fft = 256
-        s.frontend.hop_length = 128
-        s.frontend.n_mels = 48
-        s.model.name = "spectrogram_resnet"
-        s.model.encoder = dict(depth=18, width=16, stem="small", stem_stride=2)
-        s.model.pooling = "mean_max"
-        s.train.batch_size = 40
-        s.train.evaluate_every = 10**6
-        s.eval.batch_size = 100
-        s.eval.splits = ("test",)
-    p = stages["pretrain"]
+    arg = config_lib.parse_arg(arg, encoder="spectrogram_resnet", shots=10)
+    c = config_lib.load(f"{BASE}:encoder={arg.encoder},shots={arg.shots}")
+    p = c.pretrain
     p.augment.waveform = (
         dict(name="speed", low_factor=0.9, high_factor=1.1),
         dict(name="shift", max_share=0.1),
         dict(name="gain"),
         dict(name="noise", low_snr_db=10.0, high_snr_db=40.0),
     )
-    p.augment.spectrogram = (
-        dict(name="frequency_mask", width=8),
-        dict(name="time_mask", width=10),
-    )
+    if arg.encoder not in ("audionet", "wav2vec2"):
+        p.augment.spectrogram = (
+            dict(name="frequency_mask", width=8),
+            dict(name="time_mask", width=10),
+        )
     p.objective.name = "simclr"
     p.objective.options = dict(temperature=0.1)
-    p.optimizer.learning_rate = 1e-3
-    p.optimizer.warmup_fraction = 0.1
     p.train.batch_size = 128
     p.train.steps = 300
-    p.eval.evaluators = (dict(name="objective"), dict(name="knn"), dict(name="linear"))
-    p.eval.best = "validation/loss"
-    p.eval.best_mode = "min"
-    for f in (stages["scratch"], stages["finetune"]):
-        f.data.labels_per_class = arg.shots
-        f.augment.waveform = (dict(name="shift", max_share=0.1), dict(name="gain"))
-        f.optimizer.learning_rate = 3e-3
-        f.optimizer.warmup_fraction = 0.1
-        f.train.steps = 160
-    stages["finetune"].init_from = "pretrain"
     return c

@@ -16,7 +16,7 @@ import sys
 import jax
 
 from sacjax import config as config_lib
-from sacjax import errors
+from sacjax import errors, init_from, objectives
 from sacjax.errors import UserError
 from sacjax.plan.choose import choose
 from sacjax.plan.step import largest_batch
@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
         jax.config.update("jax_num_cpu_devices", count)
     config = config_lib.from_flags(args, unknown)
     name = config_lib.stage_name(config, args.stage)
+    if objectives.OBJECTIVES[config[name].objective.name].source(config[name]):
+        config = init_from.resolve(config)  # the targets' network is a part of the step
     meshes = [parse_mesh(text) for text in args.mesh or ()]
     topology = find_topology(args.topology)
     plans, why = choose(config, name, topology, meshes, args.classes)

@@ -38,9 +38,9 @@ def load(spec: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except AttributeError as error:  # ConfigDict's own; its last line names the nearest key
-        first, *_, last = str(error).strip("'\"").replace("\\n", "\n").splitlines()
-        hint = f"; {last}" if last.startswith("Did you") else ""
-        raise UserError(f"{path}: {first.split('. Other fields')[0]}{hint}") from error
+        lines = str(error).strip("'\"").replace("\\n", "\n").splitlines() or [type(error).__name__]
+        hint = f"; {lines[-1]}" if lines[-1].startswith("Did you") else ""
+        raise UserError(f"{path}: {lines[0].split('. Other fields')[0]}{hint}") from error
     except Exception as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from error
     return override(config, overrides)

@@ -1,7 +1,7 @@
-"""The two-convolution baseline on a log spectrogram (128 × 128 in the source article)."""
+"""Two convolutions on a log spectrogram: the source article's baseline, and BYOL-A's encoder."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,19 +10,27 @@ from jaxtyping import Array, Float, Int
 
 from sacjax.context import Context
 from sacjax.layers.conv import Conv, zero_padding
+from sacjax.layers.dropout import drop
+from sacjax.layers.norm import BatchNorm
 from sacjax.layers.pooling import max_pool
 from sacjax.models import base
+
+DROPOUT = 0.3  # rate of byol_a, between its dense layers
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(base.Options):
     """`model.encoder` of `model.name = 'small_cnn'`."""
 
+    variant: Literal["article", "byol_a"] = "article"
+    """article: a dense layer in each frame; byol_a: as AudioNTT2022 (Niizumi et al. 2023) batch
+    norms, two dense layers with dropout of 0.3 between, and the convolutions' features beside."""
+
     channels: tuple[int, ...] = (32, 64)
     """Of the two convolutions."""
 
     hidden: int = 128
-    """Size of the dense layer, D of the frames."""
+    """Size of a dense layer; D of the frames, but for what byol_a adds."""
 
     def check(self) -> None:
         """Raises UserError for values out of range."""
@@ -52,7 +60,12 @@ class SmallCNN(base.Encoder):
         self.conv2 = Conv(first, second, (3, 3), use_bias=True, dtype=dtype, rngs=rngs)
         inputs = max(num_features // 4, 1) * second
         self.dense = nnx.Linear(inputs, o.hidden, dtype=dtype, rngs=rngs)
-        self.features = o.hidden
+        self.features, byol_a = o.hidden, o.variant == "byol_a"
+        self.bn1 = BatchNorm(first, dtype=dtype, rngs=rngs) if byol_a else None
+        self.bn2 = BatchNorm(second, dtype=dtype, rngs=rngs) if byol_a else None
+        self.dense2 = nnx.Linear(o.hidden, o.hidden, dtype=dtype, rngs=rngs) if byol_a else None
+        if byol_a:
+            self.features += inputs
 
     def __call__(
         self,
@@ -62,8 +75,13 @@ class SmallCNN(base.Encoder):
     ) -> base.EncoderOutput:
         """Returns the frames, one for every 4 of the spectrogram."""
         x = zero_padding(inputs, lengths)[..., None]
-        for conv in (self.conv1, self.conv2):
+        for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2)):
             x, lengths = conv(x, lengths)
+            x = x if norm is None else norm(x, lengths, ctx)
             x, lengths = max_pool(zero_padding(nnx.relu(x), lengths), lengths, 2)
-        x = nnx.relu(self.dense(x.reshape(x.shape[0], x.shape[1], -1)))
+        convolved = x.reshape(x.shape[0], x.shape[1], -1)
+        x = nnx.relu(self.dense(convolved))
+        if self.dense2 is not None:
+            x = nnx.relu(self.dense2(drop(x, DROPOUT, ctx.rng(0))))
+            x = jnp.concatenate([convolved, x], -1)
         return base.EncoderOutput(zero_padding(x, lengths), lengths)

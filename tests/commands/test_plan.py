@@ -45,6 +45,27 @@ def test_a_pretraining_fits_a_slice_of_256():
     assert ring * 2e6 * millions < sent["all-reduce over data"] < ring * 4.1e6 * millions
 
 
+def test_a_network_that_gives_targets_is_planned_for(monkeypatch):
+    """HuBERT's second iteration holds the first's encoder; what is compiled is another test's."""
+    planned = []
+    monkeypatch.setattr(plan, "find_topology", lambda name: None)
+    monkeypatch.setattr(plan, "choose", lambda config, *_: planned.append(config) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        plan.main(
+            [
+                "--config",
+                "configs/hubert/pretrain.py",
+                "--topology",
+                "v5e:8x8",
+                "--stage",
+                "pretrain",
+            ]
+        )
+    (config,) = planned
+    network = config.pretrain.objective.options.network
+    assert network.name == "wav2vec2" and network.encoder == config.first.model.encoder
+
+
 def test_an_axis_that_is_not_known():
     with pytest.raises(UserError, match="--mesh is 'model=2'"):
         plan.parse_mesh("model=2")

@@ -102,6 +102,7 @@ def test_what_is_no_override(file):
         ("syntax error", "SyntaxError"),
         (FILE.replace("c.supervised.data.fold", "c.supervised.data.flod"), 'Did you mean "fold"'),
         (FILE.replace("= arg.fold", "= 'one'"), "Could not override field 'fold'"),
+        ("def get_config():\n    return ().name", "object has no attribute 'name"),
     ],
 )
 def test_a_broken_config_file_is_one_line(tmp_path, text, message):
