@@ -206,6 +206,15 @@ def rows_of(means: Means) -> list[list[object]]:
     ]
 
 
+def runs_of(found: Found) -> list[list[object]]:
+    """Returns the rows of `ssl_runs.csv`: each accuracy that a mean is of, in percent."""
+    return [
+        [*cell, fold, draw, f"{100 * value:.2f}"]
+        for cell, values in sorted(found.items())
+        for (fold, draw), value in sorted(values.items())
+    ]
+
+
 # In Markdown
 
 Line = tuple[str, str, str, str]  # method, encoder, pretraining, budget
@@ -333,8 +342,11 @@ def write(runs: Path, output: Path) -> None:
     """Writes all tables and the picture of what is there beside `output`, a CSV; prints them."""
     from launch.benchmarks import jobs, ssl_plot, ssl_pretraining
 
-    means = summarize(read_results(runs))
+    found = read_results(runs)
+    means = summarize(found)
     write_csv(output, COLUMNS, rows_of(means))
+    columns = [*Cell._fields[:-1], "budget_minutes", "fold", "draw", "accuracy"]
+    write_csv(output.with_name(f"{output.stem}_runs.csv"), columns, runs_of(found))
     tables = [show(means, task) for task in TASKS if any(c.dataset == task for c in means)]
     text = "\n\n".join([*tables, show_minutes(means)])
     print(f"\n{text}")
