@@ -206,7 +206,7 @@ def rows_of(means: Means) -> list[list[object]]:
     ]
 
 
-def runs_of(found: Found) -> list[list[object]]:
+def accuracies_of(found: Found) -> list[list[object]]:
     """Returns the rows of `ssl_runs.csv`: each accuracy that a mean is of, in percent."""
     return [
         [*cell, fold, draw, f"{100 * value:.2f}"]
@@ -346,7 +346,7 @@ def write(runs: Path, output: Path) -> None:
     means = summarize(found)
     write_csv(output, COLUMNS, rows_of(means))
     columns = [*Cell._fields[:-1], "budget_minutes", "fold", "draw", "accuracy"]
-    write_csv(output.with_name(f"{output.stem}_runs.csv"), columns, runs_of(found))
+    write_csv(output.with_name(f"{output.stem}_runs.csv"), columns, accuracies_of(found))
     tables = [show(means, task) for task in TASKS if any(c.dataset == task for c in means)]
     text = "\n\n".join([*tables, show_minutes(means)])
     print(f"\n{text}")

@@ -194,7 +194,7 @@ def test_all_tables_and_the_picture_are_written(runs, capsys):
     assert matplotlib.image.imread(output.with_suffix(".png")).std() > 0
     lines = output.with_name("ssl_runs.csv").read_text().splitlines()
     assert "fsdd,finetune,10,simclr,resnet,speech,5,5,1,50.00" in lines
-    assert ssl.main(["--only", "--runs", str(runs / "none"), "--output", str(output)]) == 0
+    assert ssl.main(["--only", "--runs", str(runs / "nothing"), "--output", str(output)]) == 0
 
 
 def test_names_in_the_picture_are_apart():
