@@ -305,11 +305,11 @@ def run_task(
         Pretraining(task, method, args.encoder or natural_encoder(method), corpus, budget)
         for method in methods
     ]
-    nobody = Pretraining(task, "logmel", "none", "none", 0)
+    nobody = Pretraining(task, "simclr", "resnet", "none", 0)
+    logmel = nobody._replace(method="logmel", encoder="none").cell(task, "knn", ALL)
     specs = {
-        fold: f"{CONFIG}:{_labelled(task, nobody._replace(method='simclr'), fold, ALL, 0)}"
-        ",stages=finetune"
-        for _, fold in _missing(kept, nobody.cell(task, "knn", ALL), folds, (0,))
+        fold: f"{CONFIG}:{_labelled(task, nobody, fold, ALL, 0)},stages=finetune"
+        for _, fold in _missing(kept, logmel, folds, (0,))
     }
     labels = [shot for shot in about.shots if shot]
     simple = ssl_features.probing_jobs(task, specs, about.pooling, labels, args.draws, runs)

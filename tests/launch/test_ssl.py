@@ -1,6 +1,7 @@
 """The fair table's script: what it runs, what it reads, and what it makes of it."""
 
 import csv
+import itertools
 import json
 import re
 
@@ -297,6 +298,38 @@ def test_what_the_table_keeps_is_not_run_again_and_stays(runs, tmp_path_factory,
     cells = ssl_table.read_kept(ssl_table.runs_path(output))
     scratch = cells[Cell("fsdd", "finetune", "10", "scratch", "gru", "none", "0")]
     assert scratch[4, 0] == 1.0 and scratch[4, 1] == pytest.approx(0.7)
+
+
+def test_a_task_runs_all_that_the_table_lacks(tmp_path, monkeypatch):
+    monkeypatch.chdir(ssl.Path(ssl.__file__).parents[2])
+    waves = []
+    monkeypatch.setattr(ssl.jobs, "run", lambda todo, count: waves.append(list(todo)))
+    monkeypatch.setattr(ssl, "steps_of", lambda pretraining, runs: 20)
+    monkeypatch.setattr(ssl.ssl_table, "write", lambda runs, output: None)
+    output = ["--runs", str(tmp_path), "--output", str(tmp_path / "ssl.csv")]
+    args = ["--only", "ravdess", "--methods", "apc", "--draws", "1", "--seeds", "2", *output]
+    assert ssl.main(args) == 0
+    for job in itertools.chain(*waves):
+        config_lib.load(job.command[job.command.index("--config") + 1])
+    # Five folds: log-mel, and two encoders with 10 and all labels from scratch; one pretraining of
+    # speech for all folds; a probe of it and of a second untrained network; 10 and all labels.
+    assert [len(wave) for wave in waves] == [5 + 2 * 2 * 5, 1, 5 + 5, 2 * 5]
+    runs = list(ssl_table.RUN_COLUMNS)
+    rows = [
+        ["ravdess", "knn", "all", method, encoder, corpus, budget, fold, seed, 50.0]
+        for method, encoder, corpus, budget in (
+            ("apc", "gru", "speech", "5"), ("untrained", "gru", "none", "0")
+        )
+        for fold in range(1, 6)
+        for seed in range(2)
+    ]  # fmt: skip
+    for labels in ("10", "all"):
+        named = ["ravdess", "finetune", labels, "apc", "gru", "speech", "5"]
+        rows += [[*named, fold, 0, 50.0] for fold in range(1, 6)]
+    ssl_table.write_csv(tmp_path / "ssl_runs.csv", runs, rows)
+    waves.clear()
+    assert ssl.main(args) == 0  # nothing starts from the encoder any more
+    assert [len(wave) for wave in waves] == [25, 0, 0, 0]
 
 
 def test_a_table_that_is_none_is_refused(tmp_path):
