@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
-from sacjax import evaluators, objectives, report
+from sacjax import evaluators, objectives
 from sacjax.config import identity
 from sacjax.data import pipeline, sources, splits
 from sacjax.data.bad_files import BadFiles
@@ -23,7 +23,6 @@ from sacjax.errors import UserError
 from sacjax.evaluators.predictions import own_rows, write_predictions
 from sacjax.init_from import has_begun, pretrained_of, resolve, trained_encoder
 from sacjax.io import write_json, write_text
-from sacjax.report import samples
 from sacjax.train import checkpoint, hooks, sharding
 from sacjax.train.checkpoint_files import has_checkpoint
 from sacjax.train.loop import Task, epoch_examples, fit, total_steps
@@ -183,6 +182,8 @@ class Stage:
             state, checkpoints = fit(task, hooks.default_hooks(self.validate))
         except UserError:  # a collapse, or a loss that is not finite: the curves tell how it came
             if first:
+                from sacjax import report
+
                 report.write(self.workdir, self.name, self.config, earlier, [], self.recordings)
             raise
         if self.stage.eval.checkpoint == "best" and checkpoints.best() is not None:
@@ -204,6 +205,8 @@ class Stage:
 
     def write_samples(self, state: TrainState) -> None:
         """Writes the sounds that the objective gives of a few clips of the last part judged."""
+        from sacjax.report import samples
+
         parts = [self.parts[name] for name in self.stage.eval.splits]
         clips = parts[-1][: samples.MOST] if parts else np.zeros(0, int)
         if type(self.objective).samples is objectives.Objective.samples or not len(clips):
@@ -278,6 +281,8 @@ class Stage:
 
     def finish(self, results: Results, rows: list[dict[str, Any]]) -> None:
         """Writes predictions, report and, last, results: a stage with results is done."""
+        from sacjax import report  # here: it draws, which the first step need not wait for
+
         last = [row for row in rows if row["split"] == self.stage.eval.splits[-1]]
         names, several = self.recordings.class_names, self.stage.data.multi_label
         if rows:
