@@ -331,9 +331,9 @@ def check_leaks(config: ConfigDict, stages: dict[str, Stage]) -> None:
     """
     order = list(stages.values())
     for k, later in enumerate(order):
-        tested = identities(later, later.parts["test"])
+        tested = set(identities(later, later.parts["test"]))
         for earlier in order[:k]:
-            shared = tested & identities(earlier, earlier.parts["train"])
+            shared = tested.intersection(identities(earlier, earlier.parts["train"]))
             if not shared:
                 continue
             if earlier.objective.needs_labels:
@@ -348,16 +348,17 @@ def check_leaks(config: ConfigDict, stages: dict[str, Stage]) -> None:
             )
 
 
-def identities(stage: Stage, indices: np.ndarray) -> set[tuple[str, ...]]:
-    """Returns what tells a stage's clips from others: the file, or the name in its data set."""
+def identities(stage: Stage, indices: np.ndarray) -> Iterator[tuple[str, ...]]:
+    """Yields what tells a stage's clips from others: the file, or the name in its data set."""
     recordings, data = stage.recordings, stage.stage.data
     if recordings.paths is not None:
-        return {("file", recordings.paths[i]) for i in indices}
+        yield from (("file", recordings.paths[i]) for i in indices)
+        return
     where = str(Path(data.path).absolute()) if data.path else ""
     if data.source == "synthetic":  # of another seed, other sounds have the same names
         where = f"seed {data.split_seed}"
     name = data.name.partition("/")[0]
-    return {(data.source, name, where, recordings.names[i]) for i in indices}
+    yield from ((data.source, name, where, recordings.names[i]) for i in indices)
 
 
 def eval_batches(
