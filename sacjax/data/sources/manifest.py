@@ -222,7 +222,9 @@ class _Columns:
                     self.found[key].append(None)
             else:
                 value = self._value(line, key, str(row[key]).strip())
-                self.found.setdefault(key, [None] * self.rows).append(value)
+                if key not in self.found:
+                    self.found[key] = [None] * self.rows
+                self.found[key].append(value)
         self.rows += 1
         if not _empty(row, "end"):
             start, end = (self.found[key][-1] if key in self.found else 0.0 for key in _SPAN)
