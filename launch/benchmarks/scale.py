@@ -9,7 +9,10 @@ first batch of training, as `sacjax train` comes to it, and the most resident me
 evaluation: the memory that an evaluation of the objective takes for ever more clips. reading: clips
 that a core gives from ArrayRecord, and what a host of a pod must feed.
 
-Files are hard links of a few, and shards of one, so that the disk holds little.
+One thread does nearly all before the first batch, so that `core_seconds` is what the clock
+(`seconds`) says on a machine that does nothing else: it is what the limit is for. Files are hard
+links of a few, and shards of one, so that the disk holds
+little.
 """
 
 import argparse
@@ -153,9 +156,7 @@ def evaluation(path: Path, clips: int) -> None:
     indices = np.arange(len(recordings))[:clips]
     before = peak_mebibytes()
     judged: Any = Judged.evaluate
-    mean = type(
-        "Mean", (), {"summarize": lambda self, sums: {k: a / n for k, (a, n) in sums.items()}}
-    )
+    mean = type("Mean", (), {"summarize": lambda self, sums: {"loss": np.divide(*sums["loss"])}})
     found = judged(
         Judged(
             None, 0, mean(), recordings, {},
@@ -231,7 +232,7 @@ def measure_first(kind: str, source: str, write: Callable[[Path], Path]) -> list
     with tempfile.TemporaryDirectory() as name:
         path = write(Path(name))
         row = in_a_process(source, str(path))
-    good = row["seconds"] <= MOST_SECONDS and row["mebibytes"] <= MOST_MEBIBYTES
+    good = row["core_seconds"] <= MOST_SECONDS and row["mebibytes"] <= MOST_MEBIBYTES
     return [{"what": kind} | row | {"reached": good}]
 
 
@@ -257,7 +258,7 @@ def measure(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
         for shards in (16, args.shards):
             folder = Path(name) / str(shards)
             folder.mkdir()
-            path = write_shards(folder, 32 * args.shards, shards, seconds=12.0)
+            path = write_shards(folder, 8 * args.shards, shards, seconds=12.0)
             rows.append({"what": kind} | in_a_process("reading", str(path), "11", "60"))
     return rows
 
@@ -289,11 +290,8 @@ def main(argv: list[str] | None = None) -> int:
         result = dict(machine=about, clips=args.clips, shards=args.shards, rows=rows)
         args.output.write_text(json.dumps(result, indent=1) + "\n")
     for row in rows:
-        print(
-            ", ".join(
-                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
-            )
-        )
+        told = {key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()}
+        print(", ".join(f"{key} {value}" for key, value in told.items()))
     return 0
 
 
