@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
-from sacjax import evaluators, objectives, report
+from sacjax import evaluators, objectives
 from sacjax.config import identity
 from sacjax.data import pipeline, sources, splits
 from sacjax.data.bad_files import BadFiles
@@ -23,7 +23,6 @@ from sacjax.errors import UserError
 from sacjax.evaluators.predictions import own_rows, write_predictions
 from sacjax.init_from import has_begun, pretrained_of, resolve, trained_encoder
 from sacjax.io import write_json, write_text
-from sacjax.report import samples
 from sacjax.train import checkpoint, hooks, sharding
 from sacjax.train.checkpoint_files import has_checkpoint
 from sacjax.train.loop import Task, epoch_examples, fit, total_steps
@@ -130,8 +129,9 @@ class Stage:
         stage = config[name]
         sharding.check_training_batch(name, stage, mesh)
         sharding.check_batch(f"{name}.eval.batch_size", stage.eval.batch_size, mesh)
+        same = [s for s in earlier.values() if sources.same(s.stage.data, stage.data)]
         try:
-            recordings = sources.load(stage.data)
+            recordings = same[0].recordings if same else sources.load(stage.data)
             parts = splits.split(recordings, stage.data)
         except UserError as error:  # sources do not know the stage's name
             known = str(error).startswith("data.")
@@ -183,6 +183,8 @@ class Stage:
             state, checkpoints = fit(task, hooks.default_hooks(self.validate))
         except UserError:  # a collapse, or a loss that is not finite: the curves tell how it came
             if first:
+                from sacjax import report
+
                 report.write(self.workdir, self.name, self.config, earlier, [], self.recordings)
             raise
         if self.stage.eval.checkpoint == "best" and checkpoints.best() is not None:
@@ -204,6 +206,8 @@ class Stage:
 
     def write_samples(self, state: TrainState) -> None:
         """Writes the sounds that the objective gives of a few clips of the last part judged."""
+        from sacjax.report import samples
+
         parts = [self.parts[name] for name in self.stage.eval.splits]
         clips = parts[-1][: samples.MOST] if parts else np.zeros(0, int)
         if type(self.objective).samples is objectives.Objective.samples or not len(clips):
@@ -278,6 +282,8 @@ class Stage:
 
     def finish(self, results: Results, rows: list[dict[str, Any]]) -> None:
         """Writes predictions, report and, last, results: a stage with results is done."""
+        from sacjax import report  # here: it draws, which the first step need not wait for
+
         last = [row for row in rows if row["split"] == self.stage.eval.splits[-1]]
         names, several = self.recordings.class_names, self.stage.data.multi_label
         if rows:
@@ -326,9 +332,9 @@ def check_leaks(config: ConfigDict, stages: dict[str, Stage]) -> None:
     """
     order = list(stages.values())
     for k, later in enumerate(order):
-        tested = identities(later, later.parts["test"])
+        tested = set(identities(later, later.parts["test"]))
         for earlier in order[:k]:
-            shared = tested & identities(earlier, earlier.parts["train"])
+            shared = tested.intersection(identities(earlier, earlier.parts["train"]))
             if not shared:
                 continue
             if earlier.objective.needs_labels:
@@ -343,16 +349,17 @@ def check_leaks(config: ConfigDict, stages: dict[str, Stage]) -> None:
             )
 
 
-def identities(stage: Stage, indices: np.ndarray) -> set[tuple[str, ...]]:
-    """Returns what tells a stage's clips from others: the file, or the name in its data set."""
+def identities(stage: Stage, indices: np.ndarray) -> Iterator[tuple[str, ...]]:
+    """Yields what tells a stage's clips from others: the file, or the name in its data set."""
     recordings, data = stage.recordings, stage.stage.data
     if recordings.paths is not None:
-        return {("file", recordings.paths[i]) for i in indices}
+        yield from (("file", recordings.paths[i]) for i in indices)
+        return
     where = str(Path(data.path).absolute()) if data.path else ""
     if data.source == "synthetic":  # of another seed, other sounds have the same names
         where = f"seed {data.split_seed}"
     name = data.name.partition("/")[0]
-    return {(data.source, name, where, recordings.names[i]) for i in indices}
+    yield from ((data.source, name, where, recordings.names[i]) for i in indices)
 
 
 def eval_batches(

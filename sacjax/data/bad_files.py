@@ -71,7 +71,8 @@ class BadFiles:
         self.recordings, self.max_fraction = recordings, max_fraction
         self.bad = Listing(host_table(workdir, "bad_files"))
         self.cut = Listing(host_table(workdir, "cut_short"))
-        self.names = set(recordings.names)
+        found = self.bad.found  # of other data sets too
+        self.count = sum(name in found for name in recordings.names) if found else 0
 
     def note(self, batch: dict[str, Any]) -> None:
         """Takes `error` and `missing` out of a host batch and remembers each new file.
@@ -83,15 +84,16 @@ class BadFiles:
         missing = batch.pop("missing", [0.0] * len(errors))
         for index, error, seconds in zip(batch["index"], errors, missing, strict=True):
             if error:
-                self.bad.add(self.recordings.names[int(index)], str(error))
+                name = self.recordings.names[int(index)]
+                self.count += name not in self.bad.found
+                self.bad.add(name, str(error))
             elif seconds:
                 self.cut.add(self.recordings.names[int(index)], missing_reason(float(seconds)))
         if self.bad.grown:
-            bad = len(self.names & set(self.bad.found))
-            if bad > self.max_fraction * len(self.recordings):
+            if self.count > self.max_fraction * len(self.recordings):
                 self.flush()
                 raise UserError(
-                    f"{bad} of {len(self.recordings)} files cannot be decoded, more than "
+                    f"{self.count} of {len(self.recordings)} files cannot be decoded, more than "
                     f"data.max_bad_fraction={self.max_fraction:g} of them; they are listed in "
                     f"{self.bad.path}"
                 )

@@ -30,6 +30,8 @@ def checked(recordings: Recordings, multi_label: bool) -> Recordings:
             f"'{name}' has several labels '{'|'.join(labels)}'{more}; "
             "set data.multi_label=True and objective.options.loss=sigmoid for that"
         )
+    if () not in recordings.labels:
+        return recordings
     return dataclasses.replace(recordings, labels=[labels or None for labels in recordings.labels])
 
 
@@ -80,14 +82,14 @@ def label_array(
 def first_labels(recordings: Recordings) -> np.ndarray:
     """Returns int [N]: the index of each recording's first label, -1 where it has none."""
     class_index = {name: k for k, name in enumerate(recordings.class_names)}
-    return np.asarray(
-        [class_index[labels[0]] if labels else -1 for labels in recordings.labels], int
-    )
+    first = (class_index[labels[0]] if labels else -1 for labels in recordings.labels)
+    return np.fromiter(first, int, len(recordings))
 
 
 def strata(recordings: Recordings) -> np.ndarray:
     """Returns int [N]: as `first_labels`, but C for clips that are known to have no label."""
-    none = np.asarray([labels is not None and not labels for labels in recordings.labels], bool)
+    known_none = (labels is not None and not labels for labels in recordings.labels)
+    none = np.fromiter(known_none, bool, len(recordings))
     return np.where(none, len(recordings.class_names), first_labels(recordings))
 
 
@@ -96,13 +98,10 @@ def occurrences(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns (k [M], class [M]): clip `indices[k]` carries that class, for each such pair."""
     class_index = {name: k for k, name in enumerate(recordings.class_names)}
-    pairs = [
-        (k, class_index[label])
-        for k, index in enumerate(indices)
-        for label in recordings.labels[index] or ()
-    ]
-    table = np.asarray(pairs, int).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
+    rows = [recordings.labels[index] or () for index in indices]
+    clip = np.repeat(np.arange(len(rows)), np.fromiter(map(len, rows), int, len(rows)))
+    label = np.fromiter((class_index[name] for row in rows for name in row), int, len(clip))
+    return clip, label
 
 
 def class_counts(recordings: Recordings, indices: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -25,6 +25,8 @@ ENDLESS = 1 << 48
 Batch = dict[str, Any]
 # (index or -1, share of the spare time before a crop or start of a window in seconds).
 Place = tuple[int, float]
+PLACE = np.dtype([("index", np.int64), ("start", np.float64)])  # of a table of windows
+MEASURED = 4096  # clips whose lengths are asked for at a time
 
 
 class Cache:
@@ -91,7 +93,7 @@ class _Reader:
         self.open, self.windows = _opener(recordings, data), windows
         self.rate, self.seconds, self.pad = data.sample_rate, data.seconds, data.pad
         self.size = round(data.seconds * data.sample_rate)
-        self.lengths = recordings.memo.get("lengths", {}) if windows else {}
+        self.lengths = recordings.memo.get("lengths") if windows else None
         self.label = LabelRows(recordings, data.multi_label, withheld=not labels)
         self.threads = cores() if windows else max(cores() // max(data.workers, 1), 1)
         self.pool: ThreadPoolExecutor | None = None
@@ -133,7 +135,7 @@ class _Reader:
             )
             return audio, decode.heard(length, self.size, self.pad), missing
         audio, length = decode.read_window(clip, self.rate, where, self.seconds, self.pad, pcm=True)
-        there = self.lengths.get(index, clip.num_samples / max(clip.sample_rate, 1))
+        there = self.lengths[index]
         if length < self.size:  # this is its end
             there = min(there, where + length / self.rate)
         heard = decode.heard(length, self.size, self.pad)
@@ -229,7 +231,7 @@ def eval_batches(
         machine cannot read (one of the hosts is enough); by the iterator: the same of this host.
     """
     table = windows(recordings, indices, data.seconds, overlap, process_index, process_count)
-    table += [(-1, 0.0)] * (-len(table) % batch_size)
+    table = np.concatenate([table, np.array([(-1, 0.0)] * (-len(table) % batch_size), PLACE)])
     stream = _host_rows(grain.MapDataset.source(table), batch_size, process_index, process_count)
     return _in_threads(stream.map(_Reader(recordings, data, windows=True)), data.prefetch)
 
@@ -241,8 +243,8 @@ def windows(
     overlap: float,
     process_index: int = 0,
     process_count: int = 1,
-) -> list[Place]:
-    """Returns (index, start in seconds) of the windows; all hosts get the same.
+) -> np.ndarray:
+    """Returns PLACE [n], (index, start in seconds) of the windows; all hosts get the same.
 
     A clip that cannot be opened has one window, which will say why. Of several hosts each measures
     its share of the clips and tells the others, so that there is one table, whatever single hosts
@@ -253,22 +255,25 @@ def windows(
     """
     if not 0 <= overlap < 1:
         raise UserError(f"eval.overlap is {overlap}: it must be at least 0 and less than 1")
-    lengths: dict[int, float] = recordings.memo.setdefault("lengths", {})
-    new = [index for index in dict.fromkeys(map(int, indices)) if index not in lengths]
-    if new and process_count > 1 and hosts.place() == (process_index, process_count):
-        lengths.update(_measure_together(recordings, new, seconds, process_index, process_count))
-    elif new:
-        lengths.update(_measure(recordings, new, seconds))
-    table = []
-    for index in map(int, indices):
-        spare = lengths[index] - seconds
-        hops = max(int(np.ceil(spare / (seconds * (1 - overlap)) - 1e-6)), 0)
-        table += [(index, spare * k / hops if hops else 0.0) for k in range(hops + 1)]
+    indices = np.asarray(indices, np.int64)
+    lengths = recordings.memo.setdefault("lengths", np.full(len(recordings), np.nan))
+    new = np.unique(indices[np.isnan(lengths[indices])])
+    if len(new) and process_count > 1 and hosts.place() == (process_index, process_count):
+        lengths[new] = _measure_together(recordings, new, seconds, process_index, process_count)
+    elif len(new):
+        lengths[new] = _measure(recordings, new, seconds)
+    spare = lengths[indices] - seconds
+    hops = np.maximum(np.ceil(spare / (seconds * (1 - overlap)) - 1e-6), 0).astype(np.int64)
+    clip = np.repeat(np.arange(len(indices)), hops + 1)
+    number = np.arange(len(clip)) - (np.cumsum(hops + 1) - hops - 1)[clip]
+    table = np.empty(len(clip), PLACE)
+    table["index"] = indices[clip]
+    table["start"] = np.maximum(spare, 0)[clip] * number / np.maximum(hops, 1)[clip]
     return table
 
 
-def _measure(recordings: Recordings, indices: list[int], seconds: float) -> dict[int, float]:
-    """Returns each clip's length in seconds, 0.0 where it cannot be opened."""
+def _measure(recordings: Recordings, indices: np.ndarray, seconds: float) -> np.ndarray:
+    """Returns each clip's length in seconds, float64 [n]; 0.0 where it cannot be opened."""
 
     def length(index: int) -> float:
         clip = recordings.open(index)
@@ -283,21 +288,22 @@ def _measure(recordings: Recordings, indices: list[int], seconds: float) -> dict
             return 0.0
 
     with ThreadPoolExecutor(cores()) as pool:
-        return dict(zip(indices, pool.map(measure, indices), strict=True))
+        parts = (indices[k : k + MEASURED].tolist() for k in range(0, len(indices), MEASURED))
+        found = (length for part in parts for length in pool.map(measure, part))
+        return np.fromiter(found, np.float64, len(indices))
 
 
 def _measure_together(
-    recordings: Recordings, indices: list[int], seconds: float, process_index: int, count: int
-) -> dict[int, float]:
+    recordings: Recordings, indices: np.ndarray, seconds: float, process_index: int, count: int
+) -> np.ndarray:
     """Returns what `_measure` returns, on all hosts; each measures every `count`-th clip."""
     own, error = np.zeros(-(-len(indices) // count)), None
     try:
         found = _measure(recordings, indices[process_index::count], seconds)
-        own[: len(found)] = list(found.values())
+        own[: len(found)] = found
     except Exception as problem:  # the others must not wait for this host
         error = problem
-    rows = hosts.gather(own, error)
-    return {index: float(rows[k % count, k // count]) for k, index in enumerate(indices)}
+    return hosts.gather(own, error).T.reshape(-1)[: len(indices)]
 
 
 def cores() -> int:

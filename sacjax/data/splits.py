@@ -333,5 +333,9 @@ def balance(recordings: Recordings, train: np.ndarray, how: str, seed: int) -> n
 
 def _groups(recordings: Recordings) -> np.ndarray:
     """Returns a group for each recording; those without one are groups of their own."""
-    own = recordings.groups or [""] * len(recordings)
-    return np.unique([group or f"\0{k}" for k, group in enumerate(own)], return_inverse=True)[1]
+    if not recordings.groups:
+        return np.arange(len(recordings))
+    # NumPy would make every name as long as the longest.
+    own = [group or f"\0{k}" for k, group in enumerate(recordings.groups)]
+    rank = {group: k for k, group in enumerate(sorted(set(own)))}
+    return np.fromiter(map(rank.__getitem__, own), int, len(own))

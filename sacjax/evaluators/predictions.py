@@ -55,7 +55,9 @@ def predict(
         np.add.at(count, row_of(index[keep]), 1)
         bad[row_of(index[~keep & (index >= 0)])] = True
     seen = (count > 0) & ~bad
-    return np.where(seen[:, None], total / np.maximum(count, 1)[:, None], 0.0), seen
+    total /= np.maximum(count, 1)[:, None]
+    total[~seen] = 0.0
+    return total, seen
 
 
 def own_rows(logits: Any) -> np.ndarray:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 ROUNDING = 1e-12  # differences of accuracies that are closer than this are equal
 
@@ -61,6 +60,8 @@ def paired_test(
         )
     if test_share == 1:
         return PairedTest(mean, None, "every fold tests all clips: none is left to train on")
+    from scipy import stats  # here: it takes long to import
+
     overlap = test_share / (1 - test_share)
     error = np.sqrt((1 / count + overlap) * folds.var(ddof=1))
     return PairedTest(mean, float(2 * stats.t.sf(abs(mean) / error, count - 1)), "")
@@ -84,6 +85,8 @@ def mcnemar(right_a: np.ndarray | Sequence[bool], right_b: np.ndarray | Sequence
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     if not only_a + only_b:
         return McNemar(0, 0, None, "no clip tells the two apart")
+    from scipy import stats  # here: it takes long to import
+
     return McNemar(only_a, only_b, float(stats.binomtest(only_a, only_a + only_b).pvalue), "")
 
 

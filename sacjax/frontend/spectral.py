@@ -58,11 +58,14 @@ def preemphasis(
 @functools.cache
 def padded_window(window: Window, win_length: int, n_fft: int) -> np.ndarray:
     """Returns a periodic SciPy window, padded on both sides to n_fft, as librosa does."""
-    from scipy.signal import get_window  # here: it takes long to import
+    if window == "hann" and win_length > 1:  # SciPy's, without the half second of its import
+        values = np.hanning(win_length + 1)[:-1]
+    else:
+        from scipy.signal import get_window
 
-    values = np.zeros(n_fft)
-    start = (n_fft - win_length) // 2
-    values[start : start + win_length] = get_window(window, win_length, fftbins=True)
+        values = get_window(window, win_length, fftbins=True)
+    before = (n_fft - win_length) // 2
+    values = np.pad(values, (before, n_fft - win_length - before))
     return values.astype(np.float32)
 
 

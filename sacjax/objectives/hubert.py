@@ -18,7 +18,6 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
-from sklearn.cluster import MiniBatchKMeans
 
 from sacjax import models
 from sacjax.context import Context
@@ -245,6 +244,8 @@ def kmeans(x: np.ndarray, options: HubertOptions) -> np.ndarray:
             f"objective.options.clusters is {options.clusters}, of {len(x)} tokens: lower it, or "
             "raise objective.options.kmeans_tokens"
         )
+    from sklearn.cluster import MiniBatchKMeans  # here: it takes long to import
+
     fitted = MiniBatchKMeans(
         options.clusters,
         init="k-means++",

@@ -18,7 +18,7 @@ from sacjax.layers import masking
 from sacjax.layers.conv import valid
 from sacjax.models.base import Tokens
 from sacjax.objectives.base import LOSS, NEIGHBOURS, NORMS, Display, Loss, Objective, Sums
-from sacjax.objectives.tokens import is_token_encoder, token_grid
+from sacjax.objectives.tokens import is_token_encoder, token_number
 from sacjax.train import metrics
 from sacjax.views import View
 
@@ -74,7 +74,7 @@ def check_tokens(stage: ConfigDict, options: MaskOptions) -> None:
             f"objective.name={stage.objective.name} needs model.name={' or '.join(good)}, "
             f"not '{stage.model.name}'"
         )
-    number = token_grid(stage).number
+    number = token_number(stage)
     if number < options.mask_span + 1:
         seconds = min(stage.data.seconds, stage.augment.crop_seconds or stage.data.seconds)
         raise UserError(

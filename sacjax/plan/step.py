@@ -73,7 +73,7 @@ def plan_mesh(
     compiled = lowered.compile(quick)
     text = compiled.as_text()
     sent = _sent(text, mesh)
-    flops = trainer.flops / count
+    flops = trainer.flops() / count
     if topology.on_tpu:
         memory["peak"] = _peak(compiled.memory_analysis())
     else:

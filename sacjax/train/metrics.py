@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ class Progress:
         seconds: float,
         shown: dict[str, str],
         show: bool = True,
-        flops: float = 0.0,
+        flops: Callable[[], float] = float,
     ):
         """Opens the bar.
 
@@ -139,7 +140,7 @@ class Progress:
           seconds: of audio in an example.
           shown: {label: metric} of an objective's `display.bar`.
           show: whether this host draws the bar.
-          flops: of the model in a step; 0: unknown.
+          flops: tells those of the model in a step, at the first log line; 0: unknown.
         """
         self.labels = shown | {
             "knn": "validation/knn_accuracy",
@@ -200,11 +201,11 @@ class Progress:
         rate = self.steps / elapsed
         device = jax.local_devices()[0].memory_stats() or {}
         about = {f"{TIMES}device_bytes": device["bytes_in_use"]} if "bytes_in_use" in device else {}
-        if self.flops:
+        if model := self.flops():
             self.peak = self.peak or flops.peak()
             about |= {
-                f"{TIMES}model_flops_per_second": rate * self.flops,
-                f"{TIMES}mfu": rate * self.flops / self.peak,
+                f"{TIMES}model_flops_per_second": rate * model,
+                f"{TIMES}mfu": rate * model / self.peak,
             }
         return about | {
             f"{TIMES}productive_seconds": elapsed,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -220,7 +220,7 @@ class Trainer:
     state_shapes: Any
     """The state as shapes with their shardings."""
 
-    flops: float
+    flops: Callable[[], float]
     """Floating-point operations of a step: the model's forward and backward pass."""
 
     activations: Callable[[], float]
@@ -316,7 +316,7 @@ def make_trainer(
         state_shapes=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, at_rest
         ),
-        flops=stage.optimizer.accumulation * _flops(setup, *example),
+        flops=cache(lambda: stage.optimizer.accumulation * _flops(setup, *example)),
         activations=lambda: _activations(setup, *example),
     )
 

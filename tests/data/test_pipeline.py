@@ -294,7 +294,8 @@ def test_clips_are_measured_once():
     whole = recordings.open
     recordings.open = lambda i: (opened.append(i), whole(i))[1]
     first = pipeline.windows(recordings, range(5), 0.2, 0.5)
-    assert pipeline.windows(recordings, range(5), 0.2, 0.5) == first and len(opened) == 5
+    again = pipeline.windows(recordings, range(5), 0.2, 0.5)
+    assert again.tolist() == first.tolist() and len(opened) == 5
 
 
 # --- cache ---
@@ -534,7 +535,7 @@ def test_hosts_share_one_table_of_windows_and_end_together(monkeypatch, failing)
     monkeypatch.setattr(hosts, "place", lambda: (here.host, count))
     monkeypatch.setattr(retry, "WAITS", ())
     sizes = [30, 55, 20, -1, 137, 41, 90]
-    expected = pipeline.windows(ramps(sizes), range(7), 0.2, 0.5)
+    expected = pipeline.windows(ramps(sizes), range(7), 0.2, 0.5).tolist()
 
     def run(host):
         here.host = host
@@ -551,8 +552,8 @@ def test_hosts_share_one_table_of_windows_and_end_together(monkeypatch, failing)
 
         recordings.open = open_clip
         try:
-            first = pipeline.windows(recordings, range(7), 0.2, 0.5, host, count)
-            again = pipeline.windows(recordings, range(7), 0.2, 0.5, host, count)
+            first = pipeline.windows(recordings, range(7), 0.2, 0.5, host, count).tolist()
+            again = pipeline.windows(recordings, range(7), 0.2, 0.5, host, count).tolist()
         except UserError as error:
             return str(error), opened
         assert again == first

@@ -87,9 +87,15 @@ def test_a_share_has_to_be_small_and_a_ratio_large():
         "e", Case("x", lambda: 1.0, {"y": lambda: 4.0}, {"y": 4.0}, clips=8), repeats=2
     )
     assert row["figure"] == 4 and row["reached"] is True
-    assert speed.table([one, row]).splitlines()[2:] == [
+    late, soon = (
+        speed.measure("i", Case("s", lambda: 3.0, {"p": lambda: 6.0}, seconds=most), repeats=1)[0]
+        for most in (2.5, 3.5)
+    )
+    assert speed.table([one, row, late, soon]).splitlines()[2:] == [
         "| f | front end | 1 s | step | 4 s | 25.0 % of it | ≤ 10 % | no |",
         "| e | x | 8 clips/s | y | 2 clips/s | 4.00 × | ≥ 4 × | yes |",
+        "| i | s | 3 s | p | 6 s | 2.00 × | ≤ 2.5 s | no |",
+        "| i | s | 3 s | p | 6 s | 2.00 × | ≤ 3.5 s | yes |",
     ]
 
 

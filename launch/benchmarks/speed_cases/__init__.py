@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from launch.benchmarks.speed_cases import (
+    commands,
     finetuning,
     first_step,
     front_end,
@@ -23,5 +24,6 @@ PARTS: dict[str, Callable[[Sizes], Iterator[Case]]] = {
     "f": front_end.cases,
     "g": first_step.cases,
     "h": resnet.cases,
+    "i": commands.cases,
 }
 OTHER_LIBRARIES = "abcdh"  # the parts whose peers compute by another library

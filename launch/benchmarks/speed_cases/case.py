@@ -39,6 +39,7 @@ class Case(NamedTuple):
     clips: int = 0  # of a run, where clips a second tell more than seconds
     # The figure is ours as a share of the peer's time, the target the most that it may be.
     share: bool = False
+    seconds: float = 0.0  # the most that ours may take, where that is the target
 
 
 def same_for(peers: dict[str, Run], target: float) -> dict[str, float]:

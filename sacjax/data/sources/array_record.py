@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -77,7 +78,8 @@ def load_array_record(data_config: ConfigDict) -> Recordings:
         elif (folder / "plan.json").is_file():
             what = "its preparation is not finished: run sacjax prepare again"
         raise UserError(f"data.path: {folder}: {what}")
-    shards, rows, table, total = [], [], [], 0
+    shards, total = [], 0
+    rows = _Rows()
     try:
         meta = json.loads((folder / METADATA).read_text())
         if meta["version"] not in (1, 2):
@@ -94,11 +96,7 @@ def load_array_record(data_config: ConfigDict) -> Recordings:
                 )
             if shard["records"]:
                 shards.append((os.path.abspath(path), shard["records"]))
-            rows += shard["recordings"]
-            table += [
-                [total + row["first"], *(row[k] for k in ("sample_rate", "samples", "channels"))]
-                for row in shard["recordings"]
-            ]
+            rows.add(shard["recordings"], total, meta["version"])
             total += shard["records"]
         block = int(meta["block"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -106,21 +104,45 @@ def load_array_record(data_config: ConfigDict) -> Recordings:
         raise UserError(
             f"{folder}: a file of it is missing or damaged ({reason}): run sacjax prepare again"
         ) from error
-    if not rows:
+    if not rows.names:
         raise UserError(f"data.path: {folder}: there are no recordings in it")
 
-    def column(key: str) -> list | None:
-        return [row[key] for row in rows] if rows[0].get(key) is not None else None
-
     return Recordings(
-        names=[row["name"] for row in rows],
-        labels=[_labels(row["labels"], meta["version"]) for row in rows],
+        names=rows.names,
+        labels=rows.labels,
         class_names=tuple(meta["class_names"]),
-        open=OpenBlocks(shards, np.array(table), block),
-        folds=column("fold"),
-        splits=column("split"),
-        groups=column("group"),
+        open=OpenBlocks(shards, np.concatenate(rows.tables), block),
+        folds=rows.columns.get("fold"),
+        splits=rows.columns.get("split"),
+        groups=rows.columns.get("group"),
     )
+
+
+class _Rows:
+    """The rows of all shards by column: as dicts, those of millions of clips would be large."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.labels: list[tuple[str, ...] | None] = []
+        self.columns: dict[str, list] = {}  # fold, split and group, those that the first row has
+        self.tables: list[np.ndarray] = []  # of `OpenBlocks`
+        self.shared: dict[Any, Any] = {}  # equal values are kept once
+
+    def add(self, rows: list[dict[str, Any]], first: int, version: int) -> None:
+        """Adds a shard's rows; `first` is its first record. Raises KeyError for a lack of one."""
+        if not rows:
+            return
+        if not self.names:
+            self.columns = {k: [] for k in ("fold", "split", "group") if rows[0].get(k) is not None}
+        once = self.shared.setdefault
+        self.names += [row["name"] for row in rows]
+        for row in rows:
+            labels = _labels(row["labels"], version)
+            self.labels.append(once(labels, labels))
+        for key, column in self.columns.items():
+            column += [once(row[key], row[key]) for row in rows]
+        table = [[row[k] for k in ("first", "sample_rate", "samples", "channels")] for row in rows]
+        self.tables.append(np.array(table) + np.array([first, 0, 0, 0]))
 
 
 def _labels(names: list[str] | None, version: int) -> tuple[str, ...] | None:
