@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from sacjax.context import Context
 from sacjax.layers.dropout import drop
 from sacjax.layers.norm import EPSILON, LayerNorm
+from sacjax.parts import part
 
 Remat = Literal["none", "full", "dots"]
 """What a layer's backward pass computes again: nothing, all, or all but its matrix products."""
@@ -67,6 +68,7 @@ class Attention(nnx.Module):
         self.query, self.key, self.value, self.out = three(), three(), three(), make()
         self.heads, self.causal, self.dropout = heads, causal, dropout
 
+    @part("attention")
     def __call__(
         self,
         x: Float[Array, "batch tokens width"],
@@ -187,6 +189,7 @@ class TransformerLayer(nnx.Module):
     def _attend(self, x: jax.Array, mask: jax.Array, ctx: Context) -> jax.Array:
         return drop(self.attention(x, mask, ctx.rng(0)), self.dropout, ctx.rng(1))
 
+    @part("feed-forward")
     def _mlp(self, x: jax.Array, ctx: Context) -> jax.Array:
         inner = jax.nn.gelu(self.mlp_in(x), approximate=False)
         inner = drop(inner, self.inner_dropout, ctx.rng(2))
@@ -259,6 +262,7 @@ class Transformer(nnx.Module):
         self.layers = stack(jax.random.split(rngs.params(), depth))
         self.depth, self.dropout, self.layer_drop, self.remat = depth, dropout, layer_drop, remat
 
+    @part("transformer")
     def __call__(
         self,
         x: Float[Array, "batch tokens width"],

@@ -24,6 +24,7 @@ from sacjax.layers.norm import GroupNorm, LayerNorm, standardize
 from sacjax.layers.positional import PositionalConv
 from sacjax.layers.transformer import NORMAL, Remat, States, Transformer
 from sacjax.models import base
+from sacjax.parts import part
 
 Size = Literal["base", "large", "small", "mini", "tiny"]
 ConvNorm = Literal["group", "layer"]
@@ -318,6 +319,7 @@ class Wav2Vec2(base.TokenEncoder):
             stride *= layer.conv.stride[0]
         return out_length(lengths, field, stride, 0)
 
+    @part("convolutions")
     def tokens(
         self, inputs: Float[Array, "batch samples"], lengths: Int[Array, " batch"]
     ) -> base.Tokens:
@@ -370,6 +372,7 @@ class Wav2Vec2(base.TokenEncoder):
             states = states.at[-1].set(x)
         return base.EncoderOutput(x, lengths, states)
 
+    @part("positions")
     def _with_positions(self, x: jax.Array, inside: jax.Array) -> jax.Array:
         """Adds to each token what the convolutions see around it."""
         positions = x

@@ -40,6 +40,7 @@ from sacjax.objectives.base import (
 )
 from sacjax.objectives.masked import example_keys_of, tokens_of
 from sacjax.objectives.patches import check_patches
+from sacjax.parts import part
 
 EPSILON = 1e-5
 KERNEL = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's convolutions
@@ -100,6 +101,7 @@ class Decoder(nnx.Module):
         self.project = nnx.Linear(width, inputs, dtype=dtype, rngs=rngs)
         self.bands, self.groups, self.dtype = encoder.bands, o.decoder_groups, dtype
 
+    @part("decoder")
     def __call__(
         self, x: Float[Array, "rows tokens features"], lengths: Int[Array, " rows"]
     ) -> Float[Array, "rows tokens features"]:
