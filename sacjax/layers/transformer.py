@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from sacjax.context import Context
+from sacjax.layers.attention import attend
 from sacjax.layers.dropout import drop
 from sacjax.layers.norm import EPSILON, LayerNorm
 from sacjax.parts import part
@@ -83,16 +84,7 @@ class Attention(nnx.Module):
           key: of the dropout of attention weights; None outside training.
         """
         q, k, v = self._heads(x)
-        pairs = mask[:, None, None]
-        if key is None or self.dropout == 0:
-            y = jax.nn.dot_product_attention(q, k, v, mask=pairs, is_causal=self.causal)
-        else:
-            if self.causal:
-                pairs = pairs & jnp.tril(jnp.ones([x.shape[1]] * 2, bool))
-            scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32)
-            scores = jnp.where(pairs, scores * q.shape[-1] ** -0.5, -1e30)
-            weights = jax.nn.softmax(scores, -1).astype(x.dtype)
-            y = jnp.einsum("bhts,bshd->bthd", drop(weights, self.dropout, key), v)
+        y = attend(q, k, v, mask, self.causal, self.dropout, key)
         return self.out(y.reshape(x.shape))
 
     def stream(
