@@ -1,7 +1,7 @@
 """The table of what a training step costs on a TPU, by its compiler: docs/pods.md.
 
-    python launch/benchmarks/plan_table.py                        # every row that is not there yet; hours
-    python launch/benchmarks/plan_table.py --only base --again    # a row anew
+    python launch/benchmarks/plan_table.py                      # each row that is missing
+    python launch/benchmarks/plan_table.py --only base --again  # a row anew
 
 Each row is `sacjax plan` of an objective's config at its base size, as published, on a slice of
 TPU v5e. libtpu compiles it ahead of time on two cores in minutes (`pip install -e '.[tpu]'`); no
