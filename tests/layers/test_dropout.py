@@ -43,7 +43,7 @@ def signs(words, bit):
     return 2.0 * ((words >> bit) & 1) - 1
 
 
-@pytest.mark.parametrize("bit", range(32))
+@pytest.mark.parametrize("bit", [0, 9, 16, 31])
 def test_bits_are_fair_and_independent_of_their_neighbours(bit):
     """Means of n fair and independent signs are normal with a deviation of 1 / sqrt(n)."""
     x = signs(bits(), bit)
