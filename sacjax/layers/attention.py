@@ -10,7 +10,6 @@ from sacjax.layers.dropout import drop
 from sacjax.layers.similarity import NEVER
 
 
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=(4, 5))
 def attend(
     query: Float[Array, "batch tokens heads size"],
     key: Float[Array, "batch tokens heads size"],
@@ -32,6 +31,20 @@ def attend(
       dropout: rate of the weights.
       rng: of the dropout; None outside training.
     """
+    call = partial(_attend, causal=causal, dropout=dropout)
+    return jax.checkpoint(call, prevent_cse=False)(query, key, value, mask, rng)
+
+
+def _attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array,
+    rng: jax.Array | None,
+    *,
+    causal: bool,
+    dropout: float,
+) -> jax.Array:
     scores = jnp.einsum("bthd,bshd->bhts", query, key, preferred_element_type=jnp.float32)
     pairs = mask[:, None, None]
     if causal:
