@@ -5,11 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sacjax.layers.attention import attend
+from sacjax.layers.attention import ROWS, attend
+from sacjax.layers.platform import compiled_for
 
-B, N, H, D = 2, 37, 3, 8
+B, N, H, D = 2, 150, 3, 8  # more tokens than a TPU handles at once
 Q, K, V = jnp.asarray(np.random.default_rng(0).standard_normal((3, B, N, H, D)), jnp.float32)
-MASK = jnp.arange(N) < jnp.array([[N], [11]])
+MASK = jnp.arange(N) < jnp.array([[N], [91]])
+
+
+@pytest.fixture(autouse=True, params=["cpu", "tpu"])
+def form(request):
+    """The form of each platform, on this machine."""
+    with compiled_for(request.param):
+        yield
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -26,11 +34,11 @@ def test_values_and_gradients_are_those_of_jax(causal):
 
 def test_dropped_weights_are_those_without_in_the_mean():
     draw = lambda key: attend(Q, K, V, MASK, False, 0.25, key)
-    drawn = jax.lax.map(draw, jax.random.split(jax.random.key(0), 2000))
-    deviation = drawn.std(0) / 2000**0.5
+    drawn = jax.lax.map(draw, jax.random.split(jax.random.key(0), 500))
+    deviation = drawn.std(0) / 500**0.5
     assert float(deviation.min()) > 0
     far = jnp.abs(drawn.mean(0) - attend(Q, K, V, MASK)) / deviation
-    assert far.max() < 5 and far.mean() < 1  # of normal values: 4 and 0.8
+    assert far.max() < 6 and far.mean() < 0.9  # of normal values: 4 and 0.8
 
 
 def test_the_gradient_sees_the_weights_that_the_value_saw():
@@ -46,4 +54,4 @@ def test_nothing_quadratic_is_kept():
     kept = jax.eval_shape(
         lambda *x: jax.vjp(lambda *x: attend(*x, MASK, False, 0.1, key), *x)[1], Q, K, V
     )
-    assert max(leaf.size for leaf in jax.tree.leaves(kept)) <= Q.size < B * H * N * N
+    assert max(leaf.size for leaf in jax.tree.leaves(kept)) <= 2 * ROWS * B * H * D < B * H * N * N
