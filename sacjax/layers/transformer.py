@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from sacjax.context import Context
+from sacjax.layers.activation import gelu
 from sacjax.layers.attention import attend
 from sacjax.layers.dropout import drop
 from sacjax.layers.norm import EPSILON, LayerNorm
@@ -183,7 +184,7 @@ class TransformerLayer(nnx.Module):
 
     @part("feed-forward")
     def _mlp(self, x: jax.Array, ctx: Context) -> jax.Array:
-        inner = jax.nn.gelu(self.mlp_in(x), approximate=False)
+        inner = gelu(self.mlp_in(x))
         inner = drop(inner, self.inner_dropout, ctx.rng(2))
         return drop(self.mlp_out(inner), self.dropout, ctx.rng(3))
 

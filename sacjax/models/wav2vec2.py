@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sacjax.augment.draws import example_keys
 from sacjax.context import Context
+from sacjax.layers.activation import gelu
 from sacjax.layers.conv import KAIMING, Conv, out_length, scale_gradient, valid, zero_padding
 from sacjax.layers.dropout import drop
 from sacjax.layers.masking import span_mask
@@ -228,7 +229,7 @@ class ConvLayer(nnx.Module):
             x = self.norm(x, lengths)
         elif self.norm is not None:
             x = self.norm(x)
-        return zero_padding(jax.nn.gelu(x, approximate=False), lengths)
+        return zero_padding(gelu(x), lengths)
 
 
 class Projection(nnx.Module):

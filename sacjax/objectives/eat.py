@@ -20,6 +20,7 @@ from sacjax.augment.draws import fold_in
 from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
+from sacjax.layers.activation import gelu
 from sacjax.layers.conv import convolution, valid, zero_padding
 from sacjax.layers.masking import Kept, inverse_blocks, keep_best
 from sacjax.layers.pooling import masked_mean
@@ -114,7 +115,7 @@ class Decoder(nnx.Module):
             z = convolution(y, kernel[...].astype(self.dtype), (1, 1), padding, self.groups)
             z = (z + bias[...].astype(self.dtype)).astype(jnp.float32)
             z = jax.nn.standardize(z, epsilon=EPSILON).astype(self.dtype)
-            z = jax.nn.gelu(z, approximate=False)
+            z = gelu(z)
             y = z + y if z.shape == y.shape else z
         return self.project(y.reshape(*x.shape[:2], -1)).astype(jnp.float32)
 
