@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from sacjax import augment, models
 from sacjax.augment.draws import example_keys, fold_in, integer, scalars
 from sacjax.frontend import make_frontend, trim
+from sacjax.parts import part
 
 SPECTROGRAM_DRAWS = 1 << 16  # folded into a view's keys, apart from those of the waveform
 CROP_DRAW = (1 << 16) - 1
@@ -95,6 +96,7 @@ def make_views(
                 )
         return View(x, length), label
 
+    @part("views")
     def views(batch: dict[str, Any], key: Key[Array, ""] | None = None) -> dict[str, Any]:
         x, length, mask = batch["audio"], batch["length"], batch["mask"]
         if x.dtype == jnp.int16:

@@ -12,15 +12,17 @@ import argparse
 import json
 import re
 import sys
+from pathlib import Path
+from typing import Any
 
 import jax
 
 from sacjax import config as config_lib
-from sacjax import errors, init_from, objectives
-from sacjax.errors import UserError
+from sacjax import errors, init_from, io, objectives
+from sacjax.errors import UserError, first_line
 from sacjax.plan.choose import choose
 from sacjax.plan.step import largest_batch
-from sacjax.plan.table import describe
+from sacjax.plan.table import compare, describe
 from sacjax.plan.topology import find_topology, gpu_count
 
 
@@ -53,6 +55,12 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="TPU: compile in a third of the time to a slower program, for memory alone",
     )
+    add("--output", metavar="FILE.json", help="also write the answer to this file")
+    add(
+        "--against",
+        metavar="FILE.json",
+        help="print what changed since this answer, of another config or commit",
+    )
     add("--json", action="store_true", help="print JSON instead of a table")
     return parser
 
@@ -69,26 +77,49 @@ def main(argv: list[str] | None = None) -> int:
     name = config_lib.stage_name(config, args.stage)
     if objectives.OBJECTIVES[config[name].objective.name].source(config[name]):
         config = init_from.resolve(config)  # the targets' network is a part of the step
+    before = read_answer(args.against) if args.against else None
+    if args.output:
+        io.check_writable(args.output, "--output")
     meshes = [parse_mesh(text) for text in args.mesh or ()]
     topology = find_topology(args.topology)
     plans, why = choose(config, name, topology, meshes, args.classes)
     best, largest = plans[-1], None
     if args.largest:
         largest = largest_batch(config, name, topology, best, args.classes)
+    answer = {
+        "topology": args.topology,
+        "devices": len(topology.devices),
+        "stage": name,
+        "chosen": best.mesh if best.fits else None,
+        "why": why,
+        "largest_batch": largest,
+        "plans": [plan._asdict() for plan in plans],
+    }
+    if args.output:
+        io.write_json(args.output, answer, indent=1)
     if args.json:
-        answer = {
-            "topology": args.topology,
-            "devices": len(topology.devices),
-            "stage": name,
-            "chosen": best.mesh if best.fits else None,
-            "why": why,
-            "largest_batch": largest,
-            "plans": [plan._asdict() for plan in plans],
-        }
         print(json.dumps(answer, indent=1))
     else:
         print(describe(config, name, topology, plans, why, largest))
+        if before:
+            print(f"\nagainst {args.against}:\n{compare(before, answer)}")
     return 0 if best.fits else 1
+
+
+def read_answer(path: str) -> dict[str, Any]:
+    """Returns the answer that `--output` wrote to a file.
+
+    Raises:
+      UserError: no such file, or it holds something else.
+    """
+    try:
+        answer = json.loads(Path(path).read_text())
+        answer["plans"][-1]["parts"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"--against {path}: not an answer that --output wrote ({first_line(error)})"
+        ) from error
+    return answer
 
 
 def parse_mesh(text: str) -> dict[str, int]:

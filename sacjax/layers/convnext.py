@@ -5,6 +5,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from sacjax.layers.activation import gelu
 from sacjax.layers.conv import Conv, zero_padding
 
 KERNEL = 7
@@ -42,7 +43,7 @@ class Block(nnx.Module):
         kernel = self.kernel[...].astype(self.dtype)
         y = sum(padded[:, k : k + size] * kernel[k] for k in range(KERNEL))
         y = self.norm(y + self.bias[...].astype(self.dtype))
-        y = self.second(nnx.gelu(self.first(y), approximate=False))
+        y = self.second(gelu(self.first(y)))
         return zero_padding(x + y * self.scale[...].astype(self.dtype), lengths)
 
 

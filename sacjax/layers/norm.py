@@ -78,6 +78,12 @@ class LayerNorm(nnx.LayerNorm):
         """Makes scale and bias of so many channels; `epsilon` is added to variances."""
         super().__init__(features, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
+    def __call__(  # type: ignore[override]
+        self, x: Float[Array, "*rest features"]
+    ) -> Float[Array, "*rest features"]:
+        """Returns x normalized. The backward pass keeps x alone, and computes the rest again."""
+        return jax.checkpoint(super().__call__, prevent_cse=False)(x)
+
 
 class GroupNorm(nnx.Module):
     """Norm of each channel over the valid frames of a clip: a group a channel."""

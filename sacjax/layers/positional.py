@@ -7,6 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int
 
+from sacjax.layers.activation import gelu
 from sacjax.layers.conv import convolution
 
 
@@ -56,7 +57,7 @@ class PositionalConv(nnx.Module):
         y = y + self.bias[...].astype(self.dtype)
         if self.norm:
             y = jax.nn.standardize(y.astype(jnp.float32), epsilon=1e-5).astype(self.dtype)
-        return jax.nn.gelu(y, approximate=False)
+        return gelu(y)
 
 
 def sincos(positions: int, features: int) -> Float32[np.ndarray, "positions features"]:

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from sacjax.errors import UserError
+from sacjax.parts import part
 
 NORMAL = nnx.initializers.normal(1.0)
 
@@ -67,6 +68,7 @@ class Quantizer(nnx.Module):
             jax.random.uniform(rngs.params(), [groups, entries, dim // groups])
         )
 
+    @part("quantizer")
     def __call__(
         self,
         x: Float[Array, "*frames features"],

@@ -10,8 +10,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from sacjax.context import Context
+from sacjax.layers.activation import gelu
+from sacjax.layers.attention import attend
 from sacjax.layers.dropout import drop
 from sacjax.layers.norm import EPSILON, LayerNorm
+from sacjax.parts import part
 
 Remat = Literal["none", "full", "dots"]
 """What a layer's backward pass computes again: nothing, all, or all but its matrix products."""
@@ -67,6 +70,7 @@ class Attention(nnx.Module):
         self.query, self.key, self.value, self.out = three(), three(), three(), make()
         self.heads, self.causal, self.dropout = heads, causal, dropout
 
+    @part("attention")
     def __call__(
         self,
         x: Float[Array, "batch tokens width"],
@@ -81,16 +85,7 @@ class Attention(nnx.Module):
           key: of the dropout of attention weights; None outside training.
         """
         q, k, v = self._heads(x)
-        pairs = mask[:, None, None]
-        if key is None or self.dropout == 0:
-            y = jax.nn.dot_product_attention(q, k, v, mask=pairs, is_causal=self.causal)
-        else:
-            if self.causal:
-                pairs = pairs & jnp.tril(jnp.ones([x.shape[1]] * 2, bool))
-            scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32)
-            scores = jnp.where(pairs, scores * q.shape[-1] ** -0.5, -1e30)
-            weights = jax.nn.softmax(scores, -1).astype(x.dtype)
-            y = jnp.einsum("bhts,bshd->bthd", drop(weights, self.dropout, key), v)
+        y = attend(q, k, v, mask, self.causal, self.dropout, key)
         return self.out(y.reshape(x.shape))
 
     def stream(
@@ -187,8 +182,9 @@ class TransformerLayer(nnx.Module):
     def _attend(self, x: jax.Array, mask: jax.Array, ctx: Context) -> jax.Array:
         return drop(self.attention(x, mask, ctx.rng(0)), self.dropout, ctx.rng(1))
 
+    @part("feed-forward")
     def _mlp(self, x: jax.Array, ctx: Context) -> jax.Array:
-        inner = jax.nn.gelu(self.mlp_in(x), approximate=False)
+        inner = gelu(self.mlp_in(x))
         inner = drop(inner, self.inner_dropout, ctx.rng(2))
         return drop(self.mlp_out(inner), self.dropout, ctx.rng(3))
 
@@ -259,6 +255,7 @@ class Transformer(nnx.Module):
         self.layers = stack(jax.random.split(rngs.params(), depth))
         self.depth, self.dropout, self.layer_drop, self.remat = depth, dropout, layer_drop, remat
 
+    @part("transformer")
     def __call__(
         self,
         x: Float[Array, "batch tokens width"],

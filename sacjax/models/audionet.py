@@ -17,6 +17,7 @@ from sacjax.layers.dropout import DropPath
 from sacjax.layers.norm import BatchNorm
 from sacjax.layers.pooling import max_pool
 from sacjax.models import base
+from sacjax.parts import part
 
 Variant = Literal["audionet", "m5", "m11", "m18", "m34_res"]
 
@@ -134,6 +135,7 @@ class AudioNet(base.Encoder):
         self.pool_last = o.variant in ("audionet", "m5")  # once more before the global average
         self.features = channels
 
+    @part("encoder")
     def __call__(
         self,
         inputs: Float[Array, "batch samples"],

@@ -19,6 +19,7 @@ from sacjax.context import Context
 from sacjax.layers.conv import Conv, zero_padding
 from sacjax.layers.norm import BatchNorm
 from sacjax.models import base
+from sacjax.parts import part
 
 SLOPE = 0.1
 """Of LeakyReLU."""
@@ -183,6 +184,7 @@ class Autoencoder(base.Encoder):
         self.last = nnx.Linear(inputs, o.bottleneck, dtype=dtype, rngs=rngs)
         self.features = o.bottleneck
 
+    @part("encoder")
     def __call__(
         self,
         inputs: Float[Array, "batch frames bands"],

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sacjax.errors import UserError
 from sacjax.layers.conv import zero_padding
 from sacjax.models import base
+from sacjax.parts import part
 
 
 class FrameEncoder(base.TokenEncoder):
@@ -22,6 +23,7 @@ class FrameEncoder(base.TokenEncoder):
 
     input_kind = "spectrogram"
 
+    @part("frames")
     def tokens(
         self, inputs: Float[Array, "batch frames bands"], lengths: Int[Array, " batch"]
     ) -> base.Tokens:

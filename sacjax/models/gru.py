@@ -16,6 +16,7 @@ from sacjax.layers.recurrent import GRULayer
 from sacjax.layers.transformer import States
 from sacjax.models import base
 from sacjax.models.frames import FrameEncoder, keep_tokens, put_mask
+from sacjax.parts import part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,7 @@ class GRU(FrameEncoder):
         self.residual, self.dropout, self.stack = o.residual, o.dropout, o.stack
         self.features, self.depth = o.width, o.layers - 1
 
+    @part("recurrence")
     def context(
         self,
         tokens: base.Tokens,

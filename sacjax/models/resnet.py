@@ -14,6 +14,7 @@ from sacjax.layers.dropout import DropPath
 from sacjax.layers.norm import BatchNorm
 from sacjax.layers.pooling import max_pool
 from sacjax.models import base
+from sacjax.parts import part
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 """Blocks of each of the four stages."""
@@ -234,6 +235,7 @@ class SpectrogramResNet(base.Encoder):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages  # torchvision's names
         self.features = inputs
 
+    @part("encoder")
     def __call__(
         self,
         inputs: Float[Array, "batch frames bands"],

@@ -14,6 +14,7 @@ from sacjax.layers.dropout import drop
 from sacjax.layers.norm import BatchNorm
 from sacjax.layers.pooling import max_pool
 from sacjax.models import base
+from sacjax.parts import part
 
 DROPOUT = 0.3  # rate of byol_a, between its dense layers
 
@@ -67,6 +68,7 @@ class SmallCNN(base.Encoder):
         if byol_a:
             self.features += inputs
 
+    @part("encoder")
     def __call__(
         self,
         inputs: Float[Array, "batch frames bands"],

@@ -23,6 +23,7 @@ from sacjax.layers.conv import out_length, zero_padding
 from sacjax.layers.positional import sincos_grid
 from sacjax.layers.transformer import NORMAL, Remat, States, Transformer
 from sacjax.models import base
+from sacjax.parts import part
 
 Size = Literal["base", "small", "tiny", "mini"]
 
@@ -221,6 +222,7 @@ class SpectrogramTransformer(base.TokenEncoder):
         """Returns the tokens of clips of so many frames of the spectrogram."""
         return self.columns(lengths) * self.bands
 
+    @part("patches")
     def tokens(
         self, inputs: Float[Array, "batch frames bands"], lengths: Int[Array, " batch"]
     ) -> base.Tokens:

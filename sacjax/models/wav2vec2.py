@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sacjax.augment.draws import example_keys
 from sacjax.context import Context
+from sacjax.layers.activation import gelu
 from sacjax.layers.conv import KAIMING, Conv, out_length, scale_gradient, valid, zero_padding
 from sacjax.layers.dropout import drop
 from sacjax.layers.masking import span_mask
@@ -24,6 +25,7 @@ from sacjax.layers.norm import GroupNorm, LayerNorm, standardize
 from sacjax.layers.positional import PositionalConv
 from sacjax.layers.transformer import NORMAL, Remat, States, Transformer
 from sacjax.models import base
+from sacjax.parts import part
 
 Size = Literal["base", "large", "small", "mini", "tiny"]
 ConvNorm = Literal["group", "layer"]
@@ -227,7 +229,7 @@ class ConvLayer(nnx.Module):
             x = self.norm(x, lengths)
         elif self.norm is not None:
             x = self.norm(x)
-        return zero_padding(jax.nn.gelu(x, approximate=False), lengths)
+        return zero_padding(gelu(x), lengths)
 
 
 class Projection(nnx.Module):
@@ -318,6 +320,7 @@ class Wav2Vec2(base.TokenEncoder):
             stride *= layer.conv.stride[0]
         return out_length(lengths, field, stride, 0)
 
+    @part("convolutions")
     def tokens(
         self, inputs: Float[Array, "batch samples"], lengths: Int[Array, " batch"]
     ) -> base.Tokens:
@@ -370,6 +373,7 @@ class Wav2Vec2(base.TokenEncoder):
             states = states.at[-1].set(x)
         return base.EncoderOutput(x, lengths, states)
 
+    @part("positions")
     def _with_positions(self, x: jax.Array, inside: jax.Array) -> jax.Array:
         """Adds to each token what the convolutions see around it."""
         positions = x

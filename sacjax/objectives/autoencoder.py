@@ -37,6 +37,7 @@ from sacjax.objectives.base import (
     build_encoder,
     num_features,
 )
+from sacjax.parts import part
 from sacjax.train import metrics
 
 LONG = 4096
@@ -85,6 +86,7 @@ class AutoencoderModel(nnx.Module):
         """Takes both, and whether the encoder's activation follows the decoder's last layer."""
         self.encoder, self.decoder, self.activate = encoder, decoder, activate
 
+    @part("decoder")
     def decode(
         self, output: EncoderOutput, ctx: Context
     ) -> tuple[Float[Array, "batch frames bands"], Int[Array, " batch"]]:

@@ -20,6 +20,7 @@ from sacjax.augment.draws import fold_in
 from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
+from sacjax.layers.activation import gelu
 from sacjax.layers.conv import convolution, valid, zero_padding
 from sacjax.layers.masking import Kept, inverse_blocks, keep_best
 from sacjax.layers.pooling import masked_mean
@@ -40,6 +41,7 @@ from sacjax.objectives.base import (
 )
 from sacjax.objectives.masked import example_keys_of, tokens_of
 from sacjax.objectives.patches import check_patches
+from sacjax.parts import part
 
 EPSILON = 1e-5
 KERNEL = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's convolutions
@@ -100,6 +102,7 @@ class Decoder(nnx.Module):
         self.project = nnx.Linear(width, inputs, dtype=dtype, rngs=rngs)
         self.bands, self.groups, self.dtype = encoder.bands, o.decoder_groups, dtype
 
+    @part("decoder")
     def __call__(
         self, x: Float[Array, "rows tokens features"], lengths: Int[Array, " rows"]
     ) -> Float[Array, "rows tokens features"]:
@@ -112,7 +115,7 @@ class Decoder(nnx.Module):
             z = convolution(y, kernel[...].astype(self.dtype), (1, 1), padding, self.groups)
             z = (z + bias[...].astype(self.dtype)).astype(jnp.float32)
             z = jax.nn.standardize(z, epsilon=EPSILON).astype(self.dtype)
-            z = jax.nn.gelu(z, approximate=False)
+            z = gelu(z)
             y = z + y if z.shape == y.shape else z
         return self.project(y.reshape(*x.shape[:2], -1)).astype(jnp.float32)
 

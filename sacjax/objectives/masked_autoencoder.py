@@ -34,6 +34,7 @@ from sacjax.objectives.base import (
 )
 from sacjax.objectives.masked import example_keys_of, tokens_of
 from sacjax.objectives.patches import check_patches, uniform
+from sacjax.parts import part
 from sacjax.train import metrics
 
 FLAT = 0.995  # of the loss that the mean patch would have: nothing is learned
@@ -90,6 +91,7 @@ class Decoder(nnx.Module):
         self.predict = linear(width, encoder.token_features)
         self.bands = encoder.bands
 
+    @part("decoder")
     def __call__(
         self,
         encoded: Encoded,

@@ -19,6 +19,7 @@ from sacjax.augment.draws import example_keys
 from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
+from sacjax.layers.activation import gelu
 from sacjax.layers.conv import valid, zero_padding
 from sacjax.layers.norm import LayerNorm
 from sacjax.layers.transformer import NORMAL
@@ -97,7 +98,7 @@ class MaskedPredictionModel(nnx.Module):
         """
         output = self.encoder(altered.inputs, lengths, ctx)
         frames = output.frames.astype(jnp.float32)
-        x = self.norm(jax.nn.gelu(self.hidden(frames), approximate=False))
+        x = self.norm(gelu(self.hidden(frames)))
         x = self.head(x).reshape(len(x), -1, self.bands)
         size = altered.inputs.shape[1]
         x = jnp.pad(x, ((0, 0), (0, max(size - x.shape[1], 0)), (0, 0)))

@@ -1,4 +1,4 @@
-"""What a compiled step sends between devices, read from its HLO text."""
+"""What a compiled step sends between devices and what its parts cost, read from its HLO text."""
 
 import math
 import re
@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
+
+from sacjax.parts import part_of
 
 KINDS = (
     "all-reduce",
@@ -37,6 +39,7 @@ CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
 BOUND = re.compile(r" s32\[\]\S* constant\((\d+)\)")
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+PATH = re.compile(r'op_name="([^"]*)"')
 GROUPS = re.compile(
     r"(?:replica_groups|source_target_pairs)="
     r"(mesh\[.*?\] \{.*?\}|\{\{.*?\}\}|\S+(?:<=\S+)?)"
@@ -130,18 +133,26 @@ def _devices(text: str) -> int:
     return counts.get("num_partitions", 1) * counts.get("replica_count", 1)
 
 
-def cycles(text: str) -> int:
-    """Returns the clock cycles that a TPU's compiler expects of a program; 0: it does not say.
+def cycles(text: str) -> dict[str, int]:
+    """Returns the clock cycles that a TPU's compiler expects of each part of a program.
 
-    Those of collectives are left out.
+    Those of collectives and custom calls are left out. Nothing is told of other devices' programs.
+
+    Args:
+      text: of a compiled module.
+
+    Returns:
+      {part, as `sacjax.parts` names it: cycles}, the costliest first; '' is what has no part.
     """
-    told = (
-        (int(found[1]), times)
-        for line, times, _ in instructions(text)
-        if (found := CYCLES.search(line))
-    )
-    # Beyond 2^60: its mark of what it does not know.
-    return sum(count * times for count, times in told if count < 2**60)
+    found: dict[str, int] = {}
+    for line, times, _ in instructions(text):
+        told = CYCLES.search(line)
+        if not told or int(told[1]) >= 2**60:  # its mark of what it does not know
+            continue
+        path = PATH.search(line)
+        name = part_of(path[1]) if path else ""
+        found[name] = found.get(name, 0) + times * int(told[1])
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def instructions(text: str) -> Iterator[tuple[str, int, str]]:

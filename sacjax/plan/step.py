@@ -38,6 +38,7 @@ class Plan(NamedTuple):
     flops: float  # of the model, on a device
     seconds: float  # of a step: compute and, not overlapped, collectives
     mfu: float  # model FLOP/s as a share of the device's peak
+    parts: dict[str, float]  # {part: seconds}, the costliest first; {} where no cycles are told
 
 
 def plan_mesh(
@@ -79,7 +80,9 @@ def plan_mesh(
     else:
         memory["peak"] = sum(memory.values()) + memory["parameters"]  # gradients beside them
     counted = topology.counts_cycles
-    busy = hlo.cycles(text) / chip.hertz if counted else flops / PEAKS[chip.kind]
+    cycles = hlo.cycles(text) if counted else {}
+    parts = {part or "the rest": count / chip.hertz for part, count in cycles.items()}
+    busy = sum(parts.values()) if counted else flops / PEAKS[chip.kind]
     seconds = busy + sum(sent.values()) / chip.link
     return Plan(
         mesh=dict(mesh.shape),
@@ -90,6 +93,7 @@ def plan_mesh(
         flops=flops,
         seconds=seconds,
         mfu=flops / seconds / PEAKS[chip.kind],
+        parts=parts,
     )
 
 

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from sacjax.context import Context
 from sacjax.objectives.base import Objective
+from sacjax.parts import part
 from sacjax.plan import flops
 from sacjax.train import metrics
 from sacjax.train.optimizer import frozen, frozen_statistics, make_optimizer, update_ema
@@ -73,6 +74,7 @@ def train_step(setup: Setup, state: TrainState, batch: dict[str, Any]) -> TrainS
     )
 
 
+@part("optimizer")
 def apply_gradients(
     setup: Setup, state: TrainState, found: Gradients, progress: jax.Array
 ) -> TrainState:
@@ -99,6 +101,7 @@ def apply_gradients(
     )
 
 
+@part("teacher")
 def follow_parameters(setup: Setup, params: Any, buffers: Any, progress: jax.Array) -> Any:
     """Returns the buffers after the objective's `after_update`, such as a teacher's average."""
     if type(setup.objective).after_update is Objective.after_update:
@@ -153,6 +156,7 @@ def accumulate(
     return found._replace(grads=jax.tree.map(lambda g: g / divisor, found.grads))
 
 
+@part("loss")
 def micro_loss(
     setup: Setup, params: Any, buffers: Any, batch: dict[str, Any], ctx: Context
 ) -> tuple[jax.Array, tuple[jax.Array, Any, Any]]:

@@ -70,3 +70,14 @@ def test_an_axis_that_is_not_known():
     with pytest.raises(UserError, match="--mesh is 'model=2'"):
         plan.parse_mesh("model=2")
     assert plan.parse_mesh("data=-1,tensor=2") == dict(data=-1, fsdp=1, tensor=2)
+
+
+def test_an_answer_that_is_none(tmp_path):
+    file = tmp_path / "answer.json"
+    for text in (None, "{", "[]", '{"plans": []}', '{"plans": [{}]}'):
+        if text is not None:
+            file.write_text(text)
+        with pytest.raises(UserError, match="--against .*not an answer that --output wrote"):
+            plan.read_answer(str(file))
+    file.write_text('{"plans": [{"parts": {}}]}')
+    assert plan.read_answer(str(file)) == dict(plans=[dict(parts={})])

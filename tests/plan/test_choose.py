@@ -23,7 +23,7 @@ def plans(monkeypatch):
         if mesh["fsdp"] not in made:
             raise UserError(f"fsdp {mesh['fsdp']} is refused")
         fits, seconds = made[mesh["fsdp"]]
-        return Plan(dict(mesh), 8, {}, fits, {}, 1.0, seconds, 0.5)
+        return Plan(dict(mesh), 8, {}, fits, {}, 1.0, seconds, 0.5, {})
 
     monkeypatch.setattr(module, "plan_mesh", plan_mesh)
     return made
