@@ -82,11 +82,11 @@ def _reach_buckets() -> None:
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError("gs:// needs gcsfs: pip install 'sacjax[gcs]'")
     import fsspec
-    import gcsfs
+    from gcsfs.core import GCSFileSystem
     from gcsfs.retry import retry_request
 
-    class Patient(gcsfs.GCSFileSystem):  # type: ignore[misc]
-        _request = retry_request(retries=TRIES)(gcsfs.GCSFileSystem._request.__wrapped__)
+    class Patient(GCSFileSystem):  # type: ignore[misc]
+        _request = retry_request(retries=TRIES)(GCSFileSystem._request.__wrapped__)
 
         def __init__(self, *args: Any, **options: Any):
             super().__init__(*args, **options | {"use_listings_cache": False})

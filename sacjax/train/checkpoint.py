@@ -340,11 +340,12 @@ class Checkpoints:
         if min(self._metrics, default=step + 1) > step:
             return False
         with self._told():
+            manager = self._writer()
             for late in [s for s in self._metrics if s > step]:
                 if io.in_bucket(self.folder) and jax.process_index() == 0:
                     # Its objects go one by one: a kill must not leave it for a whole one.
                     (self.folder / str(late) / COMMITTED).unlink()
-                self._writer().delete(late)
+                manager.delete(late)
                 del self._metrics[late]
         return True
 
