@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
-from sacjax import evaluators, objectives
+from sacjax import evaluators, io, objectives
 from sacjax.config import identity
 from sacjax.data import pipeline, sources, splits
-from sacjax.data.bad_files import BadFiles
+from sacjax.data.bad_files import BadFiles, read_table
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 from sacjax.evaluators.predictions import own_rows, write_predictions
 from sacjax.init_from import has_begun, pretrained_of, resolve, trained_encoder
-from sacjax.io import write_json, write_text
 from sacjax.train import checkpoint, hooks, sharding
 from sacjax.train.checkpoint_files import has_checkpoint
 from sacjax.train.loop import Task, epoch_examples, fit, total_steps
@@ -42,7 +39,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
       UserError: a bad config or data set, a workdir that cannot be written or holds another
         experiment.
     """
-    workdir = Path(workdir)
+    workdir = io.to_path(workdir)
     config = resolve(config, workdir)
     mesh = sharding.make_mesh(config.mesh)
     new = not workdir.exists()
@@ -59,12 +56,12 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
             prepared[name] = Stage.prepare(name, config, mesh, workdir, prepared)
         check_leaks(config, prepared)
     except UserError:
-        if new:  # a mistake leaves no empty folder behind
+        if new and not io.in_bucket(workdir):  # a mistake leaves no empty folder behind
             with contextlib.suppress(OSError):
                 workdir.rmdir()
         raise
     if jax.process_index() == 0:
-        write_text(workdir / "config.json", config_lib.to_json(config))
+        io.write_text(workdir / "config.json", config_lib.to_json(config))
     for stage in prepared.values():
         results[stage.name] = stage.run(results)
     if jax.process_index() == 0:
@@ -78,11 +75,8 @@ def _tell(config: ConfigDict, workdir: Path, results: Results) -> None:
     if len(judged) > 1:
         figures = (f"{name} {100 * results[name]['test/accuracy']:.1f} %" for name in judged)
         print(f"test accuracy: {', '.join(figures)}")
-    bad = workdir / "bad_files.csv"
-    skipped = ""
-    if bad.is_file():
-        count = len(bad.read_text(errors="replace").splitlines()) - 1
-        skipped = f"; {count} files were skipped, see bad_files.csv"
+    bad = read_table(workdir / "bad_files.csv")
+    skipped = f"; {len(bad)} files were skipped, see bad_files.csv" if bad else ""
     names = ("results.json", "predictions.csv", "report.html")
     written = [name for name in names if (workdir / name).is_file()]
     print(f"{workdir}: {', '.join(written)}, plots/{skipped}")
@@ -137,7 +131,7 @@ class Stage:
             known = str(error).startswith("data.")
             raise UserError(f"config.{name}.{error}" if known else str(error)) from error
         check_parts(name, stage, recordings, parts)
-        if stage.data.path and Path(stage.data.path).absolute() == workdir.absolute():
+        if stage.data.path and Path(stage.data.path).absolute() == io.absolute(workdir):
             raise UserError(
                 f"--workdir {workdir} is config.{name}.data.path: choose another folder for what "
                 "is written"
@@ -290,11 +284,11 @@ class Stage:
             paths = [self.workdir / "predictions.csv"]
             if len(self.config.stages) > 1:  # the report compares the stages clip by clip
                 paths.append(report.predictions_path(self.workdir, self.name))
-                paths[-1].parent.mkdir(exist_ok=True)
+                io.make_folder(paths[-1].parent)
             for path in paths:
                 write_predictions(path, rows, names, multi_label=several)
         report.write(self.workdir, self.name, self.config, results, last, self.recordings)
-        write_json(self.workdir / "results.json", results)
+        io.write_json(self.workdir / "results.json", results)
         print_scores(self.name, results[self.name], self.stage, self.objective)
 
 
@@ -420,21 +414,13 @@ def print_scores(name: str, scores: dict[str, float], stage: ConfigDict, objecti
 
 def read_results(workdir: Path) -> Results:
     """Returns the results of the stages that are done."""
-    path = Path(workdir) / "results.json"
+    path = io.to_path(workdir) / "results.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _check_workdir(config: ConfigDict, workdir: Path) -> None:
     """Raises UserError where the workdir cannot be written or holds another experiment."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".writable.{os.getpid()}.{time.time_ns()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"--workdir {workdir}: cannot be written: {error.strerror}; choose another folder"
-        ) from error
+    io.check_folder(workdir, "--workdir")
     path = workdir / "config.json"
     if path.is_file() and has_begun(workdir):
         old, new = json.loads(path.read_text()), json.loads(config_lib.to_json(config))

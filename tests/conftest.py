@@ -3,9 +3,12 @@
 import atexit
 import contextlib
 import fcntl
+import importlib.util
 import os
 import shutil
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,6 +148,40 @@ def networks(tmp_path_factory):
         for name, objective in kinds.items() if new else ():
             write_workdir(root / name, name, objective)
     return {name: root / name for name in kinds}
+
+
+@pytest.fixture(scope="session")
+def bucket():
+    """The bucket gs://bucket on this machine, for all tests of a worker and their processes."""
+    if not all(map(importlib.util.find_spec, ("gcsfs", "gcp_storage_emulator"))):
+        pytest.skip("needs gcsfs and gcp-storage-emulator (extra `test`)")
+    from launch.emulated_bucket import Bucket
+
+    with Bucket() as served:
+        os.environ.update(served.environment)  # gcsfs reads it once, when it is imported
+        yield served
+
+
+@pytest.fixture
+def outage(bucket):
+    """Calling it makes the bucket answer 503 from now on, until it has refused five requests.
+
+    It returns a function that waits for the end, and says how many were refused.
+    """
+
+    def begin():
+        bucket.refused, ending = 0, threading.Thread(target=end)
+        bucket.outage.set()
+        ending.start()
+        return lambda: (ending.join(), bucket.refused)[1]
+
+    def end():
+        while bucket.outage.is_set() and bucket.refused < 5:
+            time.sleep(0.01)
+        bucket.outage.clear()
+
+    yield begin
+    bucket.outage.clear()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, on a disk and in a bucket."""
 
 import csv
 import errno
@@ -21,6 +21,15 @@ def test_text_json_and_tables_are_read_back(tmp_path):
     with open(tmp_path / "table.csv", newline="", errors="surrogateescape") as file:
         assert list(csv.reader(file)) == [["file", "n"], [name, "1"]]
     assert sorted(os.listdir(tmp_path)) == ["table.csv", "text", "value.json"]
+
+
+def test_what_fails_halfway_changes_nothing(tmp_path, bucket):
+    for folder in (tmp_path, io.to_path("gs://bucket/halfway")):
+        io.write_text(folder / "x", "old")
+        with pytest.raises(ZeroDivisionError), io.writing(folder / "x") as file:
+            file.write(b"new")
+            raise ZeroDivisionError
+        assert (folder / "x").read_text() == "old" and [p.name for p in folder.iterdir()] == ["x"]
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
@@ -71,3 +80,98 @@ def test_two_hosts_on_one_file_system_write_beside_each_other(tmp_path, monkeypa
 )
 def test_what_may_pass(error, transient):
     assert io.is_transient(error) == transient
+
+
+def test_a_bucket_has_the_same_bytes_as_a_disk(tmp_path, bucket):
+    there, name = io.to_path("gs://bucket/same"), os.fsdecode(b"caf\xe9\n.wav")
+    for folder in (tmp_path, there):
+        io.make_folder(folder / "sub")
+        io.write_text(folder / "text", "ä\r\nb")
+        io.write_csv(folder / "sub" / "table.csv", ("file", "n"), [(name, 1)])
+        assert io.read_text(folder / "text").read() == "ä\r\nb"
+        file = io.read_text(folder / "sub" / "table.csv", errors="surrogateescape")
+        assert list(csv.reader(file)) == [["file", "n"], [name, "1"]]
+    for file in ("text", "sub/table.csv"):
+        assert bucket.content(f"same/{file}") == (tmp_path / file).read_bytes()
+    assert [n for n in bucket.names() if n.startswith("same/")] == [
+        "same/sub/table.csv",
+        "same/text",
+    ]
+
+
+def test_a_bucket_is_absolute_and_local_paths_are_pathlib(tmp_path, bucket):
+    path = io.to_path("gs://bucket/run") / "x"
+    assert str(io.absolute(path)) == "gs://bucket/run/x" and io.in_bucket(path)
+    assert io.to_path(path) == path and type(io.to_path(str(tmp_path))) is type(tmp_path)
+    assert not io.in_bucket(tmp_path) and io.absolute(io.to_path("x")) == io.Path.cwd() / "x"
+
+
+def test_what_others_put_is_seen(bucket):
+    """gcsfs alone remembers what was in a folder."""
+    folder = io.to_path("gs://bucket/seen")
+    io.write_text(folder / "a", "")
+    assert [path.name for path in folder.iterdir()] == ["a"]
+    now = bucket.storage.get_file_obj("bucket", "seen/a")
+    bucket.storage.create_file("bucket", "seen/b", b"", now | {"name": "seen/b"})
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b"]
+
+
+def test_places_that_cannot_be(tmp_path, bucket, monkeypatch):
+    with pytest.raises(UserError, match="s3://b/x: Orbax saves no checkpoints to s3://; give gs:"):
+        io.to_path("s3://b/x")
+    with pytest.raises(UserError, match="--output gs://b/x: must be on a disk"):
+        io.on_disk("gs://b/x", "--output")
+    with pytest.raises(UserError, match="--workdir gs://nobody/x: cannot be written: "):
+        io.check_folder(io.to_path("gs://nobody/x"), "--workdir")
+    io.check_folder(io.to_path("gs://bucket/writable"), "--workdir")
+    assert not [name for name in bucket.names() if name.startswith("writable")]
+    io._reach_buckets.cache_clear()
+    monkeypatch.setattr(io.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"gs:// needs gcsfs: pip install 'sacjax\[gcs\]'"):
+        io.to_path("gs://bucket/x")
+
+
+def test_a_bucket_that_answers_503_for_a_while_delays_a_file(bucket, outage):
+    ended = outage()
+    io.write_text("gs://bucket/late/x", "all of it")
+    assert ended() == 5 and bucket.content("late/x") == b"all of it"
+
+
+def test_a_growing_file_is_appended_to_on_a_disk(tmp_path):
+    for text in (b"one", b"two"):
+        file = io.Growing(tmp_path / "x")
+        file.write(text)
+        file.flush(durable=True)
+        assert (tmp_path / "x").read_bytes().endswith(text)
+        file.close()
+    assert (tmp_path / "x").read_bytes() == b"onetwo"
+
+
+def test_a_growing_file_is_put_into_a_bucket_now_and_then(bucket, monkeypatch):
+    monkeypatch.setattr(io, "PUT_SECONDS", 1e9)
+    there = lambda: bucket.content("grows/x") if "grows/x" in bucket.names() else None
+    file = io.Growing(io.to_path("gs://bucket/grows/x"))
+    file.write(b"one")
+    file.flush()
+    assert there() is None
+    monkeypatch.setattr(io, "PUT_SECONDS", 0.0)
+    file.flush()
+    assert there() == b"one"
+    monkeypatch.setattr(io, "PUT_SECONDS", 1e9)
+    file.write(b"two")
+    file.flush()
+    assert there() == b"one"
+    file.put()
+    assert there() == b"onetwo"
+    file.close()
+    file = io.Growing(io.to_path("gs://bucket/grows/x"))  # as a resumed run does
+    file.write(b"three")
+    file.close()
+    assert there() == b"onetwothree"
+
+
+def test_a_folder_is_copied_into_a_bucket(tmp_path, bucket):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a").write_bytes(b"1")
+    io.copy_folder(tmp_path, io.to_path("gs://bucket/copied"))
+    assert bucket.content("copied/sub/a") == b"1"

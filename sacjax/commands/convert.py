@@ -8,9 +8,8 @@ To fine-tune a checkpoint nothing needs converting: --config.finetune.init_from=
 
 import argparse
 import sys
-from pathlib import Path
 
-from sacjax import errors
+from sacjax import errors, io
 from sacjax.errors import UserError
 
 
@@ -40,7 +39,10 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(
             "give --from_huggingface with --workdir, or --checkpoint with --to_huggingface"
         )
-    target = Path(args.workdir if into else args.to_huggingface)
+    if into:
+        target = io.to_path(args.workdir)
+    else:
+        target = io.on_disk(args.to_huggingface, "--to_huggingface")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{target} is there already and not an empty folder: choose another one")
     from sacjax import compilation

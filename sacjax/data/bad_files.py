@@ -17,15 +17,14 @@ from sacjax.errors import UserError
 def host_table(workdir: Path, name: str) -> Path:
     """Returns where this host keeps a table: `<name>.csv`; not the first: `<name>.<host>.csv`."""
     host = jax.process_index()
-    return Path(workdir) / (f"{name}.{host}.csv" if host else f"{name}.csv")
+    return io.to_path(workdir) / (f"{name}.{host}.csv" if host else f"{name}.csv")
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
     """Returns the rows of a table of file names, of any bytes; none where there is no such file."""
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(io.read_text(path, errors="surrogateescape")))
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

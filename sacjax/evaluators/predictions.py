@@ -1,13 +1,14 @@
 """Predictions per clip, averaged over windows, and the table of predictions."""
 
 import csv
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from sacjax import io
 
 
 def predict(
@@ -89,39 +90,27 @@ def write_predictions(
         chosen = np.flatnonzero(np.asarray(p) >= 0.5) if multi_label else [int(np.argmax(p))]
         return "|".join(class_names[int(k)] for k in chosen)
 
-    path = Path(path)
-    partial = path.with_suffix(".partial")
+    lines = (
+        [row["file"], row["split"], row["label"], prediction(p), *(f"{value:.6g}" for value in p)]
+        for row in rows
+        for p in [row["probabilities"]]
+    )
     # File names may hold bytes that are not UTF-8; they are written as \\udcff.
-    with open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "split", "label", "prediction", *class_names])
-        for row in rows:
-            p = row["probabilities"]
-            writer.writerow(
-                [
-                    row["file"],
-                    row["split"],
-                    row["label"],
-                    prediction(p),
-                    *(f"{value:.6g}" for value in p),
-                ]
-            )
-    os.replace(partial, path)
+    header = ("file", "split", "label", "prediction", *class_names)
+    io.write_csv(path, header, lines, errors="backslashreplace")
 
 
 def read_predictions(path: str | Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Returns (rows as `write_predictions` takes them, and `prediction`; the class names)."""
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        names = tuple(next(reader)[4:])
-        rows = [
-            dict(
-                file=line[0],
-                split=line[1],
-                label=line[2],
-                prediction=line[3],
-                probabilities=np.array(line[4:], float),
-            )
-            for line in reader
-        ]
-    return rows, names
+    header, *lines = csv.reader(io.read_text(path))
+    rows = [
+        dict(
+            file=line[0],
+            split=line[1],
+            label=line[2],
+            prediction=line[3],
+            probabilities=np.array(line[4:], float),
+        )
+        for line in lines
+    ]
+    return rows, tuple(header[4:])

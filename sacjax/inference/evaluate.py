@@ -7,13 +7,12 @@ import jax
 import numpy as np
 
 from sacjax import config as config_lib
-from sacjax import evaluators, stages
+from sacjax import evaluators, io, stages
 from sacjax.data import sources, splits
 from sacjax.errors import UserError
 from sacjax.evaluators.classification import score
 from sacjax.evaluators.predictions import write_predictions
 from sacjax.inference.model import Model, load_trained, trained_stage
-from sacjax.io import write_json
 from sacjax.objectives import OBJECTIVES
 from sacjax.train import sharding
 
@@ -43,7 +42,7 @@ def evaluate_workdirs(
       UserError: an unknown split or label, an empty part, workdirs with different labels, or
         devices and batches that do not fit.
     """
-    folder = Path(output) if output else Path(workdirs[0]) / "eval" / split
+    folder = io.to_path(output) if output else io.to_path(workdirs[0]) / "eval" / split
     prepared = [_prepare(workdir, overrides) for workdir in workdirs]
     found = [
         _judged(workdir, which, split, folder, *one)
@@ -63,7 +62,7 @@ def evaluate_workdirs(
                 f"{workdir}: its {split} part differs from that of {workdirs[0]}; an ensemble "
                 "needs the same clips"
             )
-    _writable(folder)
+    io.check_folder(folder, "--output")
     total, seen = np.zeros([]), np.ones(len(indices), bool)
     for judged in found:
         logits, read = judged.predict(indices)
@@ -74,7 +73,7 @@ def evaluate_workdirs(
     if jax.process_index() > 0:
         return values
     write_predictions(folder / "predictions.csv", scores.rows, names, multi_label=several)
-    write_json(folder / "scores.json", values)
+    io.write_json(folder / "scores.json", values)
     if not values:
         print(f"no clip of the {split} part has a label: there are predictions, but no scores")
     for name, value in values.items():
@@ -133,12 +132,3 @@ def _judged(
         embeddings=on_mesh(model.embeddings),
         sums=lambda batch: {},
     )
-
-
-def _writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--output {folder}: cannot be written: {error.strerror}; choose another folder"
-        ) from error

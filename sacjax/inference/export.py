@@ -104,6 +104,7 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
     program, multiple = to_stablehlo(model)
     about = describe(model, multiple)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PROGRAM).write_bytes(program)
+    with io.writing(folder / PROGRAM) as file:
+        file.write(program)
     io.write_text(folder / ABOUT, json.dumps(about, indent=1) + "\n")
     return about

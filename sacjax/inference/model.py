@@ -14,7 +14,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
-from sacjax import errors, objectives
+from sacjax import errors, io, objectives
 from sacjax.context import Context
 from sacjax.convert import huggingface
 from sacjax.data.recordings import Recordings
@@ -268,7 +268,7 @@ def load_trained(
       workdir, which, stage: as of `load`.
       mesh: puts it on all devices of a mesh instead of on one.
     """
-    workdir = Path(workdir)
+    workdir = io.to_path(workdir)
     config, stage = trained_stage(workdir, stage)
     text = (workdir / "checkpoints" / stage / "labels.json").read_text()
     labels = tuple(json.loads(text)["class_names"])
@@ -289,7 +289,7 @@ def trained_stage(workdir: str | Path, stage: str | None = None) -> tuple[Config
     Raises:
       UserError: no workdir, or no checkpoint in it.
     """
-    workdir = Path(workdir)
+    workdir = io.to_path(workdir)
     if not (workdir / "config.json").is_file():
         raise UserError(
             f"{workdir}: not a workdir of sacjax (there is no config.json in it); a folder of "

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from sacjax import io
 from sacjax.data.recordings import Recordings
-from sacjax.io import write_text
 from sacjax.report import html, plots, sections
 from sacjax.report.answer import answer, predictions_path
 
@@ -35,16 +35,16 @@ def write(
       recordings: the source of the clips shown as mistakes; a clip that can no longer be read is
         shown without its sound.
     """
-    workdir, sub, names = Path(workdir), config[stage], recordings.class_names
+    workdir, sub, names = io.to_path(workdir), config[stage], recordings.class_names
     folder = workdir / "plots"
-    folder.mkdir(exist_ok=True)
+    io.make_folder(folder)
     for stale in (*folder.glob("mistake_*.png"), folder / "answer.png"):
         stale.unlink(missing_ok=True)
     found = answer(workdir, stage, config, results, rows, recordings)
     picture = ""
     if found.figure is not None:
         content = plots.png(found.figure)
-        (folder / "answer.png").write_bytes(content)
+        io.write_bytes(folder / "answer.png", content)
         picture = html.picture(content, found.sentence)
     wrong = mistakes(rows, names, len(rows))
     body = [
@@ -59,8 +59,8 @@ def write(
         sections.data(stage, sub, recordings, rows),
         sections.whole_config(config),
     ]
-    page = html.document(f"sacjax: {workdir.absolute().name}", "".join(body))
-    write_text(workdir / "report.html", page)
+    page = html.document(f"sacjax: {io.absolute(workdir).name}", "".join(body))
+    io.write_text(workdir / "report.html", page)
 
 
 def mistakes(rows: list[dict], class_names: tuple[str, ...], most: int) -> list[dict]:

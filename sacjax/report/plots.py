@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from sacjax.io import to_path
 from sacjax.objectives.base import LOSS, Display
 
 Curves = dict[str, tuple[list[int], list[float]]]  # {metric: (steps, values)}
@@ -91,7 +92,7 @@ def intervals(
 def read_metrics(workdir: str | Path, stage: str) -> Curves:
     """Returns {metric: (steps, values)} of a stage from `metrics.jsonl`."""
     curves: Curves = {}
-    path = Path(workdir) / "metrics.jsonl"
+    path = to_path(workdir) / "metrics.jsonl"
     for line in path.read_text().splitlines() if path.is_file() else ():
         row = json.loads(line)
         if row.pop("stage") == stage:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sacjax.io import write_json
+from sacjax import io
 from sacjax.report import html
 
 MOST = 4
@@ -31,7 +31,7 @@ def write(
       names: of the clips of the data set.
       sample_rate: Hz.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    io.make_folder(folder)
     listed: list[dict[str, Any]] = []
     for row in np.flatnonzero(batch["mask"] > 0)[:MOST]:
         files = {}
@@ -39,9 +39,9 @@ def write(
             slug = re.sub(r"\W+", "_", name.lower())
             files[name] = f"{len(listed) + 1:02d}_{slug}.wav"
             clip = np.asarray(values[row][: batch["length"][row]], np.float32)
-            (folder / files[name]).write_bytes(html.wav(clip, sample_rate))
+            io.write_bytes(folder / files[name], html.wav(clip, sample_rate))
         listed.append(dict(clip=names[batch["index"][row]], files=files))
-    write_json(folder / "samples.json", listed)
+    io.write_json(folder / "samples.json", listed)
 
 
 def cards(folder: Path) -> str:

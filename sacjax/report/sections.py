@@ -12,6 +12,7 @@ from sacjax import config as config_lib
 from sacjax import objectives
 from sacjax.data import decode
 from sacjax.data.recordings import Recordings
+from sacjax.io import write_bytes
 from sacjax.report import html, plots, samples
 from sacjax.report.answer import PRECISION, Results, part_of
 
@@ -95,7 +96,7 @@ def confusion(folder: Path, stage: ConfigDict, rows: Rows, names: tuple[str, ...
 
     matrix = confusion_matrix(truth, guess, labels=range(len(names)))
     picture = plots.png(plots.confusion_matrix(matrix, names))
-    (folder / "confusion_matrix.png").write_bytes(picture)
+    write_bytes(folder / "confusion_matrix.png", picture)
     wrong = matrix * (1 - np.eye(len(names), dtype=int))
     i, j = np.unravel_index(int(wrong.argmax()), wrong.shape)
     told = (
@@ -136,7 +137,7 @@ def _card(row: dict, k: int, recordings: Recordings, stage: ConfigDict, folder: 
     if whole > seconds:
         lines.append(f"first {seconds:.1f} of {whole:.1f} s")
     image = plots.png(plots.spectrogram(samples, rate))
-    (folder / f"mistake_{k + 1:02d}.png").write_bytes(image)
+    write_bytes(folder / f"mistake_{k + 1:02d}.png", image)
     return html.card(row["file"], lines, image, html.wav(samples, rate))
 
 
@@ -157,7 +158,7 @@ def training(workdir: Path, folder: Path, name: str, config: ConfigDict) -> str:
     if not metrics:
         return ""
     picture = plots.png(plots.training_curves(metrics, objectives.build(config[name]).display))
-    (folder / f"curves_{name}.png").write_bytes(picture)
+    write_bytes(folder / f"curves_{name}.png", picture)
     steps, losses = metrics.get("train/loss", ([], []))
     told = config[name].objective.name
     if steps:

@@ -8,6 +8,9 @@
 <workdir>/checkpoints/<stage>/<step>/files.json    the files of these folders and their sizes
 <workdir>/checkpoints/<stage>/<step>.damaged       a checkpoint that lost files, out of the way
 
+In a bucket nothing is renamed: a step is whole when Orbax has put its `commit_success.txt`, and has
+no `files.json`, for an object is there whole or not at all.
+
 A checkpoint is left out only where `files.json` tells that a file is missing or short, and none is
 deleted because it cannot be read: a file system has bad moments.
 """
@@ -30,7 +33,14 @@ from ml_collections import ConfigDict
 from sacjax import config as config_lib
 from sacjax import distributed, io
 from sacjax.errors import UserError, first_line
-from sacjax.train.checkpoint_files import complete, metric_of, survey, write_labels, write_sizes
+from sacjax.train.checkpoint_files import (
+    COMMITTED,
+    complete,
+    metric_of,
+    survey,
+    write_labels,
+    write_sizes,
+)
 from sacjax.train.optimizer import name_of
 
 MODEL = ("params", "buffers", "ema")  # fields of a train state that inference needs
@@ -120,7 +130,7 @@ class Checkpoints:
           UserError: on another host the folder cannot be read.
           OSError: here it cannot.
         """
-        self.folder = Path(workdir).absolute() / "checkpoints" / stage
+        self.folder = io.absolute(io.to_path(workdir)) / "checkpoints" / stage
         self.keep, self.mode, self.asynchronous = keep, mode, asynchronous
         self._metrics: dict[int, float | None] = {}  # of the checkpoints that are whole
         self._damaged: dict[int, str] = {}  # step → what is missing
@@ -330,8 +340,12 @@ class Checkpoints:
         if min(self._metrics, default=step + 1) > step:
             return False
         with self._told():
+            manager = self._writer()
             for late in [s for s in self._metrics if s > step]:
-                self._writer().delete(late)
+                if io.in_bucket(self.folder) and jax.process_index() == 0:
+                    # Its objects go one by one: a kill must not leave it for a whole one.
+                    (self.folder / str(late) / COMMITTED).unlink()
+                manager.delete(late)
                 del self._metrics[late]
         return True
 
@@ -414,7 +428,7 @@ def restore_model(
       UserError: there is no checkpoint, or one of another model.
       Exception: whatever the file system or a library raised.
     """
-    checkpoints = Checkpoints(Path(workdir), stage, mode=config.eval.best_mode)
+    checkpoints = Checkpoints(io.to_path(workdir), stage, mode=config.eval.best_mode)
     step = checkpoints.best() if which == "best" else None
     step = checkpoints.latest() if step is None else step
     if step is None:
@@ -435,8 +449,8 @@ def write_trained(
     model: nnx.Module,
 ) -> None:
     """Writes a workdir with a model that was trained elsewhere; it counts as finished."""
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    workdir = io.to_path(workdir)
+    io.make_folder(workdir)
     write_labels(workdir, stage, class_names)
     _, params, buffers = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
     flat = _flat({"params": nnx.as_pure(params), "buffers": nnx.as_pure(buffers), "ema": None})

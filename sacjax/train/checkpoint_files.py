@@ -12,17 +12,24 @@ import orbax.checkpoint as ocp
 from sacjax import io
 
 FILES = "files.json"
+COMMITTED = "commit_success.txt"  # what Orbax writes last
 
 
 def write_labels(workdir: Path, stage: str, class_names: tuple[str, ...]) -> None:
     """Writes the label names beside a stage's checkpoints."""
-    folder = Path(workdir) / "checkpoints" / stage
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = io.to_path(workdir) / "checkpoints" / stage
+    io.make_folder(folder)
     io.write_json(folder / "labels.json", {"class_names": list(class_names)})
 
 
 def complete(folder: Path) -> list[int]:
-    """Returns the steps of the checkpoints; one that is being written has another name."""
+    """Returns the steps of the checkpoints that are written.
+
+    One that is being written has another name; in a bucket, no `commit_success.txt` yet.
+    """
+    if io.in_bucket(folder):
+        names = [path.parent.name for path in folder.glob(f"*/{COMMITTED}")]
+        return [int(name) for name in names if name.isdecimal()]
     return (
         [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
         if folder.is_dir()
@@ -32,7 +39,7 @@ def complete(folder: Path) -> list[int]:
 
 def has_checkpoint(workdir: str | Path, stage: str) -> bool:
     """Returns whether a stage has a checkpoint."""
-    folder = Path(workdir) / "checkpoints" / stage
+    folder = io.to_path(workdir) / "checkpoints" / stage
     return (folder / "labels.json").is_file() and bool(complete(folder))
 
 

@@ -1,13 +1,17 @@
 """What happens around the steps of training: log, evaluate, save, watch, profile, stop."""
 
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from sacjax import io
 from sacjax.errors import Terminated, UserError, nearest
 from sacjax.train.checkpoint import is_better
 from sacjax.train.faults import Termination
@@ -56,13 +60,19 @@ class ProfileHook(Hook):
         if self.first is None:
             self.first = run.step + FIRST_PROFILED
         if run.config.profile and run.step == self.first:
-            jax.profiler.start_trace(str(run.workdir / "profile"))
+            bucket = io.in_bucket(run.workdir)
+            folder = tempfile.mkdtemp() if bucket else run.workdir / "profile"
+            self.folder = Path(folder)
+            jax.profiler.start_trace(str(folder))
 
     def after_step(self, run: Run) -> None:
         """Ends the trace."""
         if run.config.profile and run.step == (self.first or 0) + PROFILED_STEPS:
             jax.block_until_ready(run.state)
             jax.profiler.stop_trace()
+            if io.in_bucket(run.workdir):  # where the profiler cannot write
+                io.copy_folder(self.folder, run.workdir / "profile")
+                shutil.rmtree(self.folder)
 
 
 class SkippedHook(Hook):

@@ -166,6 +166,8 @@ class Run:
     def save(self, metric: float | None = None) -> None:
         """Begins to save a checkpoint; `metric` is the value by which the best one is chosen."""
         self.bad_files.flush()
+        if self.log:
+            self.log.put()
         self.record.data = json.dumps(self.batches.get_state())
         self.checkpoints.save(self.step, self.state, dataclasses.asdict(self.record), metric)
 

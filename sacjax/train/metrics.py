@@ -48,25 +48,28 @@ class Log:
         it saved a checkpoint.
         """
         self.stage = stage
-        path = Path(workdir) / "metrics.jsonl"
+        workdir = io.to_path(workdir)
+        path = workdir / "metrics.jsonl"
         if path.is_file():
             lines = [
                 line for line in path.read_text().splitlines() if _keep(line, stage, resume_step)
             ]
             io.write_text(path, "".join(line + "\n" for line in lines))
-        self.file = open(path, "a")
-        self.events = (
-            _Events(Path(workdir) / "tensorboard" / stage, resume_step) if tensorboard else None
-        )
+        self.file = io.Growing(path)
+        self.events = _Events(workdir / "tensorboard" / stage, resume_step) if tensorboard else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Appends one line and returns when it is on disk."""
+        """Appends one line and returns when it is on disk; into a bucket it may come later."""
         numbers = {name: value if np.isfinite(value) else None for name, value in values.items()}
-        self.file.write(json.dumps({"stage": self.stage, "step": step, **numbers}) + "\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        line = json.dumps({"stage": self.stage, "step": step, **numbers}) + "\n"
+        self.file.write(line.encode())
+        self.file.flush(durable=True)
         if self.events:
             self.events.write(step, values)
+
+    def put(self) -> None:
+        """Puts what a bucket has not yet, so that no line is missing before a checkpoint."""
+        self.file.put()
 
     def close(self) -> None:
         """Closes the files."""
@@ -90,10 +93,10 @@ class _Events:
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        folder.mkdir(parents=True, exist_ok=True)
+        io.make_folder(folder)
         self.event, self.summary = event_pb2, summary_pb2.Summary
         name = f"events.out.tfevents.{time.time():.6f}.{os.getpid()}"
-        self.writer = RecordWriter(open(folder / name, "wb"))
+        self.writer = RecordWriter(io.Growing(folder / name))
         self._add(file_version="brain.Event:2")
         if resume_step:  # hides what a killed run wrote past this step
             session = self.event.SessionLog(status=self.event.SessionLog.START)

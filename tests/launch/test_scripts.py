@@ -16,6 +16,7 @@ from processes import ROOT
 from sacjax import config as config_lib
 
 LAUNCH = ROOT / "launch"
+SHELL = ("local_multiprocess.sh", "rehearse_pod.sh", "tpu_pod.sh", "slurm.sbatch")
 
 
 def test_two_hosts_on_this_machine(tmp_path, small_overrides):
@@ -122,7 +123,7 @@ def test_a_first_slice_that_cannot_be_made_ends_it(pod):
     assert code == 1 and calls.count("create") == 1 and not trainings(calls)
 
 
-@pytest.mark.parametrize("name", ["local_multiprocess.sh", "tpu_pod.sh", "slurm.sbatch"])
+@pytest.mark.parametrize("name", SHELL)
 def test_shell_scripts_have_no_mistake_that_shellcheck_knows(name):
     tool = shutil.which(
         "shellcheck", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])

@@ -396,3 +396,42 @@ def test_the_config_says_which_checkpoint_where_nobody_does(tmp_path):
 def test_folders_that_are_no_workdir(tmp_path):
     with pytest.raises(UserError, match="not a workdir of sacjax"):
         load_trained(tmp_path)
+
+
+def objects(bucket, run):
+    return [name for name in bucket.names() if name.startswith(f"{run}/")]
+
+
+def test_in_a_bucket_a_checkpoint_is_there_when_it_is_committed(bucket):
+    run = "gs://bucket/committed"
+    checkpoints = saved(run, 1, 2, 3, metrics=(0.9, 0.5, 0.6), keep=1)
+    assert sorted(complete(checkpoints.folder)) == [1, 3]
+    assert checkpoints.best() == 1 and checkpoints.latest() == 3
+    assert not [name for name in objects(bucket, "committed") if "/2/" in name]
+    restored, meta = checkpoints.restore(abstract(state(0)))
+    assert int(restored.step) == 3 and meta == {"note": 3}
+    np.testing.assert_array_equal(restored.params["encoder"]["conv"]["kernel"], 3.0)
+    # As a kill leaves it while it is being written.
+    bucket.storage.delete_file("bucket", "committed/checkpoints/supervised/3/commit_success.txt")
+    checkpoints = Checkpoints(run, "supervised", keep=1, asynchronous=False)
+    assert checkpoints.latest() == 1
+    checkpoints.save(3, state(7), {"note": 7}, None)
+    assert int(checkpoints.restore(abstract(state(0)))[0].step) == 7
+
+
+def test_in_a_bucket_too_a_run_goes_back(bucket):
+    checkpoints = saved("gs://bucket/back", 2, 4, 6, keep=3)
+    assert checkpoints.back_before(5) and checkpoints.latest() == 4
+    assert not [name for name in objects(bucket, "back") if "/6/" in name]
+    assert not checkpoints.back_before(1) and checkpoints.latest() == 4
+    assert int(checkpoints.restore(abstract(state(0)))[0].step) == 4
+
+
+def test_a_bucket_that_answers_503_for_a_while_delays_a_checkpoint(bucket, outage):
+    checkpoints = Checkpoints("gs://bucket/delayed", "supervised")
+    ended = outage()
+    checkpoints.save(1, state(1), {}, None)
+    checkpoints.close()
+    assert ended() == 5 and complete(checkpoints.folder) == [1]
+    ended = outage()
+    assert int(checkpoints.restore(abstract(state(0)))[0].step) == 1 and ended() == 5
