@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Rehearses on this machine what happens to a run on a pod, with the workdir in a bucket.
 #
-#   launch/rehearse_pod.sh          needs the extras `gcs` and `test`; about five minutes on two cores
+#   launch/rehearse_pod.sh          needs the extra `test`; about four core minutes
 #
 # An undisturbed run on 4 hosts with 2 devices each. The same run, of which one host is killed by
 # SIGKILL after the first checkpoint: the others end too. Then the same command again, as a scheduler
