@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Rehearses on this machine what happens to a run on a pod, with the workdir in a bucket.
 #
-#   launch/rehearse_pod.sh          needs the extras `gcs` and `test`; about five minutes on two cores
+#   launch/rehearse_pod.sh          needs the extra `test`; about four core minutes
 #
 # An undisturbed run on 4 hosts with 2 devices each. The same run, of which one host is killed by
 # SIGKILL after the first checkpoint: the others end too. Then the same command again, as a scheduler
@@ -17,26 +17,27 @@ export STORAGE_EMULATOR_HOST=$url TENSORSTORE_GCS_HTTP_URL=$url
 server=$!
 trap 'kill "$server" 2>/dev/null || true' EXIT
 
-train() { # PROCESSES DEVICES_EACH RUN
-  launch/local_multiprocess.sh "$1" "$2" --config configs/folder.py --workdir "gs://bucket/$3" \
-    --config.supervised.data.source=synthetic --config.supervised.data.examples=160 \
-    --config.supervised.data.sample_rate=8000 --config.supervised.data.seconds=0.5 \
-    --config.supervised.frontend.n_fft=256 --config.supervised.frontend.hop_length=128 \
-    --config.supervised.frontend.n_mels=16 --config.supervised.model.name=small_cnn \
-    '--config.supervised.model.encoder={}' --config.supervised.train.batch_size=16 \
-    --config.supervised.train.steps=40 --config.supervised.train.log_every=1 \
-    --config.supervised.eval.batch_size=16 \
-    --config.checkpoint.every=10 --config.mesh.fsdp=2
-}
+options=(
+  --config configs/folder.py
+  --config.supervised.data.source=synthetic --config.supervised.data.examples=160
+  --config.supervised.data.sample_rate=8000 --config.supervised.data.seconds=0.5
+  --config.supervised.frontend.n_fft=256 --config.supervised.frontend.hop_length=128
+  --config.supervised.frontend.n_mels=16 --config.supervised.model.name=small_cnn
+  '--config.supervised.model.encoder={}' --config.supervised.train.batch_size=16
+  --config.supervised.train.steps=40 --config.supervised.train.log_every=1
+  --config.supervised.eval.batch_size=16 --config.checkpoint.every=10 --config.mesh.fsdp=2
+)
 
 echo "== undisturbed: 4 hosts with 2 devices each"
-train 4 2 whole
+launch/local_multiprocess.sh 4 2 "${options[@]}" --workdir gs://bucket/whole
 
 echo "== again: a host is killed by SIGKILL after the first checkpoint"
-train 4 2 run &
+launch/local_multiprocess.sh 4 2 "${options[@]}" --workdir gs://bucket/run &
 launcher=$!
-until curl -fs -o /dev/null "$url/storage/v1/b/bucket/o/run%2Fcheckpoints%2Fsupervised%2F10%2Fcommit_success.txt"; do
-  kill -0 "$launcher" || { echo "it ended before its first checkpoint" >&2; exit 1; }
+trap 'kill "$server" "$launcher" 2>/dev/null || true' EXIT
+saved=$url/storage/v1/b/bucket/o/run%2Fcheckpoints%2Fsupervised%2F10%2Fcommit_success.txt
+until curl -fs -o /dev/null "$saved"; do
+  kill -0 "$launcher" # it has ended before its first checkpoint
   sleep 0.05
 done
 kill -KILL "$(pgrep -P "$launcher" -f -- '--process_id 2')"
@@ -46,12 +47,13 @@ if wait "$launcher"; then
 fi
 
 echo "== the same command, on 2 hosts with 2 devices each"
-train 2 2 run
+launch/local_multiprocess.sh 2 2 "${options[@]}" --workdir gs://bucket/run
 
 "$PYTHON" - <<'CHECK'
 from sacjax.report.plots import read_metrics
 
-whole, run = (read_metrics(f"gs://bucket/{name}", "supervised")["train/loss"] for name in ("whole", "run"))
+names = "gs://bucket/whole", "gs://bucket/run"
+whole, run = (read_metrics(name, "supervised")["train/loss"] for name in names)
 assert whole[0] == run[0] == list(range(1, 41)), (whole[0], run[0])
 worst = max(abs(a - b) / abs(a) for a, b in zip(whole[1], run[1], strict=True))
 print(f"{len(run[1])} losses, the largest relative difference is {worst:.1e}")

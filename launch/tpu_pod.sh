@@ -2,10 +2,10 @@
 # Creates or reuses a Cloud TPU slice, installs sacjax on all its workers and runs there to the end.
 #
 #   NAME=sacjax ZONE=us-west4-a TYPE=v5litepod-256 BUCKET=mine \
-#     launch/tpu_pod.sh --config FILE --workdir /mnt/bucket/RUN [more of sacjax.main]
+#     launch/tpu_pod.sh --config FILE --workdir gs://mine/RUN [more of sacjax.main]
 #
-# BUCKET is mounted at /mnt/bucket on every worker; make it with a hierarchical namespace, for a
-# checkpoint is a folder that is renamed when it is whole. PROJECT (default: gcloud's own), VERSION
+# BUCKET is mounted at /mnt/bucket on every worker, to read data from; the workdir is written into a
+# bucket without a mount. PROJECT (default: gcloud's own), VERSION
 # (of the TPU's software), SPOT=1 for a preemptible slice, KEEP=1 to leave it behind.
 #
 # A slice that was taken away is made anew, and the run goes on from its last checkpoint: at most
@@ -15,7 +15,7 @@
 set -euo pipefail
 
 : "${NAME:?the name of the slice}" "${ZONE:?such as us-west4-a}"
-: "${TYPE:?such as v5litepod-256}" "${BUCKET:?for data and workdir}"
+: "${TYPE:?such as v5litepod-256}" "${BUCKET:?for data}"
 version=${VERSION:-tpu-ubuntu2204-base}
 where=(--zone "$ZONE" ${PROJECT:+--project "$PROJECT"})
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -58,7 +58,7 @@ install() {
     gcloud compute tpus tpu-vm scp "$package" "$NAME:sacjax.tgz" "${where[@]}" --worker=all &&
     everywhere "mkdir -p sacjax && tar -xzf sacjax.tgz -C sacjax && cd sacjax &&
       { [ -d .venv ] || python3 -m venv .venv; } &&
-      .venv/bin/pip install --quiet -c constraints.txt -e '.[tpu]'"
+      .venv/bin/pip install --quiet -c constraints.txt -e '.[tpu,gcs]'"
 }
 
 # Each worker says how its run ended: gcloud's own code is that of one of them, and where one has

@@ -68,7 +68,9 @@ def on_disk(where: str | os.PathLike[str], what: str) -> Path:
       what: it is, such as `--output`.
     """
     if "://" in os.fspath(where):
-        raise UserError(f"{what} {where}: must be on a disk or a mount; copy it to the bucket")
+        raise UserError(
+            f"{what} {where}: is not on a disk; name a folder of this machine or a mount"
+        )
     return Path(where)
 
 

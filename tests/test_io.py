@@ -119,7 +119,7 @@ def test_what_others_put_is_seen(bucket):
 def test_places_that_cannot_be(tmp_path, bucket, monkeypatch):
     with pytest.raises(UserError, match="s3://b/x: Orbax saves no checkpoints to s3://; give gs:"):
         io.to_path("s3://b/x")
-    with pytest.raises(UserError, match="--output gs://b/x: must be on a disk"):
+    with pytest.raises(UserError, match="--output gs://b/x: is not on a disk"):
         io.on_disk("gs://b/x", "--output")
     with pytest.raises(UserError, match="--workdir gs://nobody/x: cannot be written: "):
         io.check_folder(io.to_path("gs://nobody/x"), "--workdir")

@@ -11,11 +11,11 @@ are those of windows end to end.
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sacjax import io
 from sacjax.commands.predict import escape_bad_names
 from sacjax.errors import UserError
 
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     from sacjax.inference.vectors import check_output, write
 
     compilation.start()
-    layer, output = layer_of(args.layer), Path(args.output)
+    layer, output = layer_of(args.layer), io.on_disk(args.output, "--output")
     check_output(output)
     files = find_files(args.paths)
     model = inference.load(args.checkpoint, args.which, args.checkpoint_stage)

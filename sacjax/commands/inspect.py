@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from sacjax import errors
+from sacjax import errors, io
 from sacjax.commands.prepare import add_source_flags, stage_from_flags
 from sacjax.data import inspect, sources
 from sacjax.data.recordings import Recordings
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     summary = inspect.summarize(recordings, stage.data, max(args.workers, 1))
     print(inspect.report(recordings, summary))
     if args.output:
-        _write(Path(args.output), recordings, summary, stage, args.augment)
+        _write(io.on_disk(args.output, "--output"), recordings, summary, stage, args.augment)
     return 0
 
 
@@ -61,7 +61,7 @@ def _check(args: argparse.Namespace, stage: ConfigDict) -> None:
         )
     if args.output:
         try:
-            Path(args.output).mkdir(parents=True, exist_ok=True)
+            io.on_disk(args.output, "--output").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--output {args.output} cannot be written: {error}") from error
 

@@ -5,10 +5,9 @@ sacjax lr-find --config FILE[:ARG] [--output DIR] [--config.key=value …]
 
 import argparse
 import csv
-from pathlib import Path
 
 from sacjax import config as config_lib
-from sacjax import errors
+from sacjax import errors, io
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,11 +32,11 @@ def main(argv: list[str] | None = None) -> int:
     from sacjax.train import lr_find
 
     compilation.start()
+    folder = io.on_disk(args.output, "--output")
     config = config_lib.from_flags(args, unknown)
     best, rates, losses = lr_find.find(
         config, config_lib.stage_name(config, args.stage), args.start, args.end, args.steps
     )
-    folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lr_find.csv", "w", newline="") as file:
         csv.writer(file).writerows([("learning_rate", "loss"), *zip(rates, losses, strict=True)])

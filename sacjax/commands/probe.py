@@ -24,7 +24,7 @@ from sacjax import config as config_lib
 from sacjax.commands import embed
 from sacjax.errors import UserError
 from sacjax.evaluators import probes
-from sacjax.io import check_writable, write_json
+from sacjax.io import check_writable, to_path, write_json
 
 if TYPE_CHECKING:
     from sacjax.inference.comparison import Probed
@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     print_results(about, results)
     if args.output:
-        write(Path(args.output), as_json(about, results, names))
+        write(to_path(args.output), as_json(about, results, names))
     if args.report:
         from sacjax.report import comparison as report
 
@@ -195,7 +195,7 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 def page_path(text: str) -> Path:
     """Returns the page's file: what `--report` names, or `probe.html` in the folder that it is."""
-    path = Path(text)
+    path = to_path(text)
     is_file = path.suffix.lower() in (".html", ".htm") and not path.is_dir()
     return path if is_file else path / "probe.html"
 

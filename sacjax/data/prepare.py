@@ -319,7 +319,7 @@ def prepare(
       UserError: the folder holds something else or cannot be written, nothing could be decoded, or
         a recording cannot be read by the machine's fault.
     """
-    folder = Path(output)
+    folder = files.on_disk(output, "--output")
     per_shard = per_shard or default_per_shard(len(recordings))
     fingerprint = _fingerprint(recordings, data, [per_shard, sample_rate, mono])
     job = Job(recordings, folder, fingerprint, per_shard, sample_rate, mono)

@@ -72,7 +72,7 @@ def pod(tmp_path):
         (tmp_path / "runs").write_text("".join(f"{line}\n" for line in runs))
         env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "FAKE": str(tmp_path)}
         env |= dict(NAME="n", ZONE="z", TYPE="t", BUCKET="b", PAUSE="0") | environment
-        command = [str(LAUNCH / "tpu_pod.sh"), "--config", "c.py", "--workdir", "/mnt/bucket/w"]
+        command = [str(LAUNCH / "tpu_pod.sh"), "--config", "c.py", "--workdir", "gs://b/w"]
         done = subprocess.run(command, env=env, capture_output=True, text=True)
         calls = (tmp_path / "calls").read_text().splitlines()
         (tmp_path / "calls").unlink()

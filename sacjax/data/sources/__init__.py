@@ -10,6 +10,7 @@ from sacjax.data.sources.files import EXTENSIONS, FileClip, OpenFiles
 from sacjax.data.sources.folder import load_folder
 from sacjax.data.sources.manifest import load_manifest
 from sacjax.errors import UserError, nearest
+from sacjax.io import on_disk
 
 __all__ = ["EXTENSIONS", "SOURCES", "FileClip", "OpenFiles", "load"]
 
@@ -72,6 +73,7 @@ def load(data: ConfigDict) -> Recordings:
         raise UserError(
             f"data.source: there is no source '{data.source}'{nearest(data.source, SOURCES)}"
         )
+    on_disk(data.path, "data.path")
     recordings = SOURCES[data.source](data)
     if not len(recordings):
         raise UserError(f"data.source={data.source}: no recordings in '{data.path or data.name}'")
