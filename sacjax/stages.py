@@ -184,6 +184,11 @@ class Stage:
         if self.stage.eval.checkpoint == "best" and checkpoints.best() is not None:
             state, _ = checkpoints.restore(self.trainer.state_shapes, checkpoints.best())
         checkpoints.close()
+        return self.conclude(state, earlier)
+
+    def conclude(self, state: TrainState, earlier: Results) -> dict[str, float]:
+        """Evaluates and reports a trained state; returns {'part/metric': value}."""
+        first = jax.process_index() == 0
         results: dict[str, float] = {}
         rows: list[dict[str, Any]] = []
         judged = self.judged(state)

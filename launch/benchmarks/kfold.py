@@ -5,8 +5,9 @@
     python launch/benchmarks/kfold.py --output runs/both --ensemble runs/resnet runs/audionet
 
 Each run is `python -m sacjax.main` in OUTPUT/fold{k}_seed{s}; a finished one is not run again, one
-of another experiment is an error. Without --folds, all folds of the data set run. Every stage whose
-data set has the fold holds it out. Other `--config.…` overrides go to every run.
+of another experiment is an error. With --together all of them are one compiled program. Without
+--folds, all folds of the data set run. Every stage whose data set has the fold holds it out. Other
+`--config.…` overrides go to every run.
 
 Written to OUTPUT: `summary.json`, `folds.csv`, `confusion_matrix.csv` and `.png` (pooled over folds
 and seeds). For single-label data.
@@ -86,8 +87,9 @@ def run_all(
     folds: list[int] | None,
     seeds: list[int],
     count: int = 1,
+    together: bool = False,
 ) -> None:
-    """Runs what is not finished, each in a process of its own, `count` at a time.
+    """Runs what is not finished, each in a process of its own, `count` at a time, or `together`.
 
     Raises:
       UserError: what `check_folds` and `jobs.finished` say, before anything runs; or a failed run.
@@ -95,7 +97,7 @@ def run_all(
     config = config_lib.load(spec, overrides)
     folds = check_folds(config[config.stages[-1]].data, folds)
     known = folds_of_stages(config)
-    todo = []
+    todo, runs = [], []
     for seed in seeds:  # seed by seed, so that a first whole cross-validation is there soon
         for fold in folds:
             held = [name for name in config.stages if fold in known[name]]
@@ -103,12 +105,18 @@ def run_all(
             own.append(f"--config.seed={seed}")
             workdir = output / f"fold{fold}_seed{seed}"
             if not jobs.finished(workdir, config_lib.load(spec, own)):
+                runs.append((workdir, config_lib.load(spec, own)))
                 command = jobs.training(spec, workdir, own)
                 log = None if count == 1 else workdir.with_suffix(".log")
                 todo.append(jobs.Job(f"fold {fold}, seed {seed}", command, workdir, log))
     total = len(folds) * len(seeds)
     print(f"{len(folds)} folds × {len(seeds)} seeds: {len(todo)} of {total} runs to do")
-    jobs.run(todo, count)
+    if together and runs:
+        from launch.benchmarks import kfold_together
+
+        kfold_together.run(runs)
+    else:
+        jobs.run(todo, count)
 
 
 def read_runs(folder: Path) -> Runs:
@@ -349,6 +357,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--jobs", type=int, default=1, help="so many runs at a time, each on its share of the cores"
     )
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        help="all runs in one compiled program of this process; for small models of one stage",
+    )
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument(
         "--compare", type=Path, metavar="DIR", help="paired tests against another output"
@@ -362,7 +375,15 @@ def main(argv: list[str] | None = None) -> int:
         runs = ensemble([read_runs(folder) for folder in args.ensemble])
     else:
         if args.config:
-            run_all(args.config, overrides, args.output, args.folds, args.seeds, args.jobs)
+            run_all(
+                args.config,
+                overrides,
+                args.output,
+                args.folds,
+                args.seeds,
+                args.jobs,
+                args.together,
+            )
         runs = read_runs(args.output)
     if not runs:
         raise UserError(f"{args.output}: no finished run in it")
