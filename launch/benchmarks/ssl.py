@@ -33,7 +33,7 @@ if __name__ == "__main__":  # in place of this folder, whose ssl.py would hide P
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from launch.benchmarks import jobs, ssl_features, ssl_halving, ssl_table
-from launch.benchmarks.ssl_table import ALL, DRAWS, REFERENCE, TASKS
+from launch.benchmarks.ssl_table import ALL, DRAWS, REFERENCE, TASKS, Cell, Found
 from sacjax import config as config_lib
 from sacjax import errors
 from sacjax.errors import UserError
@@ -61,6 +61,13 @@ class Pretraining(NamedTuple):
             "speech" if self.corpus == "speech" else f"{self.task}_{self.corpus}_fold{self.fold}"
         )
         return runs / where / f"{self.method}_{self.encoder}_{self.budget:g}min"
+
+    def cell(self, task: str, protocol: str, shots: int) -> Cell:
+        """Returns what the table calls this encoder's accuracies on a task."""
+        corpus = "speech+train" if self.corpus == "both" else self.corpus
+        labels = ssl_table.labels_of(shots)
+        named = (self.method, self.encoder, corpus, f"{self.budget:g}")
+        return Cell(task, protocol, labels, *named)
 
     def spec(self, steps: int, runs: Path) -> str:
         """Returns the config of so many updates."""
@@ -153,12 +160,25 @@ def pretraining_job(pretraining: Pretraining, runs: Path) -> list[jobs.Job]:
     return training(pretraining.spec(steps_of(pretraining, runs), runs), workdir, [])
 
 
+def _missing(kept: Found, cell: Cell, folds: Iterable[int], draws: Iterable[int]) -> list[tuple]:
+    """Returns each (draw, fold) of which the table keeps no accuracy yet."""
+    there = kept.get(cell, {})
+    return [(d, f) for d, f in itertools.product(draws, folds) if (f, d) not in there]
+
+
 def finetuning_jobs(
-    task: str, pretraining: Pretraining, folds: Iterable[int], shots: int, draws: int, runs: Path
+    task: str,
+    pretraining: Pretraining,
+    folds: Iterable[int],
+    shots: int,
+    draws: int,
+    runs: Path,
+    kept: Found,
 ) -> list[jobs.Job]:
     """Returns the runs that fine-tune an encoder and have no result yet."""
     found = []
-    for draw, fold in itertools.product(range(draws), folds):
+    cell = pretraining.cell(task, "finetune", shots)
+    for draw, fold in _missing(kept, cell, folds, range(draws)):
         encoder = _of_fold(pretraining, fold).workdir(runs)
         workdir = encoder / f"{task}_finetune_{shots}" / f"fold{fold}_draw{draw}"
         spec = f"{CONFIG}:{_labelled(task, pretraining, fold, shots, draw)},stages=finetune"
@@ -167,12 +187,19 @@ def finetuning_jobs(
 
 
 def scratch_jobs(
-    task: str, encoder: str, folds: Iterable[int], shots: int, draws: int, runs: Path
+    task: str,
+    encoder: str,
+    folds: Iterable[int],
+    shots: int,
+    draws: int,
+    runs: Path,
+    kept: Found,
 ) -> list[jobs.Job]:
     """Returns the runs that train an encoder on the labels alone and have no result yet."""
     found = []
     nobody = Pretraining(task, "simclr", encoder, "none", 0)
-    for draw, fold in itertools.product(range(draws), folds):
+    cell = nobody._replace(method="scratch").cell(task, "finetune", shots)
+    for draw, fold in _missing(kept, cell, folds, range(draws)):
         workdir = runs / f"{task}_scratch_{encoder}_{shots}" / f"fold{fold}_draw{draw}"
         spec = f"{CONFIG}:{_labelled(task, nobody, fold, shots, draw)},stages=scratch"
         found += training(spec, workdir, [])
@@ -191,10 +218,11 @@ def _of_fold(pretraining: Pretraining, fold: int) -> Pretraining:
 
 
 def probing_jobs(
-    task: str, pretraining: Pretraining, folds: Iterable[int], draws: int, runs: Path
+    task: str, pretraining: Pretraining, folds: Iterable[int], draws: int, runs: Path, kept: Found
 ) -> list[jobs.Job]:
     """Returns the probes of a frozen encoder that have no result yet, the untrained one beside."""
-    names = {fold: f"{task}_probe_fold{fold}" for fold in folds}
+    missing = _missing(kept, pretraining.cell(task, "knn", ALL), folds, (0,))
+    names = {fold: f"{task}_probe_fold{fold}" for _, fold in missing}
     paths = {f: _of_fold(pretraining, f).workdir(runs) / f"{names[f]}.json" for f in names}
     return [
         _probe(task, pretraining, fold, draws, path, [])
@@ -210,6 +238,7 @@ def untrained_jobs(
     draws: int,
     seeds: int,
     runs: Path,
+    kept: Found,
 ) -> list[jobs.Job]:
     """Returns the probes of untrained encoders by further seeds that have no result yet.
 
@@ -219,11 +248,13 @@ def untrained_jobs(
     """
     found = []
     kinds = {p.encoder: p for p in reversed(list(pretrainings))}  # the first of each
-    for p, fold, seed in itertools.product(kinds.values(), folds, range(1, seeds)):
-        name = f"{task}_probe_fold{fold}_seed{seed}.json"
-        if not any(runs.glob(f"*/*_{p.encoder}_*min/{name}")):
-            path = _of_fold(p, fold).workdir(runs) / name
-            found.append(_probe(task, p, fold, draws, path, ["--seed", str(seed)]))
+    for p in kinds.values():
+        cell = Pretraining(task, "untrained", p.encoder, "none", 0).cell(task, "knn", ALL)
+        for seed, fold in _missing(kept, cell, folds, range(1, seeds)):
+            name = f"{task}_probe_fold{fold}_seed{seed}.json"
+            if not any(runs.glob(f"*/*_{p.encoder}_*min/{name}")):
+                path = _of_fold(p, fold).workdir(runs) / name
+                found.append(_probe(task, p, fold, draws, path, ["--seed", str(seed)]))
     return found
 
 
@@ -266,32 +297,48 @@ def run_task(
     shots: Sequence[int],
     args: argparse.Namespace,
 ) -> None:
-    """Runs what a task lacks: pretraining, then probes, then fine-tuning, then from scratch."""
-    about, runs = TASKS[task], args.runs
+    """Runs what a task lacks: from scratch, then pretraining, then probes, then fine-tuning."""
+    about, runs, kept = TASKS[task], args.runs, args.kept
     folds = args.folds or about.folds
     corpus = args.corpus or about.corpus
     pretrainings = [
         Pretraining(task, method, args.encoder or natural_encoder(method), corpus, budget)
         for method in methods
     ]
-    encoders = [_of_fold(p, fold) for p in pretrainings for fold in folds]
-    jobs.run([j for p in dict.fromkeys(encoders) for j in pretraining_job(p, runs)], args.jobs)
     nobody = Pretraining(task, "simclr", "resnet", "none", 0)
+    logmel = nobody._replace(method="logmel", encoder="none").cell(task, "knn", ALL)
     specs = {
-        fold: f"{CONFIG}:{_labelled(task, nobody, fold, ALL, 0)},stages=finetune" for fold in folds
+        fold: f"{CONFIG}:{_labelled(task, nobody, fold, ALL, 0)},stages=finetune"
+        for _, fold in _missing(kept, logmel, folds, (0,))
     }
     labels = [shot for shot in about.shots if shot]
-    probes = ssl_features.probing_jobs(task, specs, about.pooling, labels, args.draws, runs)
-    probes += [j for p in pretrainings for j in probing_jobs(task, p, folds, args.draws, runs)]
-    probes += untrained_jobs(task, pretrainings, folds, args.draws, args.seeds, runs)
-    jobs.run(probes, args.jobs)
+    simple = ssl_features.probing_jobs(task, specs, about.pooling, labels, args.draws, runs)
+    scratch: list[jobs.Job] = []
+    probes: list[jobs.Job] = []
+    tuned: list[jobs.Job] = []
     for shot in shots:
-        wave = []  # from scratch first: all others are compared with it
         for encoder in dict.fromkeys([about.supervised, *(p.encoder for p in pretrainings)]):
-            wave += scratch_jobs(task, encoder, folds, shot, args.draws, runs)
-        for p in pretrainings:
-            wave += finetuning_jobs(task, p, folds, shot, args.draws, runs)
-        jobs.run(wave, args.jobs)
+            scratch += scratch_jobs(task, encoder, folds, shot, args.draws, runs, kept)
+    encoders: dict[Pretraining, None] = {}  # what the runs below start from
+    for p in pretrainings:
+        own = probing_jobs(task, p, folds, args.draws, runs, kept)
+        more = [
+            job
+            for shot in shots
+            for job in finetuning_jobs(task, p, folds, shot, args.draws, runs, kept)
+        ]
+        probes += own
+        tuned += more
+        if own or more:
+            encoders |= dict.fromkeys(_of_fold(p, fold) for fold in folds)
+    further = untrained_jobs(task, pretrainings, folds, args.draws, args.seeds, runs, kept)
+    if further:
+        encoders |= dict.fromkeys(_of_fold(p, fold) for p in pretrainings for fold in folds)
+    # From scratch first: all others are compared with it.
+    jobs.run(simple + scratch, args.jobs)
+    jobs.run([job for p in encoders for job in pretraining_job(p, runs)], args.jobs)
+    jobs.run(probes + further, args.jobs)
+    jobs.run(tuned, args.jobs)
 
 
 def development_scores(
@@ -309,7 +356,7 @@ def development_scores(
         for method in methods
     }
     jobs.run([j for p in each.values() for j in pretraining_job(p, runs)], args.jobs)
-    probes = [j for p in each.values() for j in probing_jobs(task, p, folds, args.draws, runs)]
+    probes = [j for p in each.values() for j in probing_jobs(task, p, folds, args.draws, runs, {})]
     jobs.run(probes, args.jobs)
     scores = {}
     for method, p in each.items():
@@ -384,6 +431,7 @@ def main(argv: list[str] | None = None) -> int:
         args.budget, args.draws, args.seeds = [0.5], 1, 1
         args.output = args.runs / "quick.csv"
     args.methods = args.methods or (list(recipes()) if args.halving else ["simclr", REFERENCE])
+    args.kept = ssl_table.read_kept(ssl_table.runs_path(args.output))
     tasks = list(TASKS) if args.only is None else args.only
     if args.halving:
         run_halving(tasks, args)

@@ -5,6 +5,7 @@ Hours of sound are those of the crops that were trained on. Time and memory are 
 command, compilation included, as `jobs.run` noted them; they are empty where it did not.
 """
 
+import csv
 import json
 import math
 from collections.abc import Callable
@@ -44,6 +45,17 @@ def rows_of(runs: Path, means: Means) -> list[list[object]]:
         numbers = [_short(how(values[k])) if values[k] else "" for k, how in MEASURED.items()]
         rows.append([*key, *numbers, *(probe(means, task, key) for task in TASKS)])
     return rows
+
+
+def merge(path: Path, rows: list[list[object]]) -> list[list[object]]:
+    """Returns the rows, and those of the table at `path` whose pretraining is not among them."""
+    if not path.is_file():
+        return rows
+    with open(path, newline="") as file:
+        kept = [[row[column] for column in COLUMNS] for row in csv.DictReader(file)]
+    there = {tuple(map(str, row[: len(KEY)])) for row in rows}
+    rows = [*rows, *(row for row in kept if tuple(row[: len(KEY)]) not in there)]
+    return sorted(rows, key=lambda row: (*map(str, row[:3]), float(str(row[3]))))
 
 
 def corpus_of(encoder: Path) -> str:

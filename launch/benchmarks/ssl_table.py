@@ -3,6 +3,8 @@
 Written beside `ssl.csv` (means and deviations in percent over folds and draws): `ssl.md`, the same
 as a table a data set, and the minutes that each method needs to be as good as wav2vec 2.0 at its
 longest; `ssl_pretraining.csv`, what each pretraining heard, cost and was worth; `ssl.png`.
+`ssl_runs.csv` keeps each run's accuracy: what it has is not run again, on any machine, and stays in
+the table. Who changes a recipe deletes the rows that it makes old.
 """
 
 import csv
@@ -14,9 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sacjax.errors import UserError
+
 COLUMNS = (
     "dataset,protocol,labels,method,encoder,pretraining,budget_minutes,mean,std,folds,draws"
 ).split(",")
+RUN_COLUMNS = (*COLUMNS[:7], "fold", "draw", "accuracy")
 ALL = 0  # labels a class: all there are
 DRAWS = 3  # of the few labels, and seeds
 REFERENCE = "wav2vec2"
@@ -127,6 +132,31 @@ def read_results(runs: Path) -> Found:
     return found
 
 
+def read_kept(path: Path) -> Found:
+    """Returns the accuracies that an earlier table kept in its `ssl_runs.csv`, if there is one.
+
+    Raises:
+      UserError: a file that is no such table.
+    """
+    if not path.is_file():
+        return {}
+    found: Found = {}
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            try:
+                *names, fold, draw, accuracy = (row[column] for column in RUN_COLUMNS)
+                found.setdefault(Cell(*names), {})[int(fold), int(draw)] = float(accuracy) / 100
+            except (KeyError, TypeError, ValueError):
+                raise UserError(f"{path} is no table of runs: {dict(row)}") from None
+    return found
+
+
+def merge(kept: Found, found: Found) -> Found:
+    """Returns all accuracies; where a run is in both, that of `found`."""
+    cells = dict.fromkeys([*kept, *found])
+    return {cell: kept.get(cell, {}) | found.get(cell, {}) for cell in cells}
+
+
 def _note(found: Found, cell: Cell, path: Path, stage: str) -> None:
     """Adds the test accuracy of a run."""
     run = RUN_DIR.fullmatch(path.parent.name)
@@ -204,6 +234,11 @@ def rows_of(means: Means) -> list[list[object]]:
         [*cell, f"{m.mean:.2f}", "" if m.std is None else f"{m.std:.2f}", m.folds, m.draws]
         for cell, m in means.items()
     ]
+
+
+def runs_path(output: Path) -> Path:
+    """Returns where the accuracies behind a table are kept."""
+    return output.with_name(f"{output.stem}_runs.csv")
 
 
 def accuracies_of(found: Found) -> list[list[object]]:
@@ -342,15 +377,15 @@ def write(runs: Path, output: Path) -> None:
     """Writes all tables and the picture of what is there beside `output`, a CSV; prints them."""
     from launch.benchmarks import jobs, ssl_plot, ssl_pretraining
 
-    found = read_results(runs)
+    found = merge(read_kept(runs_path(output)), read_results(runs))
     means = summarize(found)
     write_csv(output, COLUMNS, rows_of(means))
-    columns = [*Cell._fields[:-1], "budget_minutes", "fold", "draw", "accuracy"]
-    write_csv(output.with_name(f"{output.stem}_runs.csv"), columns, accuracies_of(found))
+    write_csv(runs_path(output), RUN_COLUMNS, accuracies_of(found))
     tables = [show(means, task) for task in TASKS if any(c.dataset == task for c in means)]
     text = "\n\n".join([*tables, show_minutes(means)])
     print(f"\n{text}")
     jobs.write_whole(output.with_suffix(".md"), text + "\n")
-    costs = ssl_pretraining.rows_of(runs, means)
-    write_csv(output.with_name(f"{output.stem}_pretraining.csv"), ssl_pretraining.COLUMNS, costs)
+    path = output.with_name(f"{output.stem}_pretraining.csv")
+    costs = ssl_pretraining.merge(path, ssl_pretraining.rows_of(runs, means))
+    write_csv(path, ssl_pretraining.COLUMNS, costs)
     output.with_suffix(".png").write_bytes(ssl_plot.draw(means))

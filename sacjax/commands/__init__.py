@@ -14,6 +14,7 @@ COMMANDS = {
     "prepare": "turn a data set into ArrayRecord shards",
     "plan": "will a step fit, how fast, on which mesh, without the hardware",
     "convert": "weights to and from transformers' folders",
+    "export": "a trained model as a file that runs without sacjax",
     "lr-find": "sweep the learning rate",
     "list": "what there is: objectives, encoders, augmentations, sources, evaluators, configs",
 }

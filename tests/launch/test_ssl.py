@@ -1,6 +1,7 @@
 """The fair table's script: what it runs, what it reads, and what it makes of it."""
 
 import csv
+import itertools
 import json
 import re
 
@@ -81,7 +82,7 @@ def test_untrained_encoders_are_of_several_seeds(runs):
     assert cells["untrained", "linear", "10"].draws == 6
     assert cells["simclr", "knn", "all"].mean == 50
     kinds = [SIMCLR, SIMCLR._replace(method="cola"), SIMCLR._replace(method="apc", encoder="gru")]
-    todo = ssl.untrained_jobs("fsdd", kinds, (4, 5), 2, 3, runs)
+    todo = ssl.untrained_jobs("fsdd", kinds, (4, 5), 2, 3, runs, {})
     found = {(job.result.parent.name, job.result.stem) for job in todo}
     folds = {("simclr_resnet_5min", f"fsdd_probe_fold5_seed{k}") for k in (1, 2)}
     assert found == folds | {
@@ -194,7 +195,8 @@ def test_all_tables_and_the_picture_are_written(runs, capsys):
     assert matplotlib.image.imread(output.with_suffix(".png")).std() > 0
     lines = output.with_name("ssl_runs.csv").read_text().splitlines()
     assert "fsdd,finetune,10,simclr,resnet,speech,5,5,1,50.00" in lines
-    assert ssl.main(["--only", "--runs", str(runs / "nothing"), "--output", str(output)]) == 0
+    nothing = ["--only", "--runs", str(runs / "nothing")]
+    assert ssl.main([*nothing, "--output", str(runs / "none" / "ssl.csv")]) == 0
 
 
 def test_names_in_the_picture_are_apart():
@@ -270,11 +272,70 @@ def test_several_budgets_run_in_one_call(tmp_path, monkeypatch):
 
 
 def test_what_is_there_is_not_run_again(runs):
-    jobs = ssl.finetuning_jobs("fsdd", SIMCLR, (4, 5, 6), 10, 2, runs)
+    jobs = ssl.finetuning_jobs("fsdd", SIMCLR, (4, 5, 6), 10, 2, runs, {})
     missing = [job.result.name for job in jobs]
     assert missing == ["fold6_draw0", "fold6_draw1"]
-    assert not ssl.scratch_jobs("fsdd", "gru", (4, 5), 10, 2, runs)
-    assert not ssl.probing_jobs("fsdd", SIMCLR, (4, 5), 2, runs)
+    assert not ssl.scratch_jobs("fsdd", "gru", (4, 5), 10, 2, runs, {})
+    assert not ssl.probing_jobs("fsdd", SIMCLR, (4, 5), 2, runs, {})
+
+
+def test_what_the_table_keeps_is_not_run_again_and_stays(runs, tmp_path_factory, capsys):
+    output = tmp_path_factory.mktemp("tables") / "ssl.csv"
+    ssl_table.write(runs, output)
+    kept = ssl_table.read_kept(ssl_table.runs_path(output))
+    elsewhere = output.parent / "another machine"
+    assert not ssl.finetuning_jobs("fsdd", SIMCLR, (4, 5), 10, 2, elsewhere, kept)
+    assert not ssl.scratch_jobs("fsdd", "gru", (4, 5), 10, 2, elsewhere, kept)
+    assert not ssl.probing_jobs("fsdd", SIMCLR, (4, 5), 2, elsewhere, kept)
+    assert len(ssl.probing_jobs("fsdd", SIMCLR, (4, 6), 2, elsewhere, kept)) == 1
+    assert len(ssl.finetuning_jobs("fsdd", SIMCLR, (4, 5), 5, 2, elsewhere, kept)) == 4
+    before = output.read_text()
+    ssl_table.write(elsewhere, output)
+    assert output.read_text() == before
+    again = elsewhere / "fsdd_scratch_gru_10" / "fold4_draw0" / "results.json"
+    write(again, {"scratch": {"test/accuracy": 1.0}})
+    ssl_table.write(elsewhere, output)
+    cells = ssl_table.read_kept(ssl_table.runs_path(output))
+    scratch = cells[Cell("fsdd", "finetune", "10", "scratch", "gru", "none", "0")]
+    assert scratch[4, 0] == 1.0 and scratch[4, 1] == pytest.approx(0.7)
+
+
+def test_a_task_runs_all_that_the_table_lacks(tmp_path, monkeypatch):
+    monkeypatch.chdir(ssl.Path(ssl.__file__).parents[2])
+    waves = []
+    monkeypatch.setattr(ssl.jobs, "run", lambda todo, count: waves.append(list(todo)))
+    monkeypatch.setattr(ssl, "steps_of", lambda pretraining, runs: 20)
+    monkeypatch.setattr(ssl.ssl_table, "write", lambda runs, output: None)
+    output = ["--runs", str(tmp_path), "--output", str(tmp_path / "ssl.csv")]
+    args = ["--only", "ravdess", "--methods", "apc", "--draws", "1", "--seeds", "2", *output]
+    assert ssl.main(args) == 0
+    for job in itertools.chain(*waves):
+        config_lib.load(job.command[job.command.index("--config") + 1])
+    # Five folds: log-mel, and two encoders with 10 and all labels from scratch; one pretraining of
+    # speech for all folds; a probe of it and of a second untrained network; 10 and all labels.
+    assert [len(wave) for wave in waves] == [5 + 2 * 2 * 5, 1, 5 + 5, 2 * 5]
+    runs = list(ssl_table.RUN_COLUMNS)
+    rows = [
+        ["ravdess", "knn", "all", method, encoder, corpus, budget, fold, seed, 50.0]
+        for method, encoder, corpus, budget in (
+            ("apc", "gru", "speech", "5"), ("untrained", "gru", "none", "0")
+        )
+        for fold in range(1, 6)
+        for seed in range(2)
+    ]  # fmt: skip
+    for labels in ("10", "all"):
+        named = ["ravdess", "finetune", labels, "apc", "gru", "speech", "5"]
+        rows += [[*named, fold, 0, 50.0] for fold in range(1, 6)]
+    ssl_table.write_csv(tmp_path / "ssl_runs.csv", runs, rows)
+    waves.clear()
+    assert ssl.main(args) == 0  # nothing starts from the encoder any more
+    assert [len(wave) for wave in waves] == [25, 0, 0, 0]
+
+
+def test_a_table_that_is_none_is_refused(tmp_path):
+    (tmp_path / "ssl_runs.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="is no table of runs"):
+        ssl_table.read_kept(tmp_path / "ssl_runs.csv")
 
 
 def test_a_budget_is_updates_by_their_cost(runs):

@@ -1,0 +1,114 @@
+"""An exported model, called where sacjax cannot be imported, against the model itself."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.special import softmax
+from workdirs import RATE, write_workdir
+
+from sacjax import config as config_lib
+from sacjax import inference, objectives
+from sacjax.commands import export as command
+from sacjax.errors import UserError
+from sacjax.inference import export
+from sacjax.models import ENCODERS
+
+pytest.importorskip("flatbuffers", reason="needs the extra `export`")
+
+
+@pytest.fixture(autouse=True)
+def _lengths_are_symbols(monkeypatch):
+    """The run-time check of shapes, which only tests have, takes numbers alone."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+CALLER = """
+import sys
+sys.modules["sacjax"] = None
+import numpy as np
+from jax import export
+program = export.deserialize(bytearray(open(sys.argv[1] + "/model.stablehlo", "rb").read()))
+given = np.load(sys.argv[2])
+np.save(sys.argv[3], program.call(given["audio"], given["length"]))
+"""
+
+
+def called(folder, audio, length, tmp_path):
+    """Returns what the file gives in a process of its own, without sacjax."""
+    given, found = tmp_path / "given.npz", tmp_path / "found.npy"
+    np.savez(given, audio=audio, length=length)
+    subprocess.run([sys.executable, "-c", CALLER, folder, given, found], check=True)
+    return np.load(found)
+
+
+def sounds(samples, seed=0):
+    """Returns three clips of random sound, the second shorter."""
+    rng = np.random.default_rng(seed)
+    audio = rng.normal(0, 0.1, [3, samples]).astype(np.float32)
+    return audio, np.array([samples, samples * 2 // 3, samples], np.int32)
+
+
+def model_of(encoder):
+    """Returns an untrained classifier, its head random, of the synthesized few labels."""
+    config = config_lib.load(f"configs/synthetic/few_labels.py:encoder={encoder}")
+    names = tuple("abcde")
+    objective = objectives.build(config.finetune, names, np.ones(len(names)))
+    module = objective.build(nnx.Rngs(0))
+    module.head.kernel[...] = 0.1 * jax.random.normal(jax.random.key(1), module.head.kernel.shape)
+    return inference.Model(config, "finetune", names, objective, module)
+
+
+@pytest.mark.parametrize("encoder", list(ENCODERS))
+def test_any_clips_of_any_length_have_the_probabilities_of_the_model(encoder, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    model = model_of(encoder)
+    program, multiple = export.to_stablehlo(model)
+    # A table of positions in a Transformer of patches is of one number of frames.
+    assert (multiple == 0) == (encoder == "spectrogram_transformer")
+    for samples in (8000,) if not multiple else (multiple * 40, multiple * 70):
+        audio, length = sounds(samples)
+        found = jax.export.deserialize(bytearray(program)).call(audio, length)
+        expected = softmax(np.asarray(model.logits(audio, length)), -1)
+        assert expected.std(0).max() > 1e-4  # the clips differ
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["classification", "simclr"])
+def test_the_file_runs_without_sacjax(objective, tmp_path, capsys):
+    write_workdir(tmp_path / "run", "small_cnn", objective)
+    folder = tmp_path / "out"
+    flags = ["--checkpoint", str(tmp_path / "run"), "--output", str(folder)]
+    assert command.main(flags) == 0
+    about = json.loads((folder / "model.json").read_text())
+    said = capsys.readouterr().out
+    assert "any multiple of 128 samples at 8000 Hz" in said and about["sample_rate"] == RATE
+    model = inference.load(tmp_path / "run")
+    audio, length = sounds(128 * 31)
+    found = called(folder, audio, length, tmp_path)
+    if objective == "classification":
+        assert about["labels"] == list(model.labels) and "20 probabilities" in said
+        whole = model.predict([clip[:n] for clip, n in zip(audio, length, strict=True)])
+        # Arrays and files reach a model as int16 samples.
+        np.testing.assert_allclose(found, whole.probabilities, atol=1e-4)
+    else:
+        assert about["output"] == "embeddings" and not about["labels"]
+        np.testing.assert_allclose(found, model.embeddings(audio, length), atol=1e-5)
+    with pytest.raises(UserError, match="not an empty folder"):
+        command.main(flags)
+
+
+def test_several_labels_a_clip_stay_several(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    model = model_of("small_cnn")
+    model.stage_config.data.multi_label = True
+    audio, length = sounds(8000)
+    logits = np.asarray(model.logits(audio, length))
+    found = export.function_of(model)(audio, length)
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-logits)), atol=1e-5)
