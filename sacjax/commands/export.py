@@ -8,7 +8,8 @@ how long a clip may be. docs/own_recordings.md has the few lines of Python that 
 """
 
 import argparse
-from pathlib import Path
+
+from sacjax import io
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,15 +30,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--output", required=True, metavar="FOLDER", help="it must not exist yet")
     args = parser.parse_args(argv)
+    output = io.on_disk(args.output, "--output")
     from sacjax import compilation, inference
     from sacjax.inference import export
 
     compilation.start()
     model = inference.load(args.checkpoint, args.which, args.checkpoint_stage)
-    about = export.write(model, Path(args.output))
+    about = export.write(model, output)
     gives = f"{len(about['labels'])} {about['output']}" if about["labels"] else about["output"]
     multiple, window = about["samples_multiple_of"], about["window_samples"]
     length = f"any multiple of {multiple}" if multiple else f"{window}"
-    print(f"{args.output}: {export.PROGRAM}, {export.ABOUT}")
+    print(f"{output}: {export.PROGRAM}, {export.ABOUT}")
     print(f"in: clips of {length} samples at {about['sample_rate']} Hz; out: {gives}")
     return 0

@@ -202,6 +202,8 @@ class Checkpoints:
         """Tells in one line why a checkpoint cannot be written, now or in the background."""
         try:
             yield
+        except jax.errors.JaxRuntimeError:  # another host is gone: no mistake, but to start again
+            raise
         except Exception as error:  # Orbax, TensorStore and the file system each raise their own
             good = sorted(set(complete(self.folder)) - set(self._damaged))
             last = f"the last good one is of step {good[-1]}" if good else "there is none yet"

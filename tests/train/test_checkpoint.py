@@ -309,6 +309,19 @@ def test_a_full_disk_is_one_line_that_names_the_last_good_one(tmp_path, monkeypa
     assert int(checkpoints.restore(state(0))[0].step) == 1
 
 
+def test_a_host_that_dies_during_a_save_is_no_mistake_of_the_user(tmp_path, monkeypatch):
+    """Exit code 2, of a UserError, would keep a scheduler from starting the run again."""
+    checkpoints, gone = saved(tmp_path, 1), jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather")
+
+    def fail(*args, **kwargs):
+        raise gone
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError) as raised:
+        checkpoints.save(2, state(2), {}, None)
+    assert raised.value is gone
+
+
 def test_going_back(tmp_path):
     checkpoints = saved(tmp_path, 2, 4, 6, keep=3)
     assert not checkpoints.back_before(1) and checkpoints.latest() == 6
