@@ -5,9 +5,9 @@
     python launch/benchmarks/kfold.py --output runs/both --ensemble runs/resnet runs/audionet
 
 Each run is `python -m sacjax.main` in OUTPUT/fold{k}_seed{s}; a finished one is not run again, one
-of another experiment is an error. With --together all of them are one compiled program. Without
---folds, all folds of the data set run. Every stage whose data set has the fold holds it out. Other
-`--config.…` overrides go to every run.
+of another experiment is an error. With --together all run in one process, from one compilation.
+Without --folds, all folds of the data set run. Every stage whose data set has the fold holds it
+out. Other `--config.…` overrides go to every run.
 
 Written to OUTPUT: `summary.json`, `folds.csv`, `confusion_matrix.csv` and `.png` (pooled over folds
 and seeds). For single-label data.
@@ -360,7 +360,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--together",
         action="store_true",
-        help="all runs in one compiled program of this process; for small models of one stage",
+        help="all runs in this process, from one compilation; for small models of one stage",
     )
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument(

@@ -1,7 +1,7 @@
-"""Folds and seeds in one compiled program: what `kfold.py --together` runs.
+"""Folds and seeds from one compilation: what `kfold.py --together` runs.
 
 Every run is a replica (`sacjax.train.replicas`) with the data, order, augmentation and parameters
-that it has alone; only the states and batches are stacked. Written are the same files in the same
+that it has alone. Written are the same files in the same
 folders, but no checkpoints and no curves: it is for small models, whose runs take minutes.
 """
 
@@ -22,7 +22,7 @@ from sacjax.io import write_text
 from sacjax.stages import Stage
 from sacjax.train import checkpoint, sharding
 from sacjax.train.loop import STEPS_IN_FLIGHT, epoch_examples, total_steps
-from sacjax.train.replicas import How, make_replicas, stack, unstack
+from sacjax.train.replicas import How, Replicas, make_replicas
 
 Run = tuple[Path, ConfigDict]  # (workdir, its config)
 PREPARE = objectives.Objective.prepare  # of an objective that prepares nothing
@@ -52,15 +52,16 @@ def run(runs: list[Run], how: How | None = None) -> None:
             f"--together: the folds have {min(steps)} to {max(steps)} steps; set "
             f"config.{name}.train.steps"
         )
-    how = how or ("map" if jax.default_backend() == "cpu" else "vmap")
-    states = train(replicas, make_replicas(own.trainer, seeds, how), steps.pop())
-    skipped = jax.device_get(states.skips).any(1)
+    how = how or ("turns" if jax.default_backend() == "cpu" else "vmap")
+    compiled = make_replicas(own.trainer, seeds, how)
+    states = train(replicas, compiled, steps.pop())
     for number, (replica, (workdir, config)) in enumerate(zip(replicas, runs, strict=True)):
-        if skipped[number]:
+        state = compiled.state(states, number)
+        if jax.device_get(state.skips).any():
             raise UserError(f"{workdir}: updates were not finite; run it without --together")
         write_text(workdir / "config.json", config_lib.to_json(config))
         checkpoint.write_labels(workdir, name, replica.recordings.class_names)
-        replica.conclude(unstack(states, number), {})
+        replica.conclude(state, {})
 
 
 def check(config: ConfigDict) -> tuple[str, ...]:
@@ -118,8 +119,8 @@ def steps_of(replica: Stage) -> int:
     return total_steps(stage.train, examples)[0]
 
 
-def train(replicas: list[Stage], compiled: Any, steps: int) -> Any:
-    """Returns the replicas' last states, stacked."""
+def train(replicas: list[Stage], compiled: Replicas, steps: int) -> Any:
+    """Returns the replicas' last states."""
     batches = [replica.batches() for replica in replicas]
     tables = [BadFiles(r.workdir, r.recordings, r.stage.data.max_bad_fraction) for r in replicas]
     states = compiled.init()
@@ -128,8 +129,9 @@ def train(replicas: list[Stage], compiled: Any, steps: int) -> Any:
         taken = [next(source) for source in batches]
         for table, batch in zip(tables, taken, strict=True):
             table.note(batch)
-        states = compiled.step(states, stack(taken))
-        in_flight.append(jax.numpy.copy(states.step))  # the next step donates the states
+        states = compiled.step(states, taken)
+        # The next step donates the states.
+        in_flight.append(jax.numpy.copy(compiled.state(states, len(replicas) - 1).step))
         if len(in_flight) > STEPS_IN_FLIGHT:
             in_flight.popleft().block_until_ready()
     for table in tables:

@@ -6,8 +6,9 @@
 a, b: a training step of wav2vec 2.0 base, pretraining and fine-tuning; c: its inference; d: log-mel
 and SpecAugment; e: the input pipeline, in as many threads as the DataLoader has processes; f: the
 front end's share of a training step; g: from a command to the end of its first step; h: a training
-step of a spectrogram ResNet-18; i: `import sacjax` and `sacjax predict`. Each is a file of
-`speed_cases`; here is what measures them, writes one JSON and prints one table.
+step of a spectrogram ResNet-18; i: `import sacjax` and `sacjax predict`; j: cross-validation
+in one program. Each is a file of `speed_cases`; here is what measures them, writes one JSON and
+prints one table.
 
 Both sides run on all cores (or the GPU), in turn, after a warm-up; the figures are medians. Another
 library runs in a process of its own, as sacjax sets up its process by `compilation.start`. Targets

@@ -1,11 +1,11 @@
-"""Several runs of a stage in one compiled program, each with seed, data and state of its own.
+"""Several runs of a stage from one compilation, each with seed, data and state of its own.
 
-A replica's step is `step.train_step`, the only one, mapped over stacked states and batches; what
-comes of it is what a run alone comes to, but for the order in which sums are rounded.
+A replica's step is `step.train_step`, the only one; what comes of it is what a run alone comes to,
+but for the order in which sums are rounded.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,17 +17,24 @@ from sacjax.train.sharding import replicated
 from sacjax.train.state import TrainState, fresh_variables, new_state
 from sacjax.train.step import Trainer, train_step
 
-How = Literal["vmap", "map"]
+How = Literal["vmap", "turns"]
+Batches = Sequence[dict[str, Any]]
 
 
 class Replicas(NamedTuple):
-    """The compiled functions of R replicas of a stage."""
+    """The functions of R replicas of a stage. Their states are one value, however they are held."""
 
-    init: Callable[[], TrainState]
-    """Their states, stacked: every leaf [R, ...]."""
+    init: Callable[[], Any]
+    """The states before the first step."""
 
-    step: Any
-    """(states, batches), both stacked → states; donates the states."""
+    step: Callable[[Any, Batches], Any]
+    """(states, a host batch of each replica) → states; donates the states."""
+
+    state: Callable[[Any, int], TrainState]
+    """(states, number) → the state of one replica."""
+
+    compiled: Any
+    """The jitted step."""
 
 
 def make_replicas(trainer: Trainer, seeds: Sequence[int], how: How) -> Replicas:
@@ -36,9 +43,10 @@ def make_replicas(trainer: Trainer, seeds: Sequence[int], how: How) -> Replicas:
     Args:
       trainer: of the stage, on one device; its own seed has no say.
       seeds: of parameters, dropout and augmentation, as of `make_trainer`; they may repeat.
-      how: vmap: all replicas side by side, as an accelerator likes it; map: one after the other
-        in a loop of the program. On a CPU that is quicker: a convolution of replicas side by side
-        is a grouped one, whose backward pass XLA:CPU is slow at.
+      how: vmap: side by side in one program, which keeps an accelerator busy; turns: the program
+        of one replica, for one after the other. On a CPU that is quicker: convolutions of replicas
+        side by side are grouped ones (twice the time for a small ResNet), and within a loop of the
+        program, as of `jax.lax.map`, XLA:CPU takes twenty times as long for them.
     """
     setup, shapes = trainer.setup, trainer.state_shapes
     # As `make_trainer` splits a seed: one for the parameters, one for the steps.
@@ -56,27 +64,23 @@ def make_replicas(trainer: Trainer, seeds: Sequence[int], how: How) -> Replicas:
             log_every=setup.stage.train.log_every,
         )
 
-    def one(key: jax.Array, state: TrainState, batch: dict[str, Any]) -> TrainState:
+    def step(key: jax.Array, state: TrainState, batch: dict[str, Any]) -> TrainState:
         return train_step(dataclasses.replace(setup, key=key), state, batch)
 
-    def step(states: TrainState, batches: dict[str, Any]) -> TrainState:
-        if how == "vmap":
-            return jax.vmap(one)(keys[:, 1], states, batches)
-        return jax.lax.map(lambda args: one(*args), (keys[:, 1], states, batches))
-
     here = replicated(jax.tree.leaves(setup.params_at_rest)[0].mesh)
+    one_init = jax.jit(init, out_shardings=here)
+    states = lambda: [one_init(key) for key in keys[:, 0]]
+    if how == "turns":
+        one = jax.jit(step, out_shardings=here, donate_argnums=1)
+        turns = lambda states, batches: list(map(one, keys[:, 1], states, batches))
+        return Replicas(states, turns, lambda states, number: states[number], one)
+    together = jax.jit(jax.vmap(step), out_shardings=here, donate_argnums=1)
+    stacked = lambda trees: jax.device_put(jax.tree.map(lambda *x: jnp.stack(x), *trees), here)
     return Replicas(
-        init=jax.jit(lambda: jax.lax.map(init, keys[:, 0]), out_shardings=here),
-        step=jax.jit(step, out_shardings=here, donate_argnums=0),
+        init=lambda: stacked(states()),
+        step=lambda states, batches: together(
+            keys[:, 1], states, jax.tree.map(lambda *x: np.stack(x), *batches)
+        ),
+        state=lambda states, number: jax.tree.map(lambda x: x[number], states),
+        compiled=together,
     )
-
-
-def stack(batches: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Returns replicas' batches as one, every column [R, ...]."""
-    rows = list(batches)
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def unstack(states: TrainState, number: int) -> TrainState:
-    """Returns the state of one replica."""
-    return jax.tree.map(lambda x: x[number], states)

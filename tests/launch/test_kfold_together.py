@@ -1,4 +1,4 @@
-"""Folds and seeds in one program, against `sacjax train` of each alone."""
+"""Folds and seeds from one compilation, against `sacjax train` of each alone."""
 
 import functools
 import json
@@ -62,7 +62,7 @@ def alone(manifest, tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("how", ["map", "vmap"])
+@pytest.mark.parametrize("how", ["turns", "vmap"])
 def test_runs_together_are_the_runs_alone(manifest, alone, tmp_path, monkeypatch, how):
     share_trainers(monkeypatch)
     made = []
@@ -81,7 +81,7 @@ def test_runs_together_are_the_runs_alone(manifest, alone, tmp_path, monkeypatch
         assert ours == pytest.approx(theirs, abs=1e-4)
     tables = [run["probabilities"] for run in alone.values()]
     assert all(np.abs(a - b).max() > 1e-3 for k, a in enumerate(tables) for b in tables[:k])
-    assert made[0].step._cache_size() == 1
+    assert made[0].compiled._cache_size() == 1
 
 
 def test_what_cannot_go_together_is_told(manifest, tmp_path):

@@ -12,6 +12,7 @@ from launch.benchmarks.speed_cases import (
     log_mel,
     pretraining,
     resnet,
+    together,
 )
 from launch.benchmarks.speed_cases.case import Case, Sizes
 
@@ -25,5 +26,6 @@ PARTS: dict[str, Callable[[Sizes], Iterator[Case]]] = {
     "g": first_step.cases,
     "h": resnet.cases,
     "i": commands.cases,
+    "j": together.cases,
 }
 OTHER_LIBRARIES = "abcdh"  # the parts whose peers compute by another library
