@@ -45,20 +45,18 @@ SOURCES: dict[str, Callable[[ConfigDict], Recordings]] = {
 }
 
 
-# Keys of `data` that say what is done with recordings, not which they are.
+FILES = ("folder", "manifest", "arrayrecord")  # sources that list what is there
+# Keys of `data` that say what is done with their recordings, not which they are.
 OF_USE = (
     "crop", "pad", "fold", "holdout", "validation_fraction", "labels_per_class", "label_fraction",
-    "balance", "cache", "on_device", "workers", "prefetch", "max_bad_fraction",
+    "balance", "cache", "on_device", "workers", "prefetch", "max_bad_fraction", "examples",
+    "sample_rate", "seconds", "split_seed",
 )  # fmt: skip
-
-
-# Those of which a source that reads what is there makes no more either.
-OF_OTHERS = ("examples", "sample_rate", "seconds", "split_seed")
 
 
 def same(one: ConfigDict, other: ConfigDict) -> bool:
     """Returns whether two stages' `data` give the same recordings, which then need one table."""
-    ignored = OF_USE + (OF_OTHERS if one.source in ("folder", "manifest", "arrayrecord") else ())
+    ignored = OF_USE if one.source in FILES else ()
     return all(one[key] == other[key] for key in one if key not in ignored)
 
 
