@@ -242,7 +242,7 @@ class Wav2Vec2Objective(Objective):
         """Returns the loss for given tokens, masks and negatives."""
         o = self.options
         compared = self.compare(model, tokens, masked, ctx)
-        contrastive, positive, negative = contrast(compared, masked)
+        contrastive, positive, drawn = contrast(compared, masked)
         diversity, soft, chosen = self.diversity(compared, ctx)
         penalty, square = feature_penalty(tokens, compared.count)
         total = contrastive + o.diversity_weight * diversity + o.feature_penalty * penalty
@@ -256,7 +256,7 @@ class Wav2Vec2Objective(Objective):
             "codes": (chosen.sum((0, 1)), compared.count),
             "temperature": (self.temperature(ctx.progress) * one, one),
             "feature_norm": (jnp.sqrt(square), one),
-            **diagnostics(compared, masked, positive, negative, tokens, o.negatives),
+            **diagnostics(compared, masked, positive, drawn, tokens, o.negatives),
         }
         return Loss(total, compared.count, jax.lax.stop_gradient(sums))
 
@@ -351,48 +351,64 @@ class Wav2Vec2Objective(Objective):
 
 def contrast(
     compared: Compared, masked: Masked
-) -> tuple[Float[Array, ""], Float[Array, "batch masked"], Float[Array, "batch masked negatives"]]:
+) -> tuple[Float[Array, ""], Float[Array, "batch masked"], Float[Array, "batch masked masked"]]:
     """Compares each masked frame's prediction with its target and its negatives.
 
+    A negative whose codes are those of the positive does not count.
+
     Returns:
-      (sum of the contrastive loss, similarities of positives, of negatives).
+      (sum of the contrastive loss, similarities of positives, how often each frame is drawn as a
+      negative of each).
     """
-    positive = jnp.diagonal(compared.similarity, axis1=1, axis2=2)
-    coincide = jnp.take_along_axis(compared.same, masked.negatives, -1)
-    negative = jnp.take_along_axis(compared.similarity, masked.negatives, -1)
-    negative = jnp.where(coincide, NEVER, negative)
-    everything = jnp.concatenate([positive[..., None], negative], -1)
-    loss = jnp.where(compared.counted, jax.nn.logsumexp(everything, -1) - positive, 0).sum()
-    return loss, positive, negative
+    size = masked.positions.shape[1]
+    drawn = times_drawn(masked.negatives, size)
+    own = jnp.eye(size)
+    positive = (compared.similarity * own).sum(-1)
+    weights = own + jnp.where(compared.same, 0, drawn)
+    everything = jax.nn.logsumexp(compared.similarity, -1, b=weights)
+    return jnp.where(compared.counted, everything - positive, 0).sum(), positive, drawn
+
+
+def times_drawn(
+    negatives: Int[Array, "batch masked negatives"], size: int
+) -> Float[Array, "batch masked {size}"]:
+    """Returns how often each of `size` frames is drawn as a negative of each.
+
+    All pairs are compared already: to pick them by number would be a gather of single numbers,
+    and a scatter in the backward pass, which a TPU does one by one.
+    """
+    return (negatives[..., None] == jnp.arange(size)).sum(-2).astype(jnp.float32)
 
 
 def diagnostics(
     compared: Compared,
     masked: Masked,
     positive: Float[Array, "batch masked"],
-    negative: Float[Array, "batch masked negatives"],
+    drawn: Float[Array, "batch masked masked"],
     tokens: Tokens,
-    drawn: int,
+    negatives: int,
 ) -> Sums:
     """Returns what tells a healthy run from a collapsed one.
 
     `shuffled_accuracy` is the control: as if a frame's target were that of another masked frame.
     `chance_accuracy` counts frames of equal codes as one candidate, and a negative that is drawn
-    twice once: it is 1 over how many different candidates to expect of `drawn` negatives.
+    twice once: it is 1 over how many different candidates to expect of so many `negatives`.
     """
     similarity, same = compared.similarity, compared.same
     counted, count, used = compared.counted, compared.count, masked.used
     numbers = jnp.arange(masked.positions.shape[1])
     total = jnp.maximum(used.sum(-1, keepdims=True), 1)
     other = ((numbers + jnp.maximum(total // 2, 1)) % total)[..., None]
-    shuffled = jnp.take_along_axis(similarity, other, -1)[..., 0]
-    same_other = jnp.take_along_axis(jnp.take_along_axis(same, other, 1), masked.negatives, -1)
-    highest_other = jnp.where(same_other, NEVER, negative).max(-1)
+    shuffled = jnp.where(other == numbers, similarity, 0).sum(-1)
+    candidate = (drawn > 0) & ~same
+    highest = jnp.where(candidate, similarity, NEVER).max(-1)
+    of_other = jnp.take_along_axis(same, other, 1)
+    highest_other = jnp.where(candidate & ~of_other, similarity, NEVER).max(-1)
 
     alike = same & used[:, None]
     share = jnp.minimum(alike.sum(-1) / jnp.maximum(total - 1, 1), 1)
     first = used & (jnp.argmax(alike, -1) == numbers)
-    expected = jnp.where(first, 1 - (1 - share) ** drawn, 0)
+    expected = jnp.where(first, 1 - (1 - share) ** negatives, 0)
     candidates = 1 + jnp.where(same, 0, expected[:, None]).sum(-1)
 
     def right(
@@ -400,13 +416,13 @@ def diagnostics(
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         return (counted & (value > top)).sum().astype(jnp.float32), count
 
-    coincide = jnp.take_along_axis(same, masked.negatives, -1) & counted[..., None]
+    coincide = jnp.where(same & counted[..., None], drawn, 0)
     frames = valid(tokens.features, tokens.lengths).sum().astype(jnp.float32)
     return {
-        "contrastive_accuracy": right(positive, negative.max(-1)),
+        "contrastive_accuracy": right(positive, highest),
         "chance_accuracy": (jnp.where(counted, 1 / candidates, 0).sum(), count),
         "shuffled_accuracy": right(shuffled, highest_other),
-        "identical_negatives": (coincide.sum().astype(jnp.float32), count * drawn),
+        "identical_negatives": (coincide.sum(), count * negatives),
         "mask_share": (masked.mask.sum().astype(jnp.float32), frames),
         "masked_frames": (count, jnp.ones([])),
         "target_variance": _variance(compared.targets, counted, count),
