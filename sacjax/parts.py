@@ -1,14 +1,14 @@
 """Names of a step's parts, by which `sacjax plan` and a profile add up what the step costs."""
 
 import re
-from contextlib import ContextDecorator
+from typing import Any
 
 import jax
 
 NAMED = re.compile(r"part:([^/()]+)")
 
 
-def part(name: str) -> ContextDecorator:
+def part(name: str) -> Any:
     """Returns a decorator of a function whose operations belong to a part of the step.
 
     Of parts within each other the innermost counts. The gradient's operations belong to the part

@@ -137,7 +137,7 @@ def first_batch(source: str, path: Path, workdir: Path) -> None:
     config.pretrain.objective.name = "simclr"
     config.finetune.init_from = "pretrain"
     config_lib.override(config, [])
-    mesh, prepared = sharding.make_mesh(config.mesh), {}
+    mesh, prepared = sharding.make_mesh(config.mesh), dict[str, stages.Stage]()
     for name in config.stages:
         prepared[name] = stages.Stage.prepare(name, config, mesh, workdir, prepared)
     stages.check_leaks(config, prepared)
@@ -145,6 +145,10 @@ def first_batch(source: str, path: Path, workdir: Path) -> None:
         batch = next(stage.batches())
         BadFiles(workdir, stage.recordings, 0.05).note(batch)
         assert batch["mask"].all()
+
+
+def _never(batch: dict[str, Any]) -> Any:
+    raise AssertionError("an objective's mean needs its sums alone")
 
 
 def evaluation(path: Path, clips: int) -> None:
@@ -161,7 +165,7 @@ def evaluation(path: Path, clips: int) -> None:
         Judged(
             None, 0, mean(), recordings, {},
             batches=lambda chosen: _without_errors(recordings, chosen, data),
-            logits=None, embeddings=None,
+            logits=_never, embeddings=_never,
             sums=lambda b: {"loss": (np.abs(b["audio"]).sum(), b["mask"].sum())},
         ),
         indices,
