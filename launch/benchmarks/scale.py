@@ -137,7 +137,8 @@ def first_batch(source: str, path: Path, workdir: Path) -> None:
     config.pretrain.objective.name = "simclr"
     config.finetune.init_from = "pretrain"
     config_lib.override(config, [])
-    mesh, prepared = sharding.make_mesh(config.mesh), dict[str, stages.Stage]()
+    mesh = sharding.make_mesh(config.mesh)
+    prepared: dict[str, stages.Stage] = {}
     for name in config.stages:
         prepared[name] = stages.Stage.prepare(name, config, mesh, workdir, prepared)
     stages.check_leaks(config, prepared)
@@ -147,31 +148,31 @@ def first_batch(source: str, path: Path, workdir: Path) -> None:
         assert batch["mask"].all()
 
 
-def _never(batch: dict[str, Any]) -> Any:
-    raise AssertionError("an objective's mean needs its sums alone")
-
-
 def evaluation(path: Path, clips: int) -> None:
     """What a process does: the sums of an objective over the windows of so many clips."""
     from sacjax.evaluators import Judged
 
+    class Mean:
+        """The mean of what is summed."""
+
+        def summarize(self, sums: Any) -> dict[str, float]:
+            return {"loss": float(np.divide(*sums["loss"]))}
+
     data = data_of("arrayrecord", path)
     recordings = sources.load(data)
-    indices = np.arange(len(recordings))[:clips]
-    before = peak_mebibytes()
-    judged: Any = Judged.evaluate
-    mean = type("Mean", (), {"summarize": lambda self, sums: {"loss": np.divide(*sums["loss"])}})
-    found = judged(
-        Judged(
-            None, 0, mean(), recordings, {},
-            batches=lambda chosen: _without_errors(recordings, chosen, data),
-            logits=_never, embeddings=_never,
-            sums=lambda b: {"loss": (np.abs(b["audio"]).sum(), b["mask"].sum())},
-        ),
-        indices,
-    )  # fmt: skip
-    assert found["loss"] > 0
-    print(json.dumps({"before": before}))
+    unused: Any = None
+    judged = Judged(
+        stage=unused,
+        seed=0,
+        objective=Mean(),
+        recordings=recordings,
+        parts={},
+        batches=lambda chosen: _without_errors(recordings, chosen, data),
+        logits=unused,
+        embeddings=unused,
+        sums=lambda b: {"loss": (np.abs(b["audio"]).sum(), b["mask"].sum())},
+    )
+    assert judged.evaluate(np.arange(len(recordings))[:clips])["loss"] > 0
 
 
 def _without_errors(recordings: Any, chosen: np.ndarray, data: ConfigDict) -> Any:

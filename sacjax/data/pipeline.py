@@ -93,7 +93,7 @@ class _Reader:
         self.open, self.windows = _opener(recordings, data), windows
         self.rate, self.seconds, self.pad = data.sample_rate, data.seconds, data.pad
         self.size = round(data.seconds * data.sample_rate)
-        self.lengths: Any = recordings.memo.get("lengths") if windows else None
+        self.lengths = recordings.memo["lengths"] if windows else np.zeros(0)
         self.label = LabelRows(recordings, data.multi_label, withheld=not labels)
         self.threads = cores() if windows else max(cores() // max(data.workers, 1), 1)
         self.pool: ThreadPoolExecutor | None = None

@@ -172,7 +172,8 @@ def _empty(row: dict, key: str) -> bool:
 
 def _rows(path: Path) -> Iterator[tuple[int, dict]]:
     """Yields (line number, row) of a manifest, one by one: all of them as dicts would be large."""
-    kind, columns = path.suffix.lower(), set[str]()
+    kind = path.suffix.lower()
+    columns: set[Any] = set()
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             for line, row in _parsed(file, kind):
