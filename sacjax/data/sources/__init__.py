@@ -46,13 +46,13 @@ SOURCES: dict[str, Callable[[ConfigDict], Recordings]] = {
 
 # Keys of `data` that say what is done with recordings, not which they are.
 OF_USE = (
-    "crop", "pad", "fold", "holdout", "validation_fraction", "labels_per_class", "label_fraction",
+    "crop", "pad", "fold", "validation_fraction", "labels_per_class", "label_fraction",
     "balance", "cache", "on_device", "workers", "prefetch", "max_bad_fraction",
 )  # fmt: skip
 
 
-# Those of which a source that reads what is there makes no more either.
-OF_OTHERS = ("examples", "sample_rate", "seconds", "split_seed")
+# Those that change the sounds or splits of synthetic or TFDS recordings, and no others'.
+OF_OTHERS = ("examples", "holdout", "sample_rate", "seconds", "split_seed")
 
 
 def same(one: ConfigDict, other: ConfigDict) -> bool:
