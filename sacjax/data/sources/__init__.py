@@ -10,7 +10,6 @@ from sacjax.data.sources.files import EXTENSIONS, FileClip, OpenFiles
 from sacjax.data.sources.folder import load_folder
 from sacjax.data.sources.manifest import load_manifest
 from sacjax.errors import UserError, nearest
-from sacjax.io import on_disk
 
 __all__ = ["EXTENSIONS", "SOURCES", "FileClip", "OpenFiles", "load"]
 
@@ -45,18 +44,20 @@ SOURCES: dict[str, Callable[[ConfigDict], Recordings]] = {
 }
 
 
-FILES = ("folder", "manifest", "arrayrecord")  # sources that list what is there
-# Keys of `data` that say what is done with their recordings, not which they are.
+# Keys of `data` that say what is done with recordings, not which they are.
 OF_USE = (
-    "crop", "pad", "fold", "holdout", "validation_fraction", "labels_per_class", "label_fraction",
-    "balance", "cache", "on_device", "workers", "prefetch", "max_bad_fraction", "examples",
-    "sample_rate", "seconds", "split_seed",
+    "crop", "pad", "fold", "validation_fraction", "labels_per_class", "label_fraction",
+    "balance", "cache", "on_device", "workers", "prefetch", "max_bad_fraction",
 )  # fmt: skip
+
+
+# Those that change the sounds or splits of synthetic or TFDS recordings, and no others'.
+OF_OTHERS = ("examples", "holdout", "sample_rate", "seconds", "split_seed")
 
 
 def same(one: ConfigDict, other: ConfigDict) -> bool:
     """Returns whether two stages' `data` give the same recordings, which then need one table."""
-    ignored = OF_USE if one.source in FILES else ()
+    ignored = OF_USE + (OF_OTHERS if one.source in ("folder", "manifest", "arrayrecord") else ())
     return all(one[key] == other[key] for key in one if key not in ignored)
 
 
@@ -71,7 +72,6 @@ def load(data: ConfigDict) -> Recordings:
         raise UserError(
             f"data.source: there is no source '{data.source}'{nearest(data.source, SOURCES)}"
         )
-    on_disk(data.path, "data.path")
     recordings = SOURCES[data.source](data)
     if not len(recordings):
         raise UserError(f"data.source={data.source}: no recordings in '{data.path or data.name}'")

@@ -20,6 +20,8 @@ MANIFEST = dict(source="manifest", path="list.csv")
         (dict(source="synthetic"), dict(fold=2, balance="over"), True),
         (dict(source="synthetic"), dict(split_seed=4), False),  # other sounds
         (dict(source="synthetic"), dict(seconds=3.0), False),
+        (dict(source="synthetic"), dict(holdout=(0.5, 0.5, 0.0)), False),  # its splits follow it
+        (MANIFEST, dict(holdout=(0.5, 0.5, 0.0)), True),
         (dict(source="tfds", name="esc50/esc10"), dict(sample_rate=8000), False),
     ],
 )
