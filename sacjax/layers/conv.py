@@ -15,7 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from sacjax.layers import cpu
+from sacjax.layers import cpu, tpu
 from sacjax.layers.platform import platform
 
 HE = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -135,6 +135,8 @@ def convolution(
         if platform() == "tpu":
             return plain(x, kernel, feature_group_count=groups)
         return cpu.groups_side_by_side(plain, x, kernel, groups)
+    if platform() == "tpu" and kernel.ndim == 3 and stride[0] > 1 and not any(padding[0]):
+        return tpu.strided_convolution(x, kernel, stride[0])
     few = cpu.has_few_outputs(x.shape[1:-1], kernel.shape[:-2], stride, padding)
     if few and platform() == "cpu":
         return cpu.convolution_of_patches(x, kernel, stride, padding)

@@ -13,6 +13,15 @@ EPSILON = 1e-5
 """Added to variances: PyTorch's default."""
 
 
+def one_pass(dtype: DTypeLike) -> bool:
+    """Whether a variance is the mean square less the squared mean, which one pass over x gives.
+
+    So it is where x is of lower precision than float32: what that loses is less than the rounding
+    of x.
+    """
+    return jnp.dtype(dtype) != jnp.float32
+
+
 class BatchNorm(nnx.BatchNorm):
     """Batch norm over the valid positions of the global batch (Ioffe and Szegedy 2015).
 
@@ -76,7 +85,9 @@ class LayerNorm(nnx.LayerNorm):
         self, features: int, *, epsilon: float = EPSILON, dtype: DTypeLike, rngs: nnx.Rngs
     ):
         """Makes scale and bias of so many channels; `epsilon` is added to variances."""
-        super().__init__(features, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
+        super().__init__(
+            features, epsilon=epsilon, dtype=dtype, use_fast_variance=one_pass(dtype), rngs=rngs
+        )
 
     def __call__(  # type: ignore[override]
         self, x: Float[Array, "*rest features"]
@@ -101,7 +112,9 @@ class GroupNorm(nnx.Module):
         x = x.astype(jnp.float32)
         mask, count = valid(x, lengths), jnp.maximum(lengths, 1)[:, None, None]
         mean = jnp.where(mask, x, 0).sum(1, keepdims=True) / count
-        variance = jnp.where(mask, (x - mean) ** 2, 0).sum(1, keepdims=True) / count
+        shift = jnp.zeros_like(mean) if one_pass(self.dtype) else mean
+        variance = jnp.where(mask, (x - shift) ** 2, 0).sum(1, keepdims=True) / count
+        variance = jnp.maximum(variance - (mean - shift) ** 2, 0)
         scale = jax.lax.rsqrt(variance + EPSILON) * self.scale[...]
         return (x * scale + (self.bias[...] - mean * scale)).astype(self.dtype)
 

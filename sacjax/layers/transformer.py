@@ -254,6 +254,7 @@ class Transformer(nnx.Module):
         stack = nnx.vmap(lambda key: make(rngs=nnx.Rngs(params=key)))
         self.layers = stack(jax.random.split(rngs.params(), depth))
         self.depth, self.dropout, self.layer_drop, self.remat = depth, dropout, layer_drop, remat
+        self.dtype = dtype
 
     @part("transformer")
     def __call__(
@@ -322,6 +323,8 @@ class Transformer(nnx.Module):
         """Returns (the last layer's output; every layer's input, or MLP's output, if asked for)."""
         attended = mask | ~mask.any(-1, keepdims=True)  # a softmax needs a token, of no clip too
         graphdef, stacked = nnx.split(self.layers)
+        # All layers' kernels at once, so that their gradients are stacked in this dtype too.
+        stacked = jax.tree.map(lambda p: p.astype(self.dtype) if p.ndim == 3 else p, stacked)
 
         def apply(x: jax.Array, layer: tuple) -> tuple[jax.Array, jax.Array | None]:
             variables, number = layer

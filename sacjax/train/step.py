@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sacjax.context import Context
+from sacjax.layers.platform import compiled_for
 from sacjax.objectives.base import Objective
 from sacjax.parts import part
 from sacjax.plan import flops
@@ -66,7 +67,7 @@ def train_step(setup: Setup, state: TrainState, batch: dict[str, Any]) -> TrainS
     sums = found.sums | {"gradient_norm": (optax.tree.norm(found.grads), jnp.ones([]))}
     good = all_finite((sums["loss"], sums["gradient_norm"], found.buffers))
     updated = apply_gradients(setup, state, found._replace(sums=sums), progress)
-    kept = jax.tree.map(partial(keep_finite, good), updated, state)
+    kept = keep_all_finite(good, updated, state)
     return kept._replace(
         step=state.step + 1,
         skipped=jnp.where(good, 0, state.skipped + 1),
@@ -190,6 +191,12 @@ def all_finite(tree: Any) -> jax.Array:
     """Returns bool [], whether every floating-point number of a tree is finite."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+
+
+@part("optimizer")
+def keep_all_finite(good: jax.Array, new: Any, old: Any) -> Any:
+    """Returns a tree of what `keep_finite` returns of each of its arrays."""
+    return jax.tree.map(partial(keep_finite, good), new, old)
 
 
 def keep_finite(good: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
@@ -383,7 +390,8 @@ def _flops(setup: Setup, *example: Any) -> float:
 
     Parameters that never train have no gradient.
     """
-    loss = jax.make_jaxpr(partial(micro_loss, setup))(*example)
+    with compiled_for("gpu"):  # plain forms: those of a TPU compute padding too
+        loss = jax.make_jaxpr(partial(micro_loss, setup))(*example)
     return flops.of_gradient(loss, [not never for never in jax.tree.leaves(setup.never_trained)])
 
 
