@@ -1,9 +1,11 @@
 """Labels sound files, or folders of them, of any rate and length.
 
     sacjax predict --checkpoint WORKDIR [--checkpoint WORKDIR2 …] PATH… [--format table|csv|json]
+    sacjax predict --checkpoint WORKDIR --timeline EVENTS.csv PATH… [--reference TRUE.csv]
 
 Label names come from the checkpoint; several checkpoints are an ensemble whose probabilities are
-averaged. A checkpoint may also be `hf:FOLDER` of transformers.
+averaged. A checkpoint may also be `hf:FOLDER` of transformers. With --timeline, long recordings
+become events: where each label starts and ends, as .csv, .jsonl, .rttm or Audacity's .txt.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import json
 import sys
 from typing import Any, TextIO
 
+from sacjax.commands import _events
 from sacjax.errors import UserError
 
 
@@ -53,6 +56,16 @@ def escape_bad_names() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def check_timeline(args: argparse.Namespace) -> None:
+    """Raises UserError for flags that do not go together, or are out of range."""
+    for name in ("reference", "hop", "off", "min_duration", "merge_gap", "ignore", "windows"):
+        if getattr(args, name) and not args.timeline:
+            raise UserError(f"--{name} needs --timeline FILE")
+    for name in ("segment", "collar"):
+        if not 0 < getattr(args, name) < float("inf"):
+            raise UserError(f"--{name} is {getattr(args, name):g}: it must be more than 0")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Parses flags, predicts and prints; 1 where no file could be read."""
     parser = argparse.ArgumentParser(
@@ -72,10 +85,31 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
     parser.add_argument("--top_k", type=int, default=3)
+    over_time = parser.add_argument_group("long recordings over time")
+    over_time.add_argument(
+        "--timeline", metavar="FILE", help="write events: .csv, .jsonl, .rttm, .txt (Audacity)"
+    )
+    _events.add_flags(over_time)
+    over_time.add_argument(
+        "--reference",
+        metavar="FILE.csv",
+        help="score the events by these: filename,start,end,label",
+    )
+    over_time.add_argument(
+        "--segment", type=float, default=1.0, metavar="SECONDS", help="of the segment-based scores"
+    )
+    over_time.add_argument(
+        "--collar",
+        type=float,
+        default=0.2,
+        metavar="SECONDS",
+        help="by which start and end may be off in the event-based scores",
+    )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="sound file or folder")
     args = parser.parse_args(argv)
     if args.top_k < 1:
         raise UserError(f"--top_k is {args.top_k}: it must be 1 or more")
+    check_timeline(args)
     escape_bad_names()
     from sacjax import compilation, inference
     from sacjax.inference.sounds import find_files
@@ -83,6 +117,8 @@ def main(argv: list[str] | None = None) -> int:
     compilation.start()
     files = find_files(args.paths)
     loaded = [inference.load_classifier(workdir, args.which) for workdir in args.checkpoint]
+    if args.timeline:
+        return _events.write_timeline(args, loaded, files)
     predictions = inference.ensemble(loaded, files)
     for file, reason in predictions.bad.items():
         print(f"skipped {file}: {reason}", file=sys.stderr)

@@ -93,7 +93,12 @@ class Classifier(nnx.Module):
           lengths: valid samples, or frames of the spectrogram.
           ctx: of this call.
         """
-        pooled = self.embed(inputs, lengths, ctx.child(0))
+        return self.classify(self.embed(inputs, lengths, ctx.child(0)), ctx)
+
+    def classify(
+        self, pooled: Float[Array, "batch pooled"], ctx: Context = Context()
+    ) -> Float[Array, "batch classes"]:
+        """Returns the float32 logits of pooled vectors."""
         pooled = pooled if self.head_norm is None else self.head_norm(pooled)
         return self.head(drop(pooled, self.dropout, ctx.rng(1)))
 
@@ -112,9 +117,13 @@ class Classifier(nnx.Module):
             output = encoder(inputs, lengths, ctx, hidden_states=True)
             weights = jax.nn.softmax(self.layer_weights[...])
             frames = jnp.einsum("l,lbtd->btd", weights, output.hidden_states)
-        if self.project is not None:
-            frames = self.project(frames)
-        return self.pooling(frames, output.lengths)
+        return self.pool(frames, output.lengths)
+
+    def pool(
+        self, frames: Float[Array, "batch frames features"], lengths: Int[Array, " batch"]
+    ) -> Float[Array, "batch pooled"]:
+        """Returns the pooled vectors of an encoder's frames, of which so many are valid."""
+        return self.pooling(frames if self.project is None else self.project(frames), lengths)
 
 
 def check_layers(layers: str, encoder: type[Encoder]) -> None:

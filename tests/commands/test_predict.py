@@ -6,12 +6,16 @@ import json
 import os
 
 import crossings
+import numpy as np
 import pytest
+import soundfile as sf
 from crossings import tone
 
 from sacjax import errors, inference
 from sacjax.commands import predict
 from sacjax.errors import UserError
+from sacjax.inference import timeline
+from sacjax.inference.event_files import read_events
 
 
 @pytest.fixture(autouse=True)
@@ -136,3 +140,101 @@ def test_a_checkpoint_trained_without_labels_is_refused(networks, tmp_path):
     path = tone(tmp_path / "a.wav", 3000)
     with pytest.raises(UserError, match="stage .* was trained without labels.*sacjax embed"):
         predict.main(["--checkpoint", str(networks["wav2vec2"]), path])
+
+
+def sound_of(tmp_path, name="long.wav"):
+    """Writes 1 s low, 1 s high, 1.3 s low; returns the path."""
+    tones = [crossings.sine(f, s) for f, s in ((200, 1.0), (3000, 1.0), (200, 1.3))]
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    sf.write(tmp_path / name, np.concatenate(tones), crossings.RATE)
+    return str(tmp_path / name)
+
+
+def test_a_timeline_of_a_long_recording(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(timeline, "BLOCK", 0.7)  # it is read in pieces
+    path, out = sound_of(tmp_path), tmp_path / "out" / "events.csv"
+    flags = ("--checkpoint", "one", "--timeline", out, "--hop", "0.1", "--on", "0.55")
+    code, said, err = run(capsys, *flags, path)
+    assert code == 0 and err == "" and said == f"{out}: 3 events of 1 recordings\n"
+    found = sorted(read_events(out)[os.path.realpath(path)])
+    assert [event.label for event in found] == ["low", "high", "low"]
+    times = [t for event in found for t in event[:2]]
+    # A window that is 2/7 high crosses zero 1,000 times a second: its middle is 0.107 s early.
+    want = [0, 0.893, 0.893, 2.107, 2.107, 3.3]
+    np.testing.assert_allclose(times, want, atol=0.051)  # half a hop
+    run(capsys, *flags, "--ignore", "low", path)
+    assert [e.label for e in read_events(out)[os.path.realpath(path)]] == ["high"]
+    run(capsys, *flags, "--min_duration", "1", path)  # the first is 0.9 s long
+    assert [e.start for e in read_events(out)[os.path.realpath(path)]] == times[2::2]
+    run(capsys, *flags, "--merge_gap", "1.2", "--ignore", "high", path)
+    assert [e[:2] for e in read_events(out)[os.path.realpath(path)]] == [(0, 3.3)]
+
+
+def test_an_ensemble_over_time(tmp_path, capsys, monkeypatch):
+    models = {"one": crossings.model(), "two": crossings.model(scale=3.0)}
+    models["44k"] = crossings.model(rate=44100)
+    monkeypatch.setattr(inference, "load_classifier", lambda workdir, which: models[workdir])
+    path, out = sound_of(tmp_path), tmp_path / "events.jsonl"
+    flags = ("--timeline", out, "--on", "0.5")
+    run(capsys, "--checkpoint", "one", "--checkpoint", "two", *flags, path)
+    first = json.loads(out.read_text().splitlines()[0])
+    one, two = (np.exp(x) / (np.exp(x) + 2) for x in (1.0, 3.0))
+    assert first["probability"] == pytest.approx((one + two) / 2, abs=1e-4)
+    with pytest.raises(UserError, match="different sample rate .8000 and 44100."):
+        run(capsys, "--checkpoint", "one", "--checkpoint", "44k", *flags, path)
+
+
+def test_a_timeline_is_scored_by_a_reference(tmp_path, capsys):
+    path, other = sound_of(tmp_path / "in"), sound_of(tmp_path / "in", "other.wav")
+    (tmp_path / "in" / "bad.wav").write_text("no sound")
+    reference = tmp_path / "in" / "true.csv"
+    rows = ["filename,start,end,label", "long.wav,0,1,low", "long.wav,1,2,high"]
+    rows += ["long.wav,2,3.3,low", "bad.wav,0,1,high", "gone.wav,,,"]
+    reference.write_text("\n".join(rows))
+    flags = ("--checkpoint", "one", "--timeline", tmp_path / "e.csv", "--on", "0.55")
+    flags += ("--hop", "0.1", "--reference", reference)
+    code, out, err = run(capsys, *flags, tmp_path / "in")
+    assert code == 0 and "6 events of 2 recordings" in out
+    assert "skipped" in err and "bad.wav" in err
+    assert "1 recordings are not in" in err and "were not heard" in err
+    table = {line[:22].strip(): line[22:].split() for line in out.splitlines()[2:]}
+    assert table["low"] == ["100.0"] * 6
+    # High is found from 0.9 to 2.1 s, so in three segments instead of one. In the file that is no
+    # sound nothing is found.
+    assert table["high"] == ["40.0", "33.3", "50.0", "66.7", "100.0", "50.0"]
+    assert table["all together (micro)"][3:] == ["85.7", "100.0", "75.0"]
+    assert table["mean of labels (macro)"][3:] == ["83.3", "100.0", "75.0"]
+    reference.write_text("filename,start,end,label\nlong.wav,0,1,hihg\n")
+    with pytest.raises(UserError, match="the model has no label 'hihg'; did you mean 'high'"):
+        run(capsys, *flags, path)
+    reference.write_text("filename,start,end,label\ngone.wav,0,1,high\n")
+    with pytest.raises(UserError, match="it names none of the 1 recordings"):
+        run(capsys, *flags, other)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--reference", "x.csv"), "--reference needs --timeline"),
+        (("--windows",), "--windows needs --timeline"),
+        (("--timeline", "x.mp3"), "must end in .csv"),
+        (("--timeline", "x.csv", "--hop", "0.6"), "--hop is 0.6: the model hears 0.5 s"),
+        (("--timeline", "x.csv", "--on", "0"), "--on is 0"),
+        (("--timeline", "x.csv", "--ignore", "hgih"), "--ignore is 'hgih'.*'high'"),
+        (("--timeline", "x.csv", "--collar", "nan"), "--collar is nan"),
+        (("--timeline", "x.csv", "--reference", "none.csv"), "there is no file of events"),
+    ],
+)
+def test_mistakes_over_time(tmp_path, monkeypatch, flags, message):
+    path = tone(tmp_path / "a.wav", 3000)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        predict.main(["--checkpoint", "one", *flags, path])
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_a_timeline_of_nothing_readable_is_exit_code_1(tmp_path, capsys):
+    (tmp_path / "text.wav").write_text("this is no sound")
+    out = tmp_path / "x.csv"
+    code, said, err = run(capsys, "--checkpoint", "one", "--timeline", out, tmp_path)
+    assert code == 1 and "text.wav" in err and "0 events of 0 recordings" in said
