@@ -27,6 +27,8 @@ class Options(options_lib.Options):
     empty_label: Literal["unknown", "none"] = (
         "unknown"  # csv, multi-label: what an empty cell means
     )
+    windows: float = 0.0  # manifest: rows are events; a window every so many seconds is a clip
+    background: str = "background"  # the label of windows without event, where clips have one label
     fold: int = 0  # k: test on official fold k, train on the others; 0: no folds
     holdout: tuple[float, ...] = (0.6, 0.2, 0.2)  # train, validation, test, where there is no split
     validation_fraction: float = 0.2  # of the rest, under folds and official splits
@@ -46,6 +48,10 @@ class Options(options_lib.Options):
         self.require_positive("sample_rate", "seconds", "examples")
         self.require_not_negative("fold", "labels_per_class", "workers", "prefetch")
         self.require_shares("validation_fraction", "label_fraction", "max_bad_fraction")
+        good = 0 <= self.windows <= self.seconds and (not self.windows or self.source == "manifest")
+        wanted = f"it is of data.source=manifest, and at most data.seconds {self.seconds:g}"
+        self.require(good, "windows", wanted, self.windows)
+        self.require(bool(self.background), "background", "it needs a name")
         shares = self.holdout
         good = len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6
         self.require(good, "holdout", "give three shares that sum to 1")

@@ -30,7 +30,11 @@ def blocks(file: str, sample_rate: int) -> Iterator[np.ndarray]:
         if number and round(total * sample_rate) <= round(start * sample_rate):
             return  # what is left is less than a sample
         read = partial(decode.read_pcm, clip, sample_rate, start, min(BLOCK, total - start))
-        yield retry.attempt(read)
+        samples = retry.attempt(read)
+        missing = round((start + BLOCK) * sample_rate) - round(start * sample_rate) - len(samples)
+        if start + BLOCK < total and missing > 0:  # damage in the middle: times stay what they are
+            samples = np.pad(samples, (0, missing))
+        yield samples
 
 
 def timeline(listeners: Sequence[Listener], file: str) -> list[Segment]:

@@ -57,7 +57,8 @@ OF_OTHERS = ("examples", "holdout", "sample_rate", "seconds", "split_seed")
 
 def same(one: ConfigDict, other: ConfigDict) -> bool:
     """Returns whether two stages' `data` give the same recordings, which then need one table."""
-    ignored = OF_USE + (OF_OTHERS if one.source in ("folder", "manifest", "arrayrecord") else ())
+    files = one.source in ("folder", "manifest", "arrayrecord") and not one.windows
+    ignored = OF_USE + (OF_OTHERS if files else ())
     return all(one[key] == other[key] for key in one if key not in ignored)
 
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from sacjax.data import groups
 from sacjax.data.recordings import Recordings
 from sacjax.data.sources.files import OpenFiles
+from sacjax.data.sources.strong_labels import windows_of
 from sacjax.errors import UserError
 
 COLUMNS = ("filename", "label", "fold", "split", "group", "start", "end")
@@ -30,7 +31,7 @@ def load_manifest(data: ConfigDict) -> Recordings:
     that leads out of it is refused unless `data.allow_outside_root`. A row with a `start` has
     `#start` added to its name. Rows of one file are one group where `group` does not say otherwise.
     An empty label is unknown, or none if `data.empty_label` says so; in JSONL null is unknown and
-    [] none.
+    [] none. With `data.windows` rows are events of long recordings: see `strong_labels`.
 
     Raises:
       UserError: no such manifest, or a row of it that cannot be understood.
@@ -49,7 +50,7 @@ def load_manifest(data: ConfigDict) -> Recordings:
         labels.append(None if own is None else tuples.setdefault(own, own))
     fold, split, group, start, end = map(columns.values, _CELLS)
     paths, names = files.paths, files.names
-    if len(set(names)) < len(names):
+    if not data.windows and len(set(names)) < len(names):
         twice = collections.Counter(names).most_common(1)[0][0]
         raise UserError(f"{path}: '{twice}' is listed twice; rows of one file need a 'start' each")
     if paths and not any(map(os.path.exists, paths)):
@@ -57,11 +58,13 @@ def load_manifest(data: ConfigDict) -> Recordings:
             f"{path}: none of its {len(paths)} files exists: file names are relative to '{root}'"
         )
     owners = None
+    first_names = files.first_names(start)
     if group or len(set(paths)) < len(paths):
-        owners = groups.of_rows(files.first_names(start), group or [None] * len(paths))
+        owners = groups.of_rows(first_names, group or [None] * len(paths))
     classes = tuple(sorted({label for own in tuples for label in own}))
     open_clip = OpenFiles(paths, start and [at or 0.0 for at in start], end)
-    return Recordings(names, labels, classes, open_clip, fold, split, owners, paths)
+    recordings = Recordings(names, labels, classes, open_clip, fold, split, owners, paths)
+    return windows_of(recordings, first_names, data) if data.windows else recordings
 
 
 class _Files:
