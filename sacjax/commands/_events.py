@@ -136,10 +136,10 @@ def score_events(
     of_segments = [event_scores.segment_counts(*pair, labels, segment) for pair in pairs]
     of_events = [event_scores.event_counts(*pair, labels, collar) for pair in pairs]
     metrics = {
-        f"segments of {segment:g} s": event_scores.scores(np.sum(of_segments, 0), labels),
-        f"events, ±{collar:g} s": event_scores.scores(np.sum(of_events, 0), labels),
+        f"segments of {segment:g} s:": event_scores.scores(np.sum(of_segments, 0), labels),
+        f"events ±{collar:g} s:": event_scores.scores(np.sum(of_events, 0), labels),
     }
-    rows = [["%", *(f"{name}: {k}" for name in metrics for k in ("F1", "precision", "recall"))]]
+    rows = [["%", *(k for name in metrics for k in (f"{name} F1", "precision", "recall"))]]
     of_labels = {label: None for one in metrics.values() for label in one.labels}
     for title, pick in [
         *((label, lambda one, label=label: one.labels[label]) for label in of_labels),
