@@ -7,21 +7,23 @@
         --reference runs/home/test.csv runs/home/test_1.wav runs/home/test_2.wav
 
 Half a minute of training. Of 121 events in an hour 80 % are found, and half of what is found is
-one (events ±0.2 s: F1 60.4 %): ten seconds hold no dishes and no lamps to tell it from.
+one (events ±0.2 s: F1 60.4 %): ten seconds hold no dishes and no lamps to tell it from. More in
+docs/live.md.
 
 A GRU over log-mel, causal and normalized by constants, so that `sacjax stream` carries its state.
-Windows of half a second every 50 ms, labelled by what is in their middle. Argument: `folder`.
+Windows of half a second every 50 ms, labelled by what is in their middle. Arguments: `folder`;
+`labels`, train_all for those of all ten minutes.
 """
 
 from sacjax import config as config_lib
 
 
 def get_config(arg=""):
-    arg = config_lib.parse_arg(arg, folder="runs/home")
+    arg = config_lib.parse_arg(arg, folder="runs/home", labels="train")
     c = config_lib.default()
     s = c.supervised
     s.data.source = "manifest"
-    s.data.path = f"{arg.folder}/train.csv"
+    s.data.path = f"{arg.folder}/{arg.labels}.csv"
     s.data.validation_fraction = 0.0
     s.data.sample_rate = 8000
     s.data.seconds = 0.5

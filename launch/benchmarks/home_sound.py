@@ -2,9 +2,9 @@
 
     python -m launch.benchmarks.home_sound FOLDER [--minutes 30]
 
-`train.wav`, ten minutes, and `train.csv` with labels of ten seconds of it: four events and what is
-around them. `test_1.wav`, `test_2.wav` and `test.csv` with all their events. 8 kHz. Sound and
-times are made by rule from a seed. See docs/live.md.
+`train.wav`, ten minutes; `train.csv` with labels of ten seconds of it, four events and what is
+around them; `train_all.csv` with all of its events. `test_1.wav`, `test_2.wav` and `test.csv` with
+all of theirs. 8 kHz. Sound and times are made by rule from a seed. See docs/live.md.
 """
 
 import argparse
@@ -119,6 +119,8 @@ def make(folder: Path, minutes: float, seed: int = 0) -> None:
         rows.append(("train.wav", f"{start:.3f}", f"{end:.3f}", LABEL, "train"))
         rows.append(("train.wav", f"{start - before:.3f}", f"{end + before:.3f}", "", "train"))
     io.write_csv(folder / "train.csv", header, rows)
+    rows = [("train.wav", f"{start:.3f}", f"{end:.3f}", LABEL, "train") for start, end in events]
+    io.write_csv(folder / "train_all.csv", header, rows)
     rows = []
     for number in (1, 2):
         x, events = recording(rng, 60 * minutes)

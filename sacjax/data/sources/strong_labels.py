@@ -44,8 +44,9 @@ def windows_of(recordings: Recordings, files: Sequence[str], data: ConfigDict) -
     rows: dict[str, list[int]] = {}
     for k, path in enumerate(recordings.paths):
         rows.setdefault(path, []).append(k)
-    for column in (recordings.folds, recordings.splits):
-        for own in rows.values() if column else ():
+    columns: list[Sequence[int | str]] = [recordings.folds or (), recordings.splits or ()]
+    for column in filter(len, columns):
+        for own in rows.values():
             if len({column[k] for k in own}) > 1:
                 raise UserError(
                     f"{data.path}: '{files[own[0]]}' is in several splits or folds; with "
