@@ -20,8 +20,9 @@ from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 from sacjax.evaluators.predictions import own_rows, write_predictions
 from sacjax.init_from import has_begun, pretrained_of, resolve, trained_encoder
-from sacjax.train import checkpoint, hooks, sharding
-from sacjax.train.checkpoint_files import has_checkpoint
+from sacjax.leaks import check_leaks
+from sacjax.train import hooks, sharding
+from sacjax.train.checkpoint_files import has_checkpoint, write_labels
 from sacjax.train.loop import Task, epoch_examples, fit, total_steps
 from sacjax.train.state import Pretrained, TrainState
 from sacjax.train.step import Trainer, make_trainer
@@ -160,7 +161,7 @@ class Stage:
             sizes = ", ".join(f"{len(index)} {part}" for part, index in self.parts.items())
             classes = len(self.recordings.class_names)
             print(f"{self.name}: {len(self.recordings)} clips ({sizes}), {classes} classes")
-            checkpoint.write_labels(self.workdir, self.name, self.recordings.class_names)
+            write_labels(self.workdir, self.name, self.recordings.class_names)
         task = Task(
             self.name,
             self.stage,
@@ -322,43 +323,6 @@ def check_parts(
                     f"config.{name}.{key} needs a validation part, which is empty: see "
                     "data.validation_fraction and data.holdout"
                 )
-
-
-def check_leaks(config: ConfigDict, stages: dict[str, Stage]) -> None:
-    """Raises UserError where an earlier stage trains on clips that a later one is tested on.
-
-    `config.transductive` allows it: the encoder then hears the test clips without their labels.
-    """
-    order = list(stages.values())
-    for k, later in enumerate(order):
-        tested = set(identities(later, later.parts["test"]))
-        for earlier in order[:k]:
-            shared = tested.intersection(identities(earlier, earlier.parts["train"]))
-            if not shared:
-                continue
-            if earlier.objective.needs_labels:
-                how = "give both the same data.fold, data.holdout and data.split_seed"
-            elif config.transductive:
-                continue
-            else:
-                how = "give both the same data.fold and splits, or set config.transductive=True"
-            raise UserError(
-                f"config.{earlier.name} trains on {len(shared)} of the clips that "
-                f"config.{later.name} is tested on, such as {min(shared)[-1]}: {how}"
-            )
-
-
-def identities(stage: Stage, indices: np.ndarray) -> Iterator[tuple[str, ...]]:
-    """Yields what tells a stage's clips from others: the file, or the name in its data set."""
-    recordings, data = stage.recordings, stage.stage.data
-    if recordings.paths is not None:
-        yield from (("file", recordings.paths[i]) for i in indices)
-        return
-    where = str(Path(data.path).absolute()) if data.path else ""
-    if data.source == "synthetic":  # of another seed, other sounds have the same names
-        where = f"seed {data.split_seed}"
-    name = data.name.partition("/")[0]
-    yield from ((data.source, name, where, recordings.names[i]) for i in indices)
 
 
 def eval_batches(

@@ -11,6 +11,7 @@ from sacjax import config as config_lib
 from sacjax import objectives
 from sacjax.data import sources
 from sacjax.train import checkpoint
+from sacjax.train.checkpoint_files import write_labels
 from sacjax.train.state import new_state, split_model
 
 RATE = 8000
@@ -81,7 +82,7 @@ def write_workdir(folder, name, objective="classification"):
     config = config_of(name, objective)
     model = network_of(name, objective)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_labels(folder, "supervised", objective_of(config)[1])
+    write_labels(folder, "supervised", objective_of(config)[1])
     checkpoints = checkpoint.Checkpoints(folder, "supervised", asynchronous=False)
     _, params, buffers = split_model(model)
     checkpoints.save(1, new_state(params, buffers, {}, {}, ema=False, log_every=1), {}, None)
@@ -103,7 +104,7 @@ def write_best_and_last(folder, default):
     config = config_of("small_cnn")
     config.supervised.eval.checkpoint = default
     _, names = objective_of(config)
-    checkpoint.write_labels(folder, "supervised", names)
+    write_labels(folder, "supervised", names)
     (folder / "config.json").write_text(config_lib.to_json(config))
     checkpoints = checkpoint.Checkpoints(folder, "supervised", asynchronous=False)
     for step, metric in ((1, 0.9), (2, 0.5)):

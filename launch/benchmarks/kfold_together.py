@@ -20,7 +20,8 @@ from sacjax.data.bad_files import BadFiles
 from sacjax.errors import UserError
 from sacjax.io import write_text
 from sacjax.stages import Stage
-from sacjax.train import checkpoint, sharding
+from sacjax.train import sharding
+from sacjax.train.checkpoint_files import write_labels
 from sacjax.train.loop import STEPS_IN_FLIGHT, epoch_examples, total_steps
 from sacjax.train.replicas import How, Replicas, make_replicas
 
@@ -60,7 +61,7 @@ def run(runs: list[Run], how: How | None = None) -> None:
         if jax.device_get(state.skips).any():
             raise UserError(f"{workdir}: updates were not finite; run it without --together")
         write_text(workdir / "config.json", config_lib.to_json(config))
-        checkpoint.write_labels(workdir, name, replica.recordings.class_names)
+        write_labels(workdir, name, replica.recordings.class_names)
         replica.conclude(state, {})
 
 

@@ -4,7 +4,7 @@ from sacjax import config as config_lib
 from sacjax.convert import huggingface
 from sacjax.errors import UserError
 from sacjax.inference import load_trained
-from sacjax.train.checkpoint import write_trained
+from sacjax.train.trained import write_trained
 
 
 def to_workdir(path: str, workdir: str) -> str:

@@ -31,8 +31,9 @@ from sacjax.inference.embedder import (
 )
 from sacjax.inference.sounds import Sounds, as_recordings
 from sacjax.objectives.base import build_encoder
-from sacjax.train import checkpoint, sharding
+from sacjax.train import sharding
 from sacjax.train.checkpoint_files import has_checkpoint
+from sacjax.train.trained import restore_model
 from sacjax.views import make_views
 
 
@@ -277,7 +278,7 @@ def load_trained(
     here: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if mesh is not None:
         here = sharding.replicated(mesh)
-    module, step = checkpoint.restore_model(
+    module, step = restore_model(
         workdir, stage, module, config[stage], which or config[stage].eval.checkpoint, here
     )
     return Model(config, stage, labels, objective, module, step, here)

@@ -27,10 +27,7 @@ from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
-from flax import nnx
-from ml_collections import ConfigDict
 
-from sacjax import config as config_lib
 from sacjax import distributed, io
 from sacjax.errors import UserError, first_line
 from sacjax.train.checkpoint_files import (
@@ -38,7 +35,6 @@ from sacjax.train.checkpoint_files import (
     complete,
     metric_of,
     survey,
-    write_labels,
     write_sizes,
 )
 from sacjax.train.optimizer import name_of
@@ -47,7 +43,7 @@ MODEL = ("params", "buffers", "ema")  # fields of a train state that inference n
 T = TypeVar("T")
 
 
-def _flat(tree: Any) -> dict[str, Any]:
+def named(tree: Any) -> dict[str, Any]:
     """Returns a tree as {name: leaf}, with '.' for '/' so that names are valid in any store."""
     return {
         name_of(path).replace("/", "."): leaf
@@ -55,8 +51,9 @@ def _flat(tree: Any) -> dict[str, Any]:
     }
 
 
-def _unflat(like: Any, flat: dict[str, Any]) -> Any:
-    return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in _flat(like)])
+def from_named(like: Any, leaves: dict[str, Any]) -> Any:
+    """Returns a tree of the structure of `like` with the leaves of {name: leaf}."""
+    return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in named(like)])
 
 
 def _split(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -178,8 +175,8 @@ class Checkpoints:
         model, training = _split(state)
         metric = float(metric) if metric is not None and math.isfinite(metric) else None
         items = ocp.args.Composite(
-            model=ocp.args.StandardSave(_flat(model)),
-            training=ocp.args.StandardSave(_flat(training)),
+            model=ocp.args.StandardSave(named(model)),
+            training=ocp.args.StandardSave(named(training)),
             meta=ocp.args.JsonSave(meta),
         )
         self._write(step, items, metric)
@@ -319,11 +316,13 @@ class Checkpoints:
     def _read(self, step: int, item: str, fields: dict[str, Any]) -> dict[str, Any]:
         """Returns `fields` with their values, read from a step's `model` or `training`."""
         folder = self.folder / str(step) / item
-        wanted = {name: _abstract(leaf) for name, leaf in _flat(fields).items()}
+        wanted = {name: _abstract(leaf) for name, leaf in named(fields).items()}
         with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
             if item == "model":
-                _check_same(wanted, _stored(handler, folder), self.folder)
-            return _unflat(fields, handler.restore(folder, args=ocp.args.StandardRestore(wanted)))
+                check_same(wanted, _stored(handler, folder), self.folder)
+            return from_named(
+                fields, handler.restore(folder, args=ocp.args.StandardRestore(wanted))
+            )
 
     def _read_alike(self, step: int, read: Callable[[], T]) -> T:
         """Returns what `read` gives, on all hosts or on none."""
@@ -375,7 +374,7 @@ def _stored(handler: ocp.StandardCheckpointHandler, folder: Path) -> dict[str, A
     return dict(getattr(tree, "tree", tree))
 
 
-def _check_same(wanted: dict[str, Any], stored: dict[str, Any], folder: Path) -> None:
+def check_same(wanted: dict[str, Any], stored: dict[str, Any], folder: Path) -> None:
     """Raises UserError for the first parameter that differs in name or shape."""
     for name in sorted(set(wanted) ^ set(stored)):
         where = "the config's model" if name in wanted else "the checkpoint"
@@ -388,76 +387,3 @@ def _check_same(wanted: dict[str, Any], stored: dict[str, Any], folder: Path) ->
                 f"{folder}: the checkpoint is of another model: '{name}' has shape "
                 f"{tuple(stored[name].shape)}, the config's model {tuple(leaf.shape)}"
             )
-
-
-def take_encoder(fresh: Any, trained: Any, where: str) -> Any:
-    """Returns `fresh` with every variable under `encoder` taken from `trained`.
-
-    Raises:
-      UserError: an encoder variable of `fresh` that `trained` lacks, or has in another shape.
-    """
-    flat, source = _flat(fresh), _flat(trained)
-    encoder = {name: leaf for name, leaf in flat.items() if name.startswith("encoder.")}
-    _check_same(
-        encoder,
-        {name: leaf for name, leaf in source.items() if name.startswith("encoder.")},
-        Path(where),
-    )
-    return _unflat(fresh, flat | {name: source[name] for name in encoder})
-
-
-def restore_model(
-    workdir: str | Path,
-    stage: str,
-    module: nnx.Module,
-    config: ConfigDict,
-    which: str,
-    placement: jax.sharding.Sharding,
-) -> tuple[nnx.Module, int]:
-    """Returns (the module with a checkpoint's values, the checkpoint's step).
-
-    The values are those of the moving average where the stage keeps one.
-
-    Args:
-      workdir: of a run.
-      stage: the stage's name.
-      module: of shapes (`nnx.eval_shape`).
-      config: of the stage.
-      which: `best`, or `last`, which is also taken where no checkpoint has a metric.
-      placement: where all its arrays go.
-
-    Raises:
-      UserError: there is no checkpoint, or one of another model.
-      Exception: whatever the file system or a library raised.
-    """
-    checkpoints = Checkpoints(io.to_path(workdir), stage, mode=config.eval.best_mode)
-    step = checkpoints.best() if which == "best" else None
-    step = checkpoints.latest() if step is None else step
-    if step is None:
-        raise UserError(f"{workdir}: there is no complete checkpoint of stage {stage} in it")
-    graphdef, params, buffers = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
-    fields = {"params": nnx.as_pure(params), "buffers": nnx.as_pure(buffers)}
-    fields["ema"] = fields["params"] if config.optimizer.ema_decay else None
-    shape_of = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement)  # noqa: E731
-    fields = checkpoints.restore_fields(jax.tree.map(shape_of, fields), step)
-    return nnx.merge(graphdef, fields["ema"] or fields["params"], fields["buffers"]), step
-
-
-def write_trained(
-    workdir: str | Path,
-    config: ConfigDict,
-    stage: str,
-    class_names: tuple[str, ...],
-    model: nnx.Module,
-) -> None:
-    """Writes a workdir with a model that was trained elsewhere; it counts as finished."""
-    workdir = io.to_path(workdir)
-    io.make_folder(workdir)
-    write_labels(workdir, stage, class_names)
-    _, params, buffers = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-    flat = _flat({"params": nnx.as_pure(params), "buffers": nnx.as_pure(buffers), "ema": None})
-    checkpoints = Checkpoints(workdir, stage, asynchronous=False)
-    checkpoints._write(0, ocp.args.Composite(model=ocp.args.StandardSave(flat)), None)
-    checkpoints.close()
-    io.write_text(workdir / "config.json", config_lib.to_json(config))
-    io.write_json(workdir / "results.json", {stage: {}})

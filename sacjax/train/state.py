@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sacjax.train.checkpoint import take_encoder
+from sacjax.train.trained import take_encoder
 
 
 class TrainState(NamedTuple):

@@ -26,12 +26,12 @@ from sacjax.train.checkpoint import (
     best_of,
     complete,
     is_better,
-    take_encoder,
-    write_labels,
 )
+from sacjax.train.checkpoint_files import write_labels
 from sacjax.train.hooks import note_best
 from sacjax.train.loop import Record
 from sacjax.train.state import TrainState
+from sacjax.train.trained import take_encoder
 
 
 def state(step, width=3):

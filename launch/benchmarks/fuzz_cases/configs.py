@@ -10,7 +10,7 @@ from launch.benchmarks.fuzz_cases import mutate
 from launch.benchmarks.fuzz_cases.case import ROOT
 from sacjax import config as config_lib
 from sacjax import inference
-from sacjax.train import checkpoint
+from sacjax.train.checkpoint_files import write_labels
 
 # Small ones, which take no time to check.
 SPECS = ("configs/folder.py", "configs/synthetic/resnet.py", "configs/fsdd/wav2vec2.py")
@@ -66,4 +66,4 @@ def write_workdir(folder: Path, stages: list[str], content: bytes) -> None:
     (folder / "config.json").write_bytes(content)
     for stage in stages:
         (folder / "checkpoints" / stage / "10").mkdir(parents=True)
-        checkpoint.write_labels(folder, stage, ("a", "b"))
+        write_labels(folder, stage, ("a", "b"))
