@@ -45,8 +45,8 @@ def score(
     values: dict[str, float] = {}
     if counted.any():
         values = scores(
-            probabilities[counted],
-            labels[counted],
+            probabilities if counted.all() else probabilities[counted],  # no second copy
+            labels if counted.all() else labels[counted],
             recordings.class_names,
             top_k=stage.eval.top_k,
             seed=judged.seed,

@@ -53,15 +53,12 @@ def scores(
     probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
     multi = labels.ndim == 2
     _check(probabilities, labels, len(class_names))
-    truth = np.asarray(labels, int) if multi else np.eye(len(class_names), dtype=int)[labels]
-    decided = (
-        (probabilities >= 0.5).astype(int)
-        if multi
-        else np.eye(len(class_names), dtype=int)[probabilities.argmax(1)]
-    )
+    # A number of a clip and class takes one byte here: a test set may have millions of clips.
+    truth = labels.astype(bool) if multi else np.eye(len(class_names), dtype=bool)[labels]
+    decided = probabilities >= 0.5 if multi else probabilities.argmax(1)
     present = np.flatnonzero(truth.any(0))
     result: dict[str, float] = {}
-    correct = (decided == truth).all(1).astype(float)
+    correct = ((decided == truth).all(1) if multi else decided == labels).astype(float)
     result["accuracy"] = float(correct.mean())
     if bootstrap:
         rng = np.random.default_rng(seed)
@@ -72,7 +69,7 @@ def scores(
             float, np.percentile(draws, [2.5, 97.5])
         )
     precision, recall, f1, _ = sk.precision_recall_fscore_support(
-        truth, decided, labels=present, zero_division=0
+        truth if multi else labels, decided, labels=present, average=None, zero_division=0
     )
     for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
         result[f"macro_{name}"] = float(np.mean(values)) if len(present) else 0.0
@@ -81,24 +78,25 @@ def scores(
     if not multi:
         result["balanced_accuracy"] = result["macro_recall"]
         if len(class_names) > top_k:
-            best = np.argsort(-probabilities, 1, kind="stable")[:, :top_k]
-            result[f"top_{top_k}_accuracy"] = float(
-                (best == np.asarray(labels)[:, None]).any(1).mean()
-            )
+            result[f"top_{top_k}_accuracy"] = _top_accuracy(probabilities, labels, top_k)
     split = [k for k in present if not truth[:, k].all()]  # both sides are needed for a curve
     if split:
-        result["roc_auc"] = float(
-            sk.roc_auc_score(truth[:, split], probabilities[:, split], average="macro")
-        )
+        areas = [sk.roc_auc_score(truth[:, k], probabilities[:, k]) for k in split]
+        result["roc_auc"] = float(np.mean(areas))
     if len(present):
-        result["mean_average_precision"] = float(
-            sk.average_precision_score(
-                truth[:, present], probabilities[:, present], average="macro"
-            )
-        )
+        areas = [sk.average_precision_score(truth[:, k], probabilities[:, k]) for k in present]
+        result["mean_average_precision"] = float(np.mean(areas))
     result["expected_calibration_error"] = calibration_error(probabilities, truth, multi)
     result["loss"] = cross_entropy(probabilities, truth, multi or sigmoid)
     return result
+
+
+def _top_accuracy(probabilities: np.ndarray, labels: np.ndarray, top_k: int) -> float:
+    """Returns the share of clips whose class is among the first `top_k`; of equals, the first."""
+    own = probabilities[np.arange(len(labels)), labels][:, None]
+    earlier = np.arange(probabilities.shape[1]) < labels[:, None]
+    before = (probabilities > own).sum(1) + ((probabilities == own) & earlier).sum(1)
+    return float((before < top_k).mean())
 
 
 def _check(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> None:
@@ -152,11 +150,8 @@ def calibration_error(
 
 def cross_entropy(probabilities: np.ndarray, truth: np.ndarray, sigmoid: bool) -> float:
     """Returns the mean negative log likelihood (sigmoid: over all decisions)."""
-    p = np.clip(probabilities, 1e-12, 1.0)
-    if sigmoid:
-        return float(
-            -(
-                truth * np.log(p) + (1 - truth) * np.log(np.clip(1 - probabilities, 1e-12, 1.0))
-            ).mean()
-        )
-    return float(-np.log(p[truth > 0]).mean())
+    right = truth > 0
+    of_truth = (
+        np.where(right, probabilities, 1 - probabilities) if sigmoid else probabilities[right]
+    )
+    return float(-np.log(np.clip(of_truth, 1e-12, 1.0)).mean())

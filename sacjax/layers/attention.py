@@ -11,8 +11,9 @@ from sacjax.layers.platform import platform
 from sacjax.layers.similarity import NEVER
 
 ROWS = 128
-"""Queries that a TPU handles at once: a tile, and few enough that their weights never leave the
+"""Queries, at most, that a TPU handles at once: few enough that their weights never leave the
 chip's own memory. wav2vec 2.0 base's attention takes 25 ms so on v5e, all at once 34."""
+TILE = 16  # rows of bfloat16 that a TPU's memory keeps together
 
 
 def attend(
@@ -41,15 +42,16 @@ def attend(
     if platform() != "tpu" or tokens <= ROWS:
         return rows(query, key, value, mask, jnp.zeros([], jnp.int32), rng)
     blocks = -(-tokens // ROWS)
-    padded = jnp.pad(query, [(0, 0), (0, blocks * ROWS - tokens), (0, 0), (0, 0)])
-    parts = padded.reshape(batch, blocks, ROWS, *query.shape[2:]).swapaxes(0, 1)
+    size = -(-tokens // (blocks * TILE)) * TILE
+    padded = jnp.pad(query, [(0, 0), (0, blocks * size - tokens), (0, 0), (0, 0)])
+    parts = padded.reshape(batch, blocks, size, *query.shape[2:]).swapaxes(0, 1)
     # A mask for each block: what all share would be broadcast to pairs before the loop, and kept.
     masks = jnp.broadcast_to(mask, (blocks, *mask.shape))
 
     def block(xs: tuple[jax.Array, ...]) -> jax.Array:
         part, mask, number = xs
         own = None if rng is None else jax.random.fold_in(rng, number)
-        return rows(part, key, value, mask, number * ROWS, own)
+        return rows(part, key, value, mask, number * size, own)
 
     y = jax.lax.map(block, (parts, masks, jnp.arange(blocks)))
     return y.swapaxes(0, 1).reshape(padded.shape)[:, :tokens]
