@@ -121,7 +121,9 @@ def write(folder: Any, name: str, file: str, explained: Any, sample_rate: int) -
 
 
 def method_title(name: str, found: Any) -> str:
-    """Returns a method's name with what its important part says of itself."""
+    """Returns a method's name, and how probable the label is of what it points to."""
+    if not found.map.values.max() > 0:
+        return f"{name}: nothing speaks for the label"
     return (
         f"{name}: the important part alone {100 * found.important:.1f} %, "
         f"the rest alone {100 * found.rest:.1f} %"

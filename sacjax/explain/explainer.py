@@ -41,10 +41,10 @@ class Found:
     """float32 [n]: all but the important part attenuated."""
 
     important: float
-    """The label's probability of `sound`."""
+    """The label's probability of the important part, the rest muted."""
 
     rest: float
-    """The label's probability where the important part is attenuated instead."""
+    """The label's probability of the rest, the important part muted."""
 
     figures: dict[str, float]
     """What else the method tells; of integrated gradients `difference` of logits, and `missing`."""
@@ -129,6 +129,8 @@ class Explainer:
         labels = self.model.labels
         if label and label not in labels:
             raise UserError(f"--label is '{label}'{nearest(label, labels)}")
+        if start is not None and not start >= 0:
+            raise UserError(f"--start is {start:g}: it must not be negative")
         best, number = None, labels.index(label) if label else -1
         for audio, length, begin in self._windows(recordings, index, start):
             p, logit = self._answer(audio, length)
@@ -184,13 +186,16 @@ class Explainer:
             map_ = function(subject)
         kept = important(map_, self.share)
         rest = Map(1 - kept.values, kept.grid)
-        sounds = [masked(heard, part, self.transform, self.attenuation) for part in (kept, rest)]
         size = round(self.network.stage.data.seconds * self.model.sample_rate)
-        p = []
-        for sound in sounds:
+
+        def alone(part: Map) -> float:
+            """The rest is muted here: a model may not mind how loud a sound is."""
+            sound = masked(heard, part, self.transform, np.inf)
             padded = np.pad(sound, (0, size - len(sound)))
-            p.append(float(self._answer(padded, len(sound))[0][number]))
-        return Found(map_, sounds[0], *p, figures)
+            return float(self._answer(padded, len(sound))[0][number])
+
+        sound = masked(heard, kept, self.transform, self.attenuation)
+        return Found(map_, sound, alone(kept), alone(rest), figures)
 
 
 def available(network: Network) -> tuple[str, ...]:

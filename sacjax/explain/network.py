@@ -63,11 +63,11 @@ class Network:
         sound, lengths = trim(jnp.asarray(audio)[None], jnp.asarray([len(audio)]), **sizes)
         return np.asarray(sound)[0, : int(lengths[0])]
 
-    def view(self, audio: np.ndarray, length: int) -> View:
+    def view(self, audio: np.ndarray, length: int) -> tuple[np.ndarray, int]:
         """Returns (what the encoder takes of samples [T], its valid frames or samples)."""
         batch = unlabelled(jnp.asarray(audio)[None], jnp.asarray([length], jnp.int32))
         view = self._views(batch)["clean"]
-        return View(np.asarray(view.inputs[0]), int(view.lengths[0]))
+        return np.asarray(view.inputs[0]), int(view.lengths[0])
 
     def logits(self, inputs: np.ndarray, length: int, label: int) -> np.ndarray:
         """Returns the label's logit of each of some inputs [K, …] of one length, float64 [K]."""

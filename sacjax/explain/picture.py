@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from sacjax.explain.maps import Map, Transform
 from sacjax.explain.subject import spectrum_of
 
-TICKS = (100, 200, 500, 1000, 2000, 5000, 10000, 20000)
+TICKS = (200, 500, 1000, 2000, 5000, 10000, 20000)
 RANGE = 70.0
 """Decibels that a spectrogram shows below its loudest cell."""
 
@@ -25,7 +25,8 @@ def draw(
 ) -> Figure:
     """Draws a sound's spectrogram, and below it each map over the same.
 
-    Red cells speak for the label and blue ones against it, the stronger the denser.
+    Red cells speak for the label and blue ones against it, the stronger the denser. Fine maps are
+    smoothed.
 
     Args:
       title: of the whole.
@@ -45,13 +46,13 @@ def draw(
         _hertz(axes, grid.hertz)
     rows[0].set_title("log-mel spectrogram", fontsize=9, loc="left")
     for axes, (name, map_) in zip(rows[1:], maps.items(), strict=True):
-        values = map_.on(grid)
+        values = map_.smoothed().on(grid)
         most = np.percentile(np.abs(values), 99.8) or np.abs(values).max() or 1.0
         strength = np.clip(values / most, -1, 1)
         colours = np.zeros([*strength.shape, 4])
         colours[..., 0], colours[..., 2] = strength > 0, strength < 0
         colours[..., 1] = 0.25
-        colours[..., 3] = 0.85 * np.sqrt(np.abs(strength)) * (np.abs(strength) > 0.05)
+        colours[..., 3] = 0.9 * np.abs(strength) ** 0.8
         axes.imshow(
             colours.swapaxes(0, 1),
             origin="lower",

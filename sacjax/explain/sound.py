@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from sacjax.explain.maps import Map, Transform
+from sacjax.explain.maps import Grid, Map, Transform
 from sacjax.explain.subject import spectrum_of, wave_of
 
 ATTENUATION = 30.0
@@ -13,17 +13,13 @@ ATTENUATION = 30.0
 def important(map_: Map, share: float) -> Map:
     """Returns 1 in the fewest cells that hold a share of what speaks for the label, else 0.
 
-    Single cells are smoothed first, by a few frames and a band, so that it can be listened to. A
-    map that is nowhere above 0 has no important cell.
+    The map is smoothed first. One that is nowhere above 0 has no important cell.
 
     Args:
       map_: any.
       share: of the sum of the values above 0.
     """
-    from scipy.ndimage import gaussian_filter  # here: it takes long to import
-
-    width = [1.5 if size > 8 else 0.0 for size in map_.values.shape]
-    values = gaussian_filter(np.maximum(map_.values, 0), width)
+    values = np.maximum(map_.smoothed().values, 0)
     order = np.sort(values.ravel())[::-1]
     held = np.cumsum(order)
     if not held[-1] > 0:
@@ -35,12 +31,14 @@ def important(map_: Map, share: float) -> Map:
 def masked(
     samples: np.ndarray, kept: Map, transform: Transform, attenuation: float = ATTENUATION
 ) -> np.ndarray:
-    """Returns samples float32 [n] that are attenuated by so many decibels where `kept` is 0."""
-    from scipy.ndimage import gaussian_filter
+    """Returns samples float32 [n] that are attenuated by so many decibels where `kept` is 0.
 
-    grid = kept.grid
-    bins = type(grid)(transform.times(len(samples)), transform.bins)
-    share = np.clip(gaussian_filter(kept.on(bins), 1.0), 0, 1)  # no clicks
+    The edges between 0 and 1 are smoothed by a frame and a bin, so that nothing clicks.
+    """
+    from scipy.ndimage import gaussian_filter  # here: it takes long to import
+
+    bins = Grid(transform.times(len(samples)), transform.bins)
+    share = np.clip(gaussian_filter(kept.on(bins), 1.0), 0, 1)
     floor = 10 ** (-attenuation / 20)
     spectrum = spectrum_of(jnp.asarray(samples), transform)
     gain = jnp.asarray(floor + (1 - floor) * share, jnp.float32)

@@ -32,8 +32,7 @@ class Subject:
     def __init__(self, network: Network, audio: np.ndarray, length: int, label: int):
         """Takes samples float32 [T], those that are valid, and the number of a label."""
         self.network, self.label, self.samples = network, label, length
-        view = network.view(audio, length)
-        self.x, self.length = view.inputs, view.lengths
+        self.x, self.length = network.view(audio, length)
         self.transform = Transform.at(network.sample_rate)
         if network.hears_waves:
             self.grid = self.transform.grid(self.length)
