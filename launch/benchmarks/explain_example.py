@@ -5,14 +5,16 @@
         --config.supervised.frontend.n_fft=1024 --config.supervised.frontend.hop_length=512 \\
         --config.supervised.frontend.n_mels=64 --config.supervised.frontend.normalize=clip \\
         --config.supervised.model.encoder.width=16
-    python launch/benchmarks/explain_example.py --checkpoint runs/explain --output docs/explain
+    python launch/benchmarks/explain_example.py --checkpoint runs/explain --output docs/explain.png
 
 Both clips are of the fold that the network has not heard. The training takes two minutes of a core.
 """
 
 import argparse
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -47,18 +49,19 @@ def read(path: Path, sample_rate: int) -> np.ndarray:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Mixes, explains, and writes into a folder."""
+    """Mixes, explains, and writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, metavar="WORKDIR")
-    parser.add_argument("--output", required=True, metavar="DIR")
+    parser.add_argument("--output", required=True, metavar="FILE.png")
     args = parser.parse_args(argv)
     data = Path(os.environ.get("SACJAX_DATA", "../shared/data")) / "esc10" / "audio"
-    folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "bark_in_rain.wav"
-    sf.write(path, mix(data), 16000)
-    flags = ["--checkpoint", args.checkpoint, "--output", str(folder), "--label", "dog"]
-    return explain.main([*flags, str(path)])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bark_in_rain.wav"
+        sf.write(path, mix(data), 16000)
+        flags = ["--checkpoint", args.checkpoint, "--output", folder, "--label", "dog"]
+        code = explain.main([*flags, str(path)])
+        shutil.copy(path.with_suffix(".png"), args.output)
+    return code
 
 
 if __name__ == "__main__":

@@ -137,8 +137,7 @@ class Explainer:
             value = logit[number] if label else logit.max()
             if best is None or value > best[0]:
                 best = value, audio, length, begin, p
-        if best is None:
-            raise UserError(f"--start is {start:g}: {recordings.names[index]} ends before that")
+        assert best is not None  # a recording without a window is a BadClip
         _, audio, length, begin, p = best
         number = number if label else int(np.argmax(p))
         heard = self.network.trimmed(audio[:length])
@@ -152,18 +151,22 @@ class Explainer:
     ) -> Iterator[tuple[np.ndarray, int, float]]:
         """Yields (samples float32 [T], valid ones, seconds where they begin) of windows."""
         data, overlap = self.network.stage.data, self.network.stage.eval.overlap
-        places = [float(start or 0)]
-        if start is None:
-            table = pipeline.windows(recordings, np.array([index]), data.seconds, overlap)
-            places = [float(place) for place in table["start"]]
+        table = pipeline.windows(recordings, np.array([index]), data.seconds, overlap)
+        places = [float(place) for place in table["start"]]
+        if start is not None:
+            whole = recordings.memo["lengths"][index]
+            if whole and start >= whole:  # 0: it cannot be opened, and reading it says why
+                raise UserError(
+                    f"--start is {start:g}: {recordings.names[index]} ends at {whole:.3f} s"
+                )
+            places = [start]
         rate, size = data.sample_rate, round(data.seconds * data.sample_rate)
         for place in places:
             read = lambda place=place: decode.read_window(
                 recordings.open(index), rate, place, data.seconds, data.pad, pcm=True
             )
             audio, length = retry.attempt(read)
-            if length:
-                yield audio / np.float32(32768), decode.heard(length, size, data.pad), place
+            yield audio / np.float32(32768), decode.heard(length, size, data.pad), place
 
     def _answer(self, audio: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (probabilities [C], logits [C]) of samples float32 [T]."""

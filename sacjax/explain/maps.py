@@ -51,9 +51,9 @@ class Map:
 
         times, bands = self.grid.times, len(self.grid.hertz)
         step = (times[-1] - times[0]) / max(len(times) - 1, 1)
-        width = (SMOOTH / step if step > 0 else 0.0, bands / 40)
-        width = tuple(w if w >= 0.5 else 0.0 for w in width)
-        return Map(gaussian_filter(self.values, width, mode="nearest"), self.grid)
+        wanted = (SMOOTH / step if step > 0 else 0.0, bands / 40)
+        widths = [width if width >= 0.5 else 0.0 for width in wanted]
+        return Map(gaussian_filter(self.values, widths, mode="nearest"), self.grid)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -131,7 +131,7 @@ def grad_cam(subject: Subject) -> Map:
     times = network.embedder.frame_times(subject.samples)
     maps, slopes = maps[: len(times)], slopes[: len(times)]
     weights = slopes.mean(tuple(range(slopes.ndim - 1)))
-    values = np.maximum(np.float64(maps) @ np.float64(weights), 0)
+    values = np.maximum(maps.astype(np.float64) @ weights.astype(np.float64), 0)
     if values.ndim == 1:
         return Map(values[:, None], Grid(times, np.zeros(1)))
     grid = frontend_grid(network.stage.frontend, network.sample_rate, len(subject.grid.times))

@@ -175,7 +175,8 @@ class Network:
         inside = valid(tokens.features, tokens.lengths)[..., 0]
         if isinstance(encoder, SpectrogramTransformer):
             encoded = encoder.encode(tokens, hidden_states=True)
-            states = jnp.concatenate([encoded.class_states, encoded.patches.hidden_states], 2)
+            both: Any = (encoded.class_states, encoded.patches.hidden_states)
+            states = jnp.concatenate(both, 2)
             some = jnp.broadcast_to(inside.any(-1, keepdims=True), (len(inside), encoder.classes))
             inside = jnp.concatenate([some, inside], 1)
         else:

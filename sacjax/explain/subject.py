@@ -55,7 +55,7 @@ class Subject:
     def shares(self, slope: np.ndarray) -> np.ndarray:
         """Returns slope · (x − baseline) as a map [F, M] of the same sum, float64."""
         if not self.network.hears_waves:
-            map_ = np.float64(slope * (self.x - self.baseline))[: self.length]
+            map_ = (slope * (self.x - self.baseline))[: self.length].astype(np.float64)
             return map_.sum(1, keepdims=True) if self.network.stage.frontend.n_mfcc else map_
         pulled = _pull(self.x[: self.length], slope[: self.length], self.transform)
         return np.asarray(pulled, np.float64) @ self.transform.filters

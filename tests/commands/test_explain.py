@@ -76,7 +76,7 @@ def test_a_label_and_a_window_of_choice(networks, tmp_path):
             "integrated_gradients, grad_cam, occlusion",
         ),
         ("small_cnn", ["--label", "nothing", "--method", "grad_cam"], "--label is 'nothing'"),
-        ("small_cnn", ["--start", "9", "--method", "grad_cam"], "--start is 9: .* ends before"),
+        ("small_cnn", ["--start", "9", "--method", "grad_cam"], "--start is 9: .* ends at 0.500 s"),
         ("small_cnn", ["--start", "-1"], "--start is -1"),
         ("small_cnn", ["--share", "1"], "--share is 1"),
         ("small_cnn", ["--attenuation", "0"], "--attenuation is 0"),
