@@ -18,10 +18,11 @@ from sacjax.data import pipeline, sources, splits
 from sacjax.data.bad_files import BadFiles, read_table
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
+from sacjax.evaluators.calibration import calibrate
 from sacjax.evaluators.predictions import own_rows, write_predictions
 from sacjax.init_from import has_begun, pretrained_of, resolve, trained_encoder
 from sacjax.train import checkpoint, hooks, sharding
-from sacjax.train.checkpoint_files import has_checkpoint
+from sacjax.train.checkpoint_files import has_checkpoint, write_temperature
 from sacjax.train.loop import Task, epoch_examples, fit, total_steps
 from sacjax.train.state import Pretrained, TrainState
 from sacjax.train.step import Trainer, make_trainer
@@ -192,6 +193,10 @@ class Stage:
         results: dict[str, float] = {}
         rows: list[dict[str, Any]] = []
         judged = self.judged(state)
+        if self.stage.eval.temperature:
+            results["validation/temperature"] = calibrate(judged)
+            if first:
+                write_temperature(self.workdir, self.name, self.objective.temperature)
         for part in self.stage.eval.splits:
             scores = evaluators.judge(self.evaluators, judged, part, final=True)
             results |= scores.values
@@ -305,17 +310,24 @@ def check_parts(
         raise UserError(
             f"config.{name}.data: the training part is empty; see data.fold, data.holdout"
         )
-    if objectives.OBJECTIVES[stage.objective.name].needs_labels and len(recordings.class_names) < 2:
+    needs_labels = objectives.OBJECTIVES[stage.objective.name].needs_labels
+    if needs_labels and len(recordings.class_names) < 2:
         folders = "; a sub-folder is a label" if stage.data.source == "folder" else ""
         raise UserError(
             f"config.{name}.data: {len(recordings.class_names)} class found; a classifier needs "
             f"two or more{folders}"
         )
+    if stage.eval.temperature and not needs_labels:
+        raise UserError(
+            f"config.{name}.eval.temperature is True, but {stage.objective.name} gives no "
+            "probabilities of labels"
+        )
     on_validation = stage.eval.best.startswith("validation/")
-    if on_validation and not len(parts["validation"]):
+    if not len(parts["validation"]):
         for key, wanted in (
-            ("train.early_stopping", bool(stage.train.early_stopping)),
-            ("eval.checkpoint=best", stage.eval.checkpoint == "best"),
+            ("train.early_stopping", on_validation and bool(stage.train.early_stopping)),
+            ("eval.checkpoint=best", on_validation and stage.eval.checkpoint == "best"),
+            ("eval.temperature", stage.eval.temperature),
         ):
             if wanted:
                 raise UserError(

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from sacjax import io
 from sacjax.data.recordings import Recordings
-from sacjax.report import html, plots, sections
+from sacjax.report import errors, html, plots, sections
 from sacjax.report.answer import answer, predictions_path
 
 __all__ = ["mistakes", "predictions_path", "write"]
@@ -47,10 +47,14 @@ def write(
         io.write_bytes(folder / "answer.png", content)
         picture = html.picture(content, found.sentence)
     wrong = mistakes(rows, names, len(rows))
+    temperature = results.get(stage, {}).get("validation/temperature", 1.0)
     body = [
         html.lead(found.sentence, found.notes, picture),
         sections.results_of(config, results),
         sections.confusion(folder, sub, rows, names),
+        errors.calibration(folder, sub, rows, names, temperature),
+        errors.confused_pairs(sub, rows, recordings, names),
+        errors.slices(sub, rows, recordings, names),
         sections.wrong_clips(folder, sub, rows, recordings, wrong),
         *(
             sections.training(workdir, folder, name, config) + sections.sounds(workdir, name)

@@ -70,6 +70,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return f"<table><tr>{top}</tr>{body}</table>"
 
 
+def subtitle(text: str) -> str:
+    """Returns a heading within a section."""
+    return f"<p><b>{escape(text)}</b></p>"
+
+
 def player(sound: bytes) -> str:
     """Returns an embedded wav file with its controls."""
     return f'<audio controls preload="metadata" src="{data_url(sound, "audio/wav")}"></audio>'
