@@ -20,6 +20,7 @@ from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 from sacjax.evaluators.calibration import calibrate
 from sacjax.evaluators.predictions import own_rows, write_predictions
+from sacjax.evaluators.suspects import Analysis, analyse
 from sacjax.init_from import has_begun, pretrained_of, resolve, trained_encoder
 from sacjax.train import checkpoint, hooks, sharding
 from sacjax.train.checkpoint_files import has_checkpoint, write_temperature
@@ -201,11 +202,14 @@ class Stage:
             scores = evaluators.judge(self.evaluators, judged, part, final=True)
             results |= scores.values
             rows += scores.rows
+        analysis = None
+        if self.stage.eval.analysis and rows:
+            analysis = analyse(judged, self.last_part(rows))
         self.write_samples(state)
         if first:
             if not results:
                 print(f"{self.name}: nothing was evaluated, for {why_nothing(self.stage)}")
-            self.finish(earlier | {self.name: results}, rows)
+            self.finish(earlier | {self.name: results}, rows, analysis)
         return results
 
     def write_samples(self, state: TrainState) -> None:
@@ -284,11 +288,16 @@ class Stage:
             chosen = [e for e in chosen if isinstance(e, evaluators.NeighbourProbe)]
         return evaluators.judge(chosen, self.judged(state), part, final=False).values
 
-    def finish(self, results: Results, rows: list[dict[str, Any]]) -> None:
+    def last_part(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Returns the predictions of the part that the report shows."""
+        return [row for row in rows if row["split"] == self.stage.eval.splits[-1]]
+
+    def finish(
+        self, results: Results, rows: list[dict[str, Any]], analysis: Analysis | None
+    ) -> None:
         """Writes predictions, report and, last, results: a stage with results is done."""
         from sacjax import report  # here: it draws, which the first step need not wait for
 
-        last = [row for row in rows if row["split"] == self.stage.eval.splits[-1]]
         names, several = self.recordings.class_names, self.stage.data.multi_label
         if rows:
             paths = [self.workdir / "predictions.csv"]
@@ -297,7 +306,8 @@ class Stage:
                 io.make_folder(paths[-1].parent)
             for path in paths:
                 write_predictions(path, rows, names, multi_label=several)
-        report.write(self.workdir, self.name, self.config, results, last, self.recordings)
+        last = self.last_part(rows)
+        report.write(self.workdir, self.name, self.config, results, last, self.recordings, analysis)
         io.write_json(self.workdir / "results.json", results)
         print_scores(self.name, results[self.name], self.stage, self.objective)
 

@@ -52,6 +52,7 @@ class Options(options.Options):
     splits: tuple[str, ...] = ("validation", "test")  # evaluated at the end; test never before
     temperature: bool = False  # True: probabilities are calibrated on the validation part
     top_k: int = 5
+    analysis: bool = False  # True: the report also doubts training labels, and explains mistakes
     mistakes: int = 12  # most confident mistakes shown in the report
 
     def check(self) -> None:

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from sacjax import io
 from sacjax.data.recordings import Recordings
+from sacjax.evaluators.suspects import Analysis
 from sacjax.report import errors, html, plots, sections
 from sacjax.report.answer import answer, predictions_path
 
@@ -20,6 +21,7 @@ def write(
     results: dict[str, dict[str, float]],
     rows: list[dict],
     recordings: Recordings,
+    analysis: Analysis | None = None,
 ) -> None:
     """Writes `plots/*.png` and `report.html` when a stage has ended, or has failed.
 
@@ -34,6 +36,7 @@ def write(
         `index`, the position in `recordings`.
       recordings: the source of the clips shown as mistakes; a clip that can no longer be read is
         shown without its sound.
+      analysis: of the training part, where `eval.analysis` asks for it.
     """
     workdir, sub, names = io.to_path(workdir), config[stage], recordings.class_names
     folder = workdir / "plots"
@@ -56,6 +59,8 @@ def write(
         errors.confused_pairs(sub, rows, recordings, names),
         errors.slices(sub, rows, recordings, names),
         sections.wrong_clips(folder, sub, rows, recordings, wrong),
+        errors.resembling(sub, wrong, recordings, analysis),
+        errors.doubtful_labels(sub, recordings, analysis),
         *(
             sections.training(workdir, folder, name, config) + sections.sounds(workdir, name)
             for name in config.stages

@@ -1,5 +1,6 @@
 """Where a classifier errs: how sure it is, what it confuses, and on which clips it is worse."""
 
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 from sacjax.data import decode
 from sacjax.data.recordings import Recordings
 from sacjax.evaluators.calibration import Reliability, reliability
+from sacjax.evaluators.suspects import Analysis
 from sacjax.io import write_bytes
 from sacjax.report import html, plots
 
@@ -20,6 +22,12 @@ MOST_READ = 1000
 
 PAIRS, CLIPS = 4, 2
 """Confusions that are played, and the clips of each."""
+
+LOOKED_AT = 6
+"""Mistakes that are shown with training clips."""
+
+LISTED = 200
+"""Doubtful labels in the table."""
 
 FEWEST = 5
 """Clips of a group that has a line of its own."""
@@ -102,7 +110,7 @@ def confused_pairs(
     beside clips of the second that were known as such.
     """
     known, _ = truth_of(rows, names)
-    if stage.data.multi_label or not known:
+    if stage.data.multi_label or not known or not stage.eval.mistakes:
         return ""
     said = [names[int(np.argmax(row["probabilities"]))] for row in known]
     clips: dict[tuple[str, str], Rows] = {}
@@ -112,18 +120,21 @@ def confused_pairs(
     shown = ""
     for (true, guess), count in pairs.most_common(PAIRS):
         k = names.index(guess)
-        cards = ""
+        columns = []
         for pair, line in (
             ((true, guess), f"{true}, taken for {guess}"),
             ((guess, guess), f"{guess}, known as such"),
         ):
             there = clips.get(pair, [])
             order = np.argsort([-row["probabilities"][k] for row in there], kind="stable")
-            surest = [there[place] for place in order[:CLIPS]]
-            cards += "".join(_card(row, line, k, stage, recordings) for row in surest)
+            columns.append([_prediction(there[place], line, k, names) for place in order[:CLIPS]])
+        cards = "".join(
+            _card(index, lines, stage, recordings)
+            for index, lines in filter(None, itertools.chain(*itertools.zip_longest(*columns)))
+        )
         times = f"{count} time{'s' * (count != 1)}"
         shown += html.subtitle(f"{true} taken for {guess}, {times}")
-        shown += f'<div class="cards">{cards}</div>'
+        shown += f'<div class="cards pairs">{cards}</div>'
     if not shown:
         return ""
     (true, guess), count = pairs.most_common(1)[0]
@@ -131,16 +142,74 @@ def confused_pairs(
     return html.fold("pairs", f"Confusions to hear ({known[0]['split']})", told, shown)
 
 
-def _card(row: dict, line: str, k: int, stage: ConfigDict, recordings: Recordings) -> str:
-    lines = [line, f"{recordings.class_names[k]} {100 * row['probabilities'][k]:.1f} %"]
-    rate = stage.data.sample_rate
+def _prediction(row: dict, line: str, k: int, names: tuple[str, ...]) -> tuple[int, list[str]]:
+    """Returns (a clip's index, what its card says of class k)."""
+    return row["index"], [line, f"{names[k]} {100 * row['probabilities'][k]:.1f} %"]
+
+
+def _card(index: int, lines: list[str], stage: ConfigDict, recordings: Recordings) -> str:
+    """Returns a clip's card with its sound, as long as a window of the model or 5 s."""
+    name, rate = recordings.names[index], stage.data.sample_rate
     try:
-        samples = decode.read(
-            recordings.open(row["index"]), rate, 0.0, max(stage.data.seconds, 5.0)
-        )
+        seconds = max(stage.data.seconds, 5.0)
+        samples = decode.read(recordings.open(index), rate, 0.0, seconds)
     except Exception as error:  # a file that became unreadable must not lose the results
-        return html.card(row["file"], [*lines, f"cannot be read: {error}"])
-    return html.card(row["file"], lines, sound=html.wav(samples, rate))
+        return html.card(name, [*lines, f"cannot be read: {error}"])
+    return html.card(name, lines, sound=html.wav(samples, rate))
+
+
+def resembling(
+    stage: ConfigDict, wrong: Rows, recordings: Recordings, analysis: Analysis | None
+) -> str:
+    """Returns the surest mistakes, each with the training clips nearest to it.
+
+    Args:
+      stage: a stage's config.
+      wrong: mistakes, as of `report.mistakes`.
+      recordings: of the clips.
+      analysis: None: there is nothing to show.
+    """
+    if analysis is None:
+        return ""
+    shown, agree = "", 0
+    there = [row for row in wrong if row["index"] in analysis.neighbours]
+    for row in there:
+        first, _ = analysis.neighbours[row["index"]][0]
+        agree += (recordings.labels[first] or ("",))[0] == row["prediction"]
+    for row in there[: min(stage.eval.mistakes, LOOKED_AT)]:
+        line = f"{row['label']}, taken for {row['prediction']}, {100 * row['confidence']:.1f} %"
+        cards = _card(row["index"], [line], stage, recordings)
+        for index, similar in analysis.neighbours[row["index"]]:
+            label = "|".join(recordings.labels[index] or ())
+            lines = [f"training clip of {label}, cosine similarity {similar:.2f}"]
+            cards += _card(index, lines, stage, recordings)
+        shown += f'<div class="cards">{cards}</div>'
+    if not shown:
+        return ""
+    told = f"the nearest one has the label that was said in {agree} of {len(there)} mistakes"
+    return html.fold("resembling", "Training clips that mistakes resemble", told, shown)
+
+
+def doubtful_labels(stage: ConfigDict, recordings: Recordings, analysis: Analysis | None) -> str:
+    """Returns the training clips whose labels are probably wrong; '' without an analysis."""
+    if analysis is None:
+        return ""
+    names = recordings.class_names
+    told = f"{len(analysis.suspects)} of {analysis.clips:,} training clips"
+    head = ["clip", "label", "its probability", "likely", "its probability"]
+    rows = [
+        [recordings.names[s.index], names[s.label], s.given, names[s.likely], s.denied]
+        for s in analysis.suspects[:LISTED]
+    ]
+    cards = ""
+    for s in analysis.suspects[: stage.eval.mistakes]:
+        lines = [
+            f"labelled {names[s.label]} ({100 * s.given:.1f} %)",
+            f"likely {names[s.likely]} ({100 * s.denied:.1f} %)",
+        ]
+        cards += _card(s.index, lines, stage, recordings)
+    shown = f'<div class="cards">{cards}</div>' + (html.table(head, rows) if rows else "")
+    return html.fold("doubtful", "Labels to check", told, shown)
 
 
 def slices(stage: ConfigDict, rows: Rows, recordings: Recordings, names: tuple[str, ...]) -> str:

@@ -32,7 +32,8 @@ def config_of(**evaluation):
 def test_one_line_calibrates_results_predictions_and_exports(tmp_path, monkeypatch):
     share_trainers(monkeypatch)
     plain = stages.run(config_of(), tmp_path / "plain")["supervised"]
-    scaled = stages.run(config_of(temperature=True), tmp_path / "scaled")["supervised"]
+    config = config_of(temperature=True, analysis=True)
+    scaled = stages.run(config, tmp_path / "scaled")["supervised"]
     temperature = scaled["validation/temperature"]
     assert temperature != 1 and "validation/temperature" not in plain
     assert scaled["validation/accuracy"] == plain["validation/accuracy"]

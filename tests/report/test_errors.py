@@ -8,8 +8,10 @@ import soundfile as sf
 from scipy.special import expit, softmax
 
 from sacjax import config as config_lib
+from sacjax import report
 from sacjax.data.recordings import Recordings
 from sacjax.data.sources import OpenFiles
+from sacjax.evaluators.suspects import Analysis, Suspect
 from sacjax.report import errors
 
 RATE = 8000
@@ -55,8 +57,8 @@ def test_confusions_are_played_with_clips_of_the_other_class(made):
     order = re.findall(r"<b>(\d\d\.wav)</b><br>(.*?)<br>dog", first)
     # The surest mistakes first, beside the surest dogs.
     assert order == [
-        ("02.wav", "cat, taken for dog"), ("00.wav", "cat, taken for dog"),
-        ("10.wav", "dog, known as such"), ("07.wav", "dog, known as such"),
+        ("02.wav", "cat, taken for dog"), ("10.wav", "dog, known as such"),
+        ("00.wav", "cat, taken for dog"), ("07.wav", "dog, known as such"),
     ]  # fmt: skip
     assert first.count("<audio") == 4 and second.count("<audio") == 3
     for row in rows:
@@ -126,3 +128,21 @@ def test_nothing_is_said_of_several_labels_or_of_none(made, tmp_path):
         errors.slices(stage, rows, clips, NAMES),
     ):
         assert text == ""
+
+
+def test_doubtful_labels_and_what_mistakes_resemble(made):
+    stage, rows, clips = made
+    assert errors.resembling(stage, rows, clips, None) == ""
+    assert errors.doubtful_labels(stage, clips, None) == ""
+    analysis = Analysis(
+        [Suspect(3, 0, 1, 0.125, 0.75)], 40, {0: [(5, 0.91), (6, 0.5)], 4: [(6, 0.8)]}
+    )
+    wrong = report.mistakes(rows, NAMES, 12)
+    text = errors.resembling(stage, wrong, clips, analysis)
+    # Mistake 0, a cat taken for a dog, is nearest to a dog; mistake 4 likewise to a cat.
+    assert "has the label that was said in 2 of 2 mistakes" in text
+    assert re.findall(r"<b>(\d\d)\.wav", text) == ["04", "06", "00", "05", "06"]
+    assert "training clip of dog, cosine similarity 0.91" in text and text.count("<audio") == 5
+    text = errors.doubtful_labels(stage, clips, analysis)
+    assert "Labels to check</b>: 1 of 40 training clips" in text
+    assert "labelled a&lt;b (12.5 %)<br>likely cat (75.0 %)" in text and text.count("<audio") == 1
