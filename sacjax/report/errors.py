@@ -20,7 +20,7 @@ Rows = list[dict[str, Any]]
 MOST_READ = 1000
 """Clips that are read for their loudness and duration; of more, so many evenly spaced ones."""
 
-PAIRS, CLIPS = 4, 2
+PAIRS, CLIPS = 3, 2
 """Confusions that are played, and the clips of each."""
 
 LOOKED_AT = 6

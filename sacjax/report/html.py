@@ -30,6 +30,7 @@ td, th { padding: .2rem .8rem; text-align: left; border-bottom: 1px solid var(--
 th + th, td.n { text-align: right; font-variant-numeric: tabular-nums; }
 img { max-width: 100%; background: #fff; border-radius: .4rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
+.cards { margin-bottom: 1rem; }
 .pairs { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 .card { border: 1px solid var(--line); border-radius: .4rem; padding: .6rem; }
 .card { overflow-wrap: anywhere; }
