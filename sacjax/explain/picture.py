@@ -26,7 +26,7 @@ def draw(
     """Draws a sound's spectrogram, and below it each map over the same.
 
     Red cells speak for the label and blue ones against it, the stronger the denser. Fine maps are
-    smoothed.
+    smoothed; where a map is nowhere against it, the least of it is left clear.
 
     Args:
       title: of the whole.
@@ -47,6 +47,7 @@ def draw(
     rows[0].set_title("log-mel spectrogram", fontsize=9, loc="left")
     for axes, (name, map_) in zip(rows[1:], maps.items(), strict=True):
         values = map_.smoothed().on(grid)
+        values = values - max(values.min(), 0)
         most = np.percentile(np.abs(values), 99.8) or np.abs(values).max() or 1.0
         strength = np.clip(values / most, -1, 1)
         colours = np.zeros([*strength.shape, 4])

@@ -22,12 +22,16 @@ def test_red_is_for_and_blue_against():
     map_ = Map(np.array([[1.0], [1], [-1], [-1]]), grid)
     nothing = Map(np.zeros([4, 1]), grid)
     samples = np.float32(0.1 * np.random.default_rng(0).standard_normal(RATE))
-    figure = draw("a title", samples, transform, {"one": map_, "two": nothing}, start=3.0)
-    first, one, two = figure.axes
-    assert [axes.get_title(loc="left") for axes in figure.axes[1:]] == ["one", "two"]
+    above = Map(map_.values + 5, grid)
+    maps = {"one": map_, "two": nothing, "three": above}
+    figure = draw("a title", samples, transform, maps, start=3.0)
+    first, one, two, three = figure.axes
+    assert [axes.get_title(loc="left") for axes in figure.axes[1:]] == list(maps)
     assert len(first.images) == 1 and first.get_xlim()[0] <= 3.0 < 4.0 <= first.get_xlim()[1]
     colours = np.asarray(one.images[1].get_array())
     left, right = colours[:, 1], colours[:, -2]
     assert (left[:, 0] == 1).all() and (left[:, 2] == 0).all() and (left[:, 3] > 0.5).all()
     assert (right[:, 0] == 0).all() and (right[:, 2] == 1).all()
     assert (np.asarray(two.images[1].get_array())[..., 3] == 0).all()
+    strength = np.asarray(three.images[1].get_array())[..., 3]
+    assert (strength[:, 1] > 0.5).all() and (strength[:, -2] == 0).all()
