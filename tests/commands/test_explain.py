@@ -95,3 +95,16 @@ def test_nothing_readable_is_exit_code_1(networks, tmp_path, capsys):
     flags = ["--checkpoint", str(networks["small_cnn"]), "--output", str(tmp_path / "out")]
     assert explain.main([*flags, str(tmp_path)]) == 1
     assert "text.wav" in capsys.readouterr().err
+
+
+def test_silence_and_a_single_sample(networks, tmp_path):
+    """There is nothing to point to, and nothing breaks."""
+    sf.write(tmp_path / "one.wav", np.array([0.5]), RATE)
+    sf.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
+    flags = ["--checkpoint", str(networks["small_cnn"]), "--output", str(tmp_path / "out")]
+    assert explain.main([*flags, str(tmp_path)]) == 0
+    _, silent = json.loads((tmp_path / "out" / "explanations.json").read_text())
+    assert silent["methods"]["integrated_gradients"]["difference"] == pytest.approx(0, abs=1e-5)
+    for name in silent["methods"]:
+        sound, _ = sf.read(tmp_path / "out" / f"silent.{name}.wav")
+        assert not sound.any()
