@@ -18,11 +18,13 @@ from sacjax.data import pipeline, sources, splits
 from sacjax.data.bad_files import BadFiles, read_table
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
+from sacjax.evaluators.calibration import calibrate
 from sacjax.evaluators.predictions import own_rows, write_predictions
+from sacjax.evaluators.suspects import Analysis, analyse
 from sacjax.init_from import has_begun, pretrained_of, resolve, trained_encoder
 from sacjax.leaks import check_leaks
 from sacjax.train import hooks, sharding
-from sacjax.train.checkpoint_files import has_checkpoint, write_labels
+from sacjax.train.checkpoint_files import has_checkpoint, write_labels, write_temperature
 from sacjax.train.loop import Task, epoch_examples, fit, total_steps
 from sacjax.train.state import Pretrained, TrainState
 from sacjax.train.step import Trainer, make_trainer
@@ -193,15 +195,22 @@ class Stage:
         results: dict[str, float] = {}
         rows: list[dict[str, Any]] = []
         judged = self.judged(state)
+        if self.stage.eval.temperature:
+            results["validation/temperature"] = calibrate(judged)
+            if first:
+                write_temperature(self.workdir, self.name, self.objective.temperature)
         for part in self.stage.eval.splits:
             scores = evaluators.judge(self.evaluators, judged, part, final=True)
             results |= scores.values
             rows += scores.rows
+        analysis = None
+        if self.stage.eval.analysis and rows:
+            analysis = analyse(judged, self.last_part(rows))
         self.write_samples(state)
         if first:
             if not results:
                 print(f"{self.name}: nothing was evaluated, for {why_nothing(self.stage)}")
-            self.finish(earlier | {self.name: results}, rows)
+            self.finish(earlier | {self.name: results}, rows, analysis)
         return results
 
     def write_samples(self, state: TrainState) -> None:
@@ -280,11 +289,16 @@ class Stage:
             chosen = [e for e in chosen if isinstance(e, evaluators.NeighbourProbe)]
         return evaluators.judge(chosen, self.judged(state), part, final=False).values
 
-    def finish(self, results: Results, rows: list[dict[str, Any]]) -> None:
+    def last_part(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Returns the predictions of the part that the report shows."""
+        return [row for row in rows if row["split"] == self.stage.eval.splits[-1]]
+
+    def finish(
+        self, results: Results, rows: list[dict[str, Any]], analysis: Analysis | None
+    ) -> None:
         """Writes predictions, report and, last, results: a stage with results is done."""
         from sacjax import report  # here: it draws, which the first step need not wait for
 
-        last = [row for row in rows if row["split"] == self.stage.eval.splits[-1]]
         names, several = self.recordings.class_names, self.stage.data.multi_label
         if rows:
             paths = [self.workdir / "predictions.csv"]
@@ -293,7 +307,8 @@ class Stage:
                 io.make_folder(paths[-1].parent)
             for path in paths:
                 write_predictions(path, rows, names, multi_label=several)
-        report.write(self.workdir, self.name, self.config, results, last, self.recordings)
+        last = self.last_part(rows)
+        report.write(self.workdir, self.name, self.config, results, last, self.recordings, analysis)
         io.write_json(self.workdir / "results.json", results)
         print_scores(self.name, results[self.name], self.stage, self.objective)
 
@@ -306,17 +321,24 @@ def check_parts(
         raise UserError(
             f"config.{name}.data: the training part is empty; see data.fold, data.holdout"
         )
-    if objectives.OBJECTIVES[stage.objective.name].needs_labels and len(recordings.class_names) < 2:
+    needs_labels = objectives.OBJECTIVES[stage.objective.name].needs_labels
+    if needs_labels and len(recordings.class_names) < 2:
         folders = "; a sub-folder is a label" if stage.data.source == "folder" else ""
         raise UserError(
             f"config.{name}.data: {len(recordings.class_names)} class found; a classifier needs "
             f"two or more{folders}"
         )
+    if stage.eval.temperature and not needs_labels:
+        raise UserError(
+            f"config.{name}.eval.temperature is True, but {stage.objective.name} gives no "
+            "probabilities of labels"
+        )
     on_validation = stage.eval.best.startswith("validation/")
-    if on_validation and not len(parts["validation"]):
+    if not len(parts["validation"]):
         for key, wanted in (
-            ("train.early_stopping", bool(stage.train.early_stopping)),
-            ("eval.checkpoint=best", stage.eval.checkpoint == "best"),
+            ("train.early_stopping", on_validation and bool(stage.train.early_stopping)),
+            ("eval.checkpoint=best", on_validation and stage.eval.checkpoint == "best"),
+            ("eval.temperature", stage.eval.temperature),
         ):
             if wanted:
                 raise UserError(

@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train and evaluate a config's stages, or evaluate a workdir (--mode=eval)",
     "predict": "label sound files and folders",
     "stream": "hear sound as it comes: events from a pipe, a file or a microphone",
+    "explain": "which part of a sound makes its label: a picture, and the part to hear",
     "embed": "turn sounds into vectors of a trained encoder",
     "probe": "nearest neighbours, linear probe and few labels on a frozen encoder",
     "inspect": "look at a data set before training on it",

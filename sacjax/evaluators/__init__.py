@@ -50,7 +50,9 @@ class Options(options.Options):
     best_mode: Literal["max", "min"] = "max"
     checkpoint: Literal["last", "best"] = "last"  # which one the final evaluation uses
     splits: tuple[str, ...] = ("validation", "test")  # evaluated at the end; test never before
+    temperature: bool = False  # True: probabilities are calibrated on the validation part
     top_k: int = 5
+    analysis: bool = False  # True: the report also doubts training labels, and explains mistakes
     mistakes: int = 12  # most confident mistakes shown in the report
 
     def check(self) -> None:

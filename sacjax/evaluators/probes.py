@@ -53,7 +53,7 @@ def linear(
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
     check(train_labels, test_labels)
-    model = _classifier()
+    model = classifier()
     if np.unique(train_labels, return_counts=True)[1].min() >= FOLDS:
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
         model = GridSearchCV(model, {"logisticregression__C": REGULARIZATION}, cv=folds)
@@ -91,7 +91,7 @@ def few_shot(
         for shot in accuracy:
             kept = np.concatenate([own[:shot] for own in order])
             accuracy[shot].append(
-                _accuracy(_classifier(), train[kept], train_labels[kept], test, test_labels)
+                _accuracy(classifier(), train[kept], train_labels[kept], test, test_labels)
             )
     return accuracy
 
@@ -153,7 +153,8 @@ def check(train_labels: np.ndarray, test_labels: np.ndarray) -> None:
         raise UserError(f"the training part has {classes} class; a probe needs two or more")
 
 
-def _classifier() -> Any:
+def classifier() -> Any:
+    """Returns logistic regression on standardized vectors, to be fitted."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

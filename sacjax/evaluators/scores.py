@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sacjax.errors import UserError
+from sacjax.evaluators.calibration import reliability
 
 
 def scores(
@@ -86,7 +87,7 @@ def scores(
     if len(present):
         areas = [sk.average_precision_score(truth[:, k], probabilities[:, k]) for k in present]
         result["mean_average_precision"] = float(np.mean(areas))
-    result["expected_calibration_error"] = calibration_error(probabilities, truth, multi)
+    result["expected_calibration_error"] = reliability(probabilities, truth, multi).error
     result["loss"] = cross_entropy(probabilities, truth, multi or sigmoid)
     return result
 
@@ -124,28 +125,6 @@ def _check(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> None:
             f"the model's probabilities of {bad} of {len(labels)} clips are not finite: its "
             "training diverged; lower optimizer.learning_rate, or set optimizer.clip_norm"
         )
-
-
-def calibration_error(
-    probabilities: np.ndarray, truth: np.ndarray, multi: bool, bins: int = 15
-) -> float:
-    """Returns the expected calibration error (Guo et al. 2017) over equal bins of confidence.
-
-    It is that of the top class. With several labels it is that of every decision, where the
-    confidence is the probability of the decision taken.
-    """
-    if multi:
-        confidence = np.maximum(probabilities, 1 - probabilities).ravel()
-        correct = ((probabilities >= 0.5) == (truth > 0)).ravel()
-    else:
-        confidence = probabilities.max(1)
-        correct = truth[np.arange(len(truth)), probabilities.argmax(1)] > 0
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    error = 0.0
-    for k in np.unique(bin_of):
-        inside = bin_of == k
-        error += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
-    return float(error)
 
 
 def cross_entropy(probabilities: np.ndarray, truth: np.ndarray, sigmoid: bool) -> float:

@@ -10,6 +10,7 @@ from sacjax import config as config_lib
 from sacjax import evaluators, io, stages
 from sacjax.data import sources, splits
 from sacjax.errors import UserError
+from sacjax.evaluators.calibration import calibrate
 from sacjax.evaluators.classification import score
 from sacjax.evaluators.predictions import write_predictions
 from sacjax.inference.model import Model, load_trained, trained_stage
@@ -121,7 +122,7 @@ def _judged(
 
         return apply
 
-    return evaluators.Judged(
+    judged = evaluators.Judged(
         stage=stage,
         seed=config.seed,
         objective=model.objective,
@@ -132,3 +133,8 @@ def _judged(
         embeddings=on_mesh(model.embeddings),
         sums=lambda batch: {},
     )
+    if not stage.eval.temperature:
+        model.objective.temperature = 1.0
+    elif model.objective.temperature == 1:  # its training did not fit one
+        calibrate(judged)
+    return judged

@@ -42,7 +42,7 @@ def function_of(model: Model) -> Callable[[jax.Array, jax.Array], jax.Array]:
         batch = views(unlabelled(audio[None], length[None]))
         module = nnx.merge(graphdef, variables)
         if model.is_classifier:
-            return final(objective.predict(module, batch, Context())[0])
+            return final(objective.predict(module, batch, Context())[0] / objective.temperature)
         return objective.embed(module, batch, Context())[0]
 
     return jax.vmap(one)  # so that no layer meets a symbol for the number of clips

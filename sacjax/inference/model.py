@@ -32,7 +32,7 @@ from sacjax.inference.embedder import (
 from sacjax.inference.sounds import Sounds, as_recordings
 from sacjax.objectives.base import build_encoder
 from sacjax.train import sharding
-from sacjax.train.checkpoint_files import has_checkpoint
+from sacjax.train.checkpoint_files import has_checkpoint, read_temperature
 from sacjax.train.trained import restore_model
 from sacjax.views import make_views
 
@@ -274,6 +274,8 @@ def load_trained(
     text = (workdir / "checkpoints" / stage / "labels.json").read_text()
     labels = tuple(json.loads(text)["class_names"])
     objective = objectives.build(config[stage], labels, np.ones(len(labels)))
+    if objective.needs_labels:
+        objective.temperature = read_temperature(workdir, stage)
     module = nnx.eval_shape(lambda: objective.build(nnx.Rngs(0)))
     here: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if mesh is not None:

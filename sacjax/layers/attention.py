@@ -72,11 +72,30 @@ def _rows(
 
     The softmax is float32, the weights are of the values' dtype.
     """
+    weights = attention_weights(query, key, mask, causal, first).astype(value.dtype)
+    return jnp.einsum("bhts,bshd->bthd", drop(weights, dropout, rng), value)
+
+
+def attention_weights(
+    query: Float[Array, "batch rows heads size"],
+    key: Float[Array, "batch tokens heads size"],
+    mask: Bool[Array, "batch tokens"],
+    causal: bool = False,
+    first: Int[Array, ""] | int = 0,
+) -> Float[Array, "batch heads rows tokens"]:
+    """Returns how much of each token the rows gather, float32; each row adds up to 1.
+
+    Args:
+      query: of some tokens.
+      key: of all.
+      mask: tokens that may be attended to, at least one a clip.
+      causal: whether a token attends only to itself and those before it.
+      first: the number of the first row's token.
+    """
     scores = jnp.einsum("bthd,bshd->bhts", query, key, preferred_element_type=jnp.float32)
     pairs = mask[:, None, None]
     if causal:
         rows, columns = jnp.arange(query.shape[1])[:, None], jnp.arange(key.shape[1])
         pairs = pairs & (columns <= first + rows)
     scores = jnp.where(pairs, scores * query.shape[-1] ** -0.5, NEVER)
-    weights = jax.nn.softmax(scores, -1).astype(value.dtype)
-    return jnp.einsum("bhts,bshd->bthd", drop(weights, dropout, rng), value)
+    return jax.nn.softmax(scores, -1)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sacjax.context import Context
 from sacjax.layers.activation import gelu
-from sacjax.layers.attention import attend
+from sacjax.layers.attention import attend, attention_weights
 from sacjax.layers.dropout import drop
 from sacjax.layers.norm import EPSILON, LayerNorm
 from sacjax.parts import part
@@ -87,6 +87,18 @@ class Attention(nnx.Module):
         q, k, v = self._heads(x)
         y = attend(q, k, v, mask, self.causal, self.dropout, key)
         return self.out(y.reshape(x.shape))
+
+    def weights(
+        self, x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"]
+    ) -> Float[Array, "batch heads tokens tokens"]:
+        """Returns how much of each token (last axis) each one gathers; float32, rows add up to 1.
+
+        Args:
+          x: the tokens.
+          mask: those that may be attended to, at least one a clip.
+        """
+        query, key, _ = self._heads(x)
+        return attention_weights(query, key, mask, self.causal)
 
     def stream(
         self, x: Float[Array, "batch tokens width"], past: tuple[jax.Array, ...], heard: jax.Array
@@ -284,6 +296,28 @@ class Transformer(nnx.Module):
             states = jnp.where(inside, states, 0)
         x = x if self.final_norm is None else self.final_norm(x)
         return jnp.where(inside, x, 0), states
+
+    def attention_weights(
+        self,
+        states: Float[Array, "states batch tokens width"],
+        mask: Bool[Array, "batch tokens"],
+    ) -> Float[Array, "depth batch heads tokens tokens"]:
+        """Returns every layer's attention weights; see `Attention.weights`.
+
+        Args:
+          states: of a call with hidden_states=True.
+          mask: of that call.
+        """
+        attended = mask | ~mask.any(-1, keepdims=True)
+        graphdef, stacked = nnx.split(self.layers)
+
+        def one(layer: tuple) -> jax.Array:
+            variables, x = layer
+            merged = nnx.merge(graphdef, variables)
+            x = merged.attention_norm(x) if merged.pre_norm else x
+            return merged.attention.weights(x, attended)
+
+        return jax.lax.map(one, (stacked, states[: self.depth]))
 
     def start(self, batch: int, memory: int, dtype: DTypeLike) -> Past:
         """Returns what a stream of so many clips remembers before its first token.

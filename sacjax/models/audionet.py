@@ -16,6 +16,7 @@ from sacjax.layers.conv import Conv, zero_padding
 from sacjax.layers.dropout import DropPath
 from sacjax.layers.norm import BatchNorm
 from sacjax.layers.pooling import max_pool
+from sacjax.layers.tap import tap
 from sacjax.models import base
 from sacjax.parts import part
 
@@ -152,4 +153,4 @@ class AudioNet(base.Encoder):
                 x, lengths = block(x, lengths, inner.child(k))
             if s < len(self.stages) - 1 or self.pool_last:
                 x, lengths = max_pool(x, lengths, 4)
-        return base.EncoderOutput(x, lengths)
+        return base.EncoderOutput(tap(x), lengths)

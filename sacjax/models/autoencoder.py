@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from sacjax.context import Context
 from sacjax.layers.conv import Conv, zero_padding
 from sacjax.layers.norm import BatchNorm
+from sacjax.layers.tap import tap
 from sacjax.models import base
 from sacjax.parts import part
 
@@ -202,7 +203,7 @@ class Autoencoder(base.Encoder):
         for number, layer in enumerate(self.layers):
             x, lengths = layer(x, lengths, ctx.child(number))
         if self.options.kind == "conv":
-            x = zero_padding(self.last(x.reshape(*x.shape[:2], -1)), lengths)
+            x = zero_padding(self.last(tap(x).reshape(*x.shape[:2], -1)), lengths)
         return base.EncoderOutput(x, lengths)
 
     def mirror(self, rngs: nnx.Rngs) -> DenseDecoder | ConvDecoder:

@@ -13,6 +13,7 @@ from sacjax.layers.conv import Conv, zero_padding
 from sacjax.layers.dropout import DropPath
 from sacjax.layers.norm import BatchNorm
 from sacjax.layers.pooling import max_pool
+from sacjax.layers.tap import tap
 from sacjax.models import base
 from sacjax.parts import part
 
@@ -253,4 +254,4 @@ class SpectrogramResNet(base.Encoder):
         blocks = (*self.layer1, *self.layer2, *self.layer3, *self.layer4)
         for number, block in enumerate(blocks):
             x, lengths = block(x, lengths, ctx.child(number))
-        return base.EncoderOutput(x.mean(2), lengths)
+        return base.EncoderOutput(tap(x).mean(2), lengths)

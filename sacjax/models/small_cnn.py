@@ -13,6 +13,7 @@ from sacjax.layers.conv import Conv, zero_padding
 from sacjax.layers.dropout import drop
 from sacjax.layers.norm import BatchNorm
 from sacjax.layers.pooling import max_pool
+from sacjax.layers.tap import tap
 from sacjax.models import base
 from sacjax.parts import part
 
@@ -81,7 +82,7 @@ class SmallCNN(base.Encoder):
             x, lengths = conv(x, lengths)
             x = x if norm is None else norm(x, lengths, ctx)
             x, lengths = max_pool(zero_padding(nnx.relu(x), lengths), lengths, 2)
-        convolved = x.reshape(x.shape[0], x.shape[1], -1)
+        convolved = tap(x).reshape(x.shape[0], x.shape[1], -1)
         x = nnx.relu(self.dense(convolved))
         if self.dense2 is not None:
             x = nnx.relu(self.dense2(drop(x, DROPOUT, ctx.rng(0))))

@@ -23,6 +23,7 @@ from sacjax.layers.dropout import drop
 from sacjax.layers.masking import span_mask
 from sacjax.layers.norm import GroupNorm, LayerNorm, standardize
 from sacjax.layers.positional import PositionalConv
+from sacjax.layers.tap import tap
 from sacjax.layers.transformer import NORMAL, Remat, States, Transformer
 from sacjax.models import base
 from sacjax.parts import part
@@ -334,7 +335,7 @@ class Wav2Vec2(base.TokenEncoder):
         for k, layer in enumerate(self.conv, 1):
             x = layer(x, self._lengths(counted, k))
         lengths = self.frame_lengths(lengths)
-        x = zero_padding(x, lengths)
+        x = tap(zero_padding(x, lengths))
         x = x if self.gradient_scale == 1 else scale_gradient(x, self.gradient_scale)
         return base.Tokens(x, lengths)
 

@@ -49,6 +49,9 @@ class Classification(Objective):
     )
     options: ClassificationOptions
 
+    temperature = 1.0
+    """By which logits are divided before they become probabilities; see `eval.temperature`."""
+
     def __init__(
         self, stage: ConfigDict, class_names: tuple[str, ...] = (), class_counts: Any = None
     ):
@@ -133,7 +136,8 @@ class Classification(Objective):
     def probabilities(
         self, logits: Float[np.ndarray, "clips classes"]
     ) -> Float[np.ndarray, "clips classes"]:
-        """Returns the softmax or sigmoid of logits [N, C]."""
+        """Returns the softmax or sigmoid of logits [N, C], divided by the temperature."""
         from scipy.special import expit, softmax
 
+        logits = logits / self.temperature
         return softmax(logits, -1) if self.options.loss == "softmax" else expit(logits)

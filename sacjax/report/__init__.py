@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 
 from sacjax import io
 from sacjax.data.recordings import Recordings
-from sacjax.report import html, plots, sections
+from sacjax.evaluators.suspects import Analysis
+from sacjax.report import errors, html, plots, sections
 from sacjax.report.answer import answer, predictions_path
 
 __all__ = ["mistakes", "predictions_path", "write"]
@@ -20,6 +21,7 @@ def write(
     results: dict[str, dict[str, float]],
     rows: list[dict],
     recordings: Recordings,
+    analysis: Analysis | None = None,
 ) -> None:
     """Writes `plots/*.png` and `report.html` when a stage has ended, or has failed.
 
@@ -34,6 +36,7 @@ def write(
         `index`, the position in `recordings`.
       recordings: the source of the clips shown as mistakes; a clip that can no longer be read is
         shown without its sound.
+      analysis: of the training part, where `eval.analysis` asks for it.
     """
     workdir, sub, names = io.to_path(workdir), config[stage], recordings.class_names
     folder = workdir / "plots"
@@ -47,11 +50,17 @@ def write(
         io.write_bytes(folder / "answer.png", content)
         picture = html.picture(content, found.sentence)
     wrong = mistakes(rows, names, len(rows))
+    temperature = results.get(stage, {}).get("validation/temperature", 1.0)
     body = [
         html.lead(found.sentence, found.notes, picture),
         sections.results_of(config, results),
         sections.confusion(folder, sub, rows, names),
+        errors.calibration(folder, sub, rows, names, temperature),
+        errors.confused_pairs(sub, rows, recordings, names),
+        errors.slices(sub, rows, recordings, names),
         sections.wrong_clips(folder, sub, rows, recordings, wrong),
+        errors.resembling(sub, wrong, recordings, analysis),
+        errors.doubtful_labels(sub, recordings, analysis),
         *(
             sections.training(workdir, folder, name, config) + sections.sounds(workdir, name)
             for name in config.stages

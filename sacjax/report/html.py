@@ -30,6 +30,8 @@ td, th { padding: .2rem .8rem; text-align: left; border-bottom: 1px solid var(--
 th + th, td.n { text-align: right; font-variant-numeric: tabular-nums; }
 img { max-width: 100%; background: #fff; border-radius: .4rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
+.cards { margin-bottom: 1rem; }
+.pairs { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 .card { border: 1px solid var(--line); border-radius: .4rem; padding: .6rem; }
 .card { overflow-wrap: anywhere; }
 .card audio { width: 100%; }
@@ -68,6 +70,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     top = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
     return f"<table><tr>{top}</tr>{body}</table>"
+
+
+def subtitle(text: str) -> str:
+    """Returns a heading within a section."""
+    return f"<p><b>{escape(text)}</b></p>"
 
 
 def player(sound: bytes) -> str:

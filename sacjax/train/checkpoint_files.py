@@ -22,6 +22,21 @@ def write_labels(workdir: Path, stage: str, class_names: tuple[str, ...]) -> Non
     io.write_json(folder / "labels.json", {"class_names": list(class_names)})
 
 
+def write_temperature(workdir: Path, stage: str, temperature: float) -> None:
+    """Writes by what a calibrated stage's logits are divided beside its checkpoints."""
+    io.write_json(_temperature(workdir, stage), {"temperature": temperature})
+
+
+def read_temperature(workdir: Path, stage: str) -> float:
+    """Returns by what a stage's logits are divided: 1 where it was not calibrated."""
+    path = _temperature(workdir, stage)
+    return float(json.loads(path.read_text())["temperature"]) if path.is_file() else 1.0
+
+
+def _temperature(workdir: Path, stage: str) -> Path:
+    return io.to_path(workdir) / "checkpoints" / stage / "temperature.json"
+
+
 def complete(folder: Path) -> list[int]:
     """Returns the steps of the checkpoints that are written.
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as sk
 
 from sacjax.errors import UserError
-from sacjax.evaluators.scores import calibration_error, scores
+from sacjax.evaluators.scores import scores
 
 NAMES = tuple("abcdef")
 
@@ -117,19 +117,6 @@ def test_what_cannot_be_scored_is_refused():
     p[3, 2] = np.nan
     with pytest.raises(UserError, match="of 1 of 10 clips are not finite.*optimizer.learning_rate"):
         scores(p, labels, NAMES)
-
-
-def test_calibration_error_worked_values():
-    # Confidence 0.9, half of it right; confidence 0.6, all right: (2 * 0.4 + 2 * 0.4) / 4.
-    p = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
-    truth = np.eye(2, dtype=int)[[0, 1, 0, 0]]
-    assert calibration_error(p, truth, multi=False) == pytest.approx(0.4)
-    sure = np.eye(2)[[0, 1]]
-    assert calibration_error(sure, sure.astype(int), multi=False) == 0.0
-    # Multi-label: both sides of a decision count with the confidence of the side taken.
-    assert calibration_error(
-        np.array([[0.8, 0.2]]), np.array([[1, 0]]), multi=True
-    ) == pytest.approx(0.2)
 
 
 def test_bootstrap_interval_agrees_with_scipy():

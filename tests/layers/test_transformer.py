@@ -101,6 +101,41 @@ def test_frames_and_states_are_torchs(pre_norm, causal):
         np.testing.assert_allclose(ours, np.where(MASK[..., None], theirs, 0), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("pre_norm", [True, False])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_weights_are_torchs(pre_norm, causal):
+    torch = pytest.importorskip("torch", reason="torch is the reference")
+    model = make(pre_norm, causal=causal)
+    peer(model, causal)  # random parameters
+    weights = quick(
+        model, lambda m, x, mask: m.attention_weights(m(x, mask, hidden_states=True)[1], mask)
+    )(X, MASK)
+    states = quick(model, lambda m, x, mask: m(x, mask, hidden_states=True)[1])(X, MASK)
+    layers = model.layers
+    for k in range(DEPTH):
+        attention = torch.nn.MultiheadAttention(D, 2, batch_first=True).eval()
+        parts = (layers.attention.query, layers.attention.key, layers.attention.value)
+        kernels, biases = ([np.asarray(value[k]) for value in values] for values in zip(
+            *((part.kernel[...], part.bias[...]) for part in parts), strict=True
+        ))  # fmt: skip
+        attention.in_proj_weight.data = torch.tensor(np.concatenate([w.T for w in kernels]))
+        attention.in_proj_bias.data = torch.tensor(np.concatenate(biases))
+        x = torch.tensor(np.array(states[k]))
+        if pre_norm:
+            scale, bias = (
+                torch.tensor(np.array(value[...][k]))
+                for value in (layers.attention_norm.scale, layers.attention_norm.bias)
+            )
+            x = torch.nn.functional.layer_norm(x, (D,), scale, bias)
+        look = torch.triu(torch.ones(N, N, dtype=torch.bool), 1) if causal else None
+        with torch.no_grad():
+            _, want = attention(
+                x, x, x, torch.tensor(np.array(~MASK)), True, look, average_attn_weights=False
+            )
+        rows = np.asarray(MASK)[:, None, :, None]  # of tokens that there are
+        np.testing.assert_allclose(weights[k] * rows, want.numpy() * rows, rtol=1e-3, atol=1e-5)
+
+
 def test_dropping_weights_at_almost_no_rate_is_the_form_without():
     """In training attention is written out, so that its weights can be dropped."""
     for causal in (False, True):

@@ -205,8 +205,8 @@ def test_sections_are_folded_in_order_and_nothing_is_lost(tmp_path):
     results = {"scratch": {}, "finetune": results_of(rows, recordings)}
     page = write(workdir, config, "finetune", results, rows, recordings)
     assert page.order == [
-        "results-finetune", "classes-finetune", "confusion", "mistakes", "training-pretrain",
-        "training-finetune", "data", "config",
+        "results-finetune", "classes-finetune", "confusion", "calibration", "pairs", "mistakes",
+        "training-pretrain", "training-finetune", "data", "config",
     ]  # fmt: skip
     right, n = counted(workdir / "predictions.csv")
     told = {anchor: summary for anchor, (summary, _) in page.folds.items()}

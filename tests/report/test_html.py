@@ -145,10 +145,11 @@ def test_pictures_and_sounds_decode(workdir):
     page = Page((workdir / "report.html").read_text(encoding="utf-8"))
     images = [base64.b64decode(source.split(",")[1]) for source in page.sources("img")]
     sounds = [base64.b64decode(source.split(",")[1]) for source in page.sources("audio")]
-    assert len(images) == 3 + 6 and len(sounds) == 6
+    pairs = 3 * (2 + 2)  # confusions to hear
+    assert len(images) == 4 + 6 and len(sounds) == pairs + 6
     for image in images:
         assert matplotlib.image.imread(io.BytesIO(image)).std() > 0
-    lengths = [len(sf.read(io.BytesIO(sound))[0]) for sound in sounds]
+    lengths = [len(sf.read(io.BytesIO(sound))[0]) for sound in sounds[pairs:]]
     assert sorted(lengths[:2]) == [80, 5 * RATE]  # the short clip whole, of the long one 5 s
     assert "first 5.0 of 12.0 s" in page.text
     kept = sorted(path.name for path in (workdir / "plots").iterdir())
@@ -157,6 +158,7 @@ def test_pictures_and_sounds_decode(workdir):
         "confusion_matrix.png",
         "curves_supervised.png",
         *(f"mistake_{k:02d}.png" for k in range(1, 7)),
+        "reliability.png",
     ]
 
 
@@ -195,7 +197,8 @@ def test_a_clip_that_went_bad_does_not_cost_the_report(tmp_path):
         tmp_path, "supervised", config, {"supervised": {"test/accuracy": 0.0}}, rows, clips
     )
     page = Page((tmp_path / "report.html").read_text())
-    assert "cannot be read" in page.text and len(page.sources("audio")) == 4
+    # Four of the five mistakes, and three of the confusions.
+    assert page.text.count("cannot be read") == 1 and len(page.sources("audio")) == 4 + 3
 
 
 def test_unlabelled_and_multi_label_parts(tmp_path):
@@ -264,9 +267,9 @@ def test_in_a_real_browser(workdir, tmp_path):
     found = re.search(r"<title>PROBE(\{.*?\})</title>", result.stdout)
     assert found, result.stdout[:500] + result.stderr[-2000:]
     seen = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    assert len(seen["images"]) == 9 and min(seen["images"]) > 100
+    assert len(seen["images"]) == 10 and min(seen["images"]) > 100
     assert (
-        len(seen["sounds"]) == 6
+        len(seen["sounds"]) == 18
         and min(seen["sounds"]) > 0
         and max(seen["sounds"]) == pytest.approx(5, abs=0.01)
     )

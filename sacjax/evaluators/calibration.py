@@ -1,0 +1,114 @@
+"""How far probabilities can be believed: the reliability curve, and temperature scaling.
+
+Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks".
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sacjax.data.labels import label_array
+from sacjax.errors import UserError
+from sacjax.evaluators.base import Judged
+
+BINS = 15
+LIMITS = (1e-2, 1e2)
+"""Between which a temperature is sought."""
+
+
+class Reliability(NamedTuple):
+    """Decisions in equal bins of confidence; empty bins are left out."""
+
+    confidence: np.ndarray
+    """Mean of each bin [K]."""
+
+    accuracy: np.ndarray
+    """Share of each bin that is right [K]."""
+
+    decisions: np.ndarray
+    """How many each bin has, int [K]."""
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: the mean distance of both, by decisions."""
+        distance = np.abs(self.accuracy - self.confidence)
+        return float((self.decisions * distance).sum() / max(self.decisions.sum(), 1))
+
+
+def reliability(
+    probabilities: np.ndarray, truth: np.ndarray, multi: bool, bins: int = BINS
+) -> Reliability:
+    """Returns confidence and accuracy over equal bins of confidence.
+
+    Args:
+      probabilities: [N, C].
+      truth: {0, 1} [N, C].
+      multi: whether each of the C is a decision, whose confidence is the probability of the side
+        taken; else a clip is one decision, for its most probable class.
+      bins: between 0 and 1.
+    """
+    if multi:
+        confidence = np.maximum(probabilities, 1 - probabilities).ravel()
+        right = ((probabilities >= 0.5) == (truth > 0)).ravel()
+    else:
+        confidence = probabilities.max(1)
+        right = truth[np.arange(len(truth)), probabilities.argmax(1)] > 0
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    some = np.flatnonzero(count)
+    mean = lambda values: np.bincount(place, values, minlength=bins)[some] / count[some]
+    return Reliability(mean(confidence), mean(right.astype(float)), count[some])
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray, sigmoid: bool = False) -> float:
+    """Returns the number by which to divide logits so that the labels are most likely.
+
+    It changes no order of classes, and of a softmax no decision. Sought by SciPy's bounded search
+    over its logarithm, within `LIMITS`; the likelihood has one maximum.
+
+    Args:
+      logits: [N, C].
+      labels: int [N], or {0, 1} [N, C].
+      sigmoid: whether each logit is a decision of its own.
+
+    Raises:
+      ValueError: no examples.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+    if not len(logits):
+        raise ValueError("there are no examples to fit a temperature to")
+    truth = labels if labels.ndim == 2 else np.eye(logits.shape[1])[labels]
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        if sigmoid:
+            return float((np.logaddexp(0, scaled) - truth * scaled).mean())
+        return float(-(truth * log_softmax(scaled, -1)).sum(-1).mean())
+
+    bounds = tuple(np.log(LIMITS))
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x))
+
+
+def calibrate(judged: Judged) -> float:
+    """Fits the temperature of a classifier on its validation part, and gives it to its objective.
+
+    Raises:
+      UserError: the validation part has no labelled clip that can be read.
+    """
+    stage, indices = judged.stage, judged.parts["validation"]
+    judged.objective.temperature = 1.0
+    logits, seen = judged.predict(indices)
+    labels = label_array(judged.recordings, stage.data.multi_label, indices)
+    known = seen & ((labels >= 0).all(-1) if labels.ndim == 2 else labels >= 0)
+    if not known.any():
+        raise UserError(
+            "eval.temperature=True needs labelled clips in the validation part: see "
+            "data.validation_fraction and data.holdout"
+        )
+    sigmoid = judged.objective.options.loss == "sigmoid"
+    judged.objective.temperature = fit_temperature(logits[known], labels[known], sigmoid)
+    return judged.objective.temperature

@@ -1,0 +1,110 @@
+"""`sacjax explain`: what is written and printed, and how it answers mistakes."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import soundfile as sf
+from crossings import tone
+from PIL import Image
+
+from sacjax import inference
+from sacjax.commands import explain
+from sacjax.errors import UserError
+
+RATE = 8000
+
+
+def test_a_folder_is_explained_and_what_cannot_be_read_is_skipped(networks, tmp_path, capsys):
+    """A clip of three of the model's windows, one of a name that another has, and no sound."""
+    long, twin = tone(tmp_path / "in" / "a.wav", 700, seconds=1.0), tmp_path / "in" / "b" / "a.wav"
+    tone(twin, 2000, seconds=0.3, rate=16000)
+    (tmp_path / "in" / "text.wav").write_text("this is no sound")
+    out = tmp_path / "out"
+    flags = ["--checkpoint", str(networks["small_cnn"]), "--output", str(out)]
+    methods = ["integrated_gradients", "grad_cam"]
+    assert explain.main([*flags, str(tmp_path / "in"), "--method", *methods]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"skipped {tmp_path / 'in' / 'text.wav'}: ")
+    entries = json.loads((out / "explanations.json").read_text())
+    assert [entry["file"] for entry in entries] == [long, str(twin)]
+    predicted = inference.load(networks["small_cnn"]).predict(str(twin)).top(1)[0][0]
+    assert entries[1]["label"] == predicted[0]
+    assert entries[1]["probability"] == pytest.approx(predicted[1], abs=1e-4)
+    for name, entry, seconds in (("a_1", entries[0], 0.5), ("a_2", entries[1], 0.3)):
+        assert f"{entry['file']}  {entry['label']} " in printed.out
+        assert Image.open(out / f"{name}.png").size[0] > 600
+        integral = entry["methods"]["integrated_gradients"]
+        assert abs(integral["missing"]) <= 1.1e-3 * max(abs(integral["difference"]), 1e-2)
+        for method in methods:
+            assert 0 <= entry["methods"][method]["important"] <= 1
+            sound, rate = sf.read(out / f"{name}.{method}.wav")
+            assert rate == RATE and len(sound) == round(seconds * RATE)
+            head, *rows = csv.reader(open(out / f"{name}.{method}.csv"))
+            assert head[0] == "seconds" and all(len(row) == len(head) for row in rows)
+        table = np.loadtxt(out / f"{name}.integrated_gradients.csv", delimiter=",", skiprows=1)
+        assert table[0, 0] == pytest.approx(entry["start"], abs=1e-4)
+        assert table[:, 1:].sum() == pytest.approx(
+            integral["difference"] - integral["missing"], rel=1e-3
+        )
+    assert len(list(out.iterdir())) == 2 * (1 + 2 * len(methods)) + 1
+
+
+def test_a_label_and_a_window_of_choice(networks, tmp_path):
+    path = tone(tmp_path / "a.wav", 700, seconds=1.0)
+    model = inference.load(networks["small_cnn"])
+    flags = ["--checkpoint", str(networks["small_cnn"]), "--output", str(tmp_path), path]
+    label = model.labels[3]
+    chosen = ["--label", label, "--start", "0.2", "--method", "occlusion"]
+    assert explain.main([*flags, *chosen]) == 0
+    (entry,) = json.loads((tmp_path / "explanations.json").read_text())
+    samples = sf.read(path)[0][round(0.2 * RATE) :][: RATE // 2]
+    want = model.predict(samples).probabilities[0, 3]
+    assert (entry["label"], entry["start"]) == (label, 0.2)
+    assert entry["probability"] == pytest.approx(want, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("network", "flags", "message"),
+    [
+        ("small_cnn", ["--method", "gradcam"], "--method is 'gradcam'; did you mean 'grad_cam'"),
+        (
+            "small_cnn",
+            ["--method", "attention_rollout"],
+            "attention_rollout, which is not defined for model.name=small_cnn; those that are: "
+            "integrated_gradients, grad_cam, occlusion",
+        ),
+        ("small_cnn", ["--label", "nothing", "--method", "grad_cam"], "--label is 'nothing'"),
+        ("small_cnn", ["--start", "9", "--method", "grad_cam"], "--start is 9: .* ends at 0.500 s"),
+        ("small_cnn", ["--start", "-1"], "--start is -1"),
+        ("small_cnn", ["--share", "1"], "--share is 1"),
+        ("small_cnn", ["--attenuation", "0"], "--attenuation is 0"),
+        ("wav2vec2", [], "trained without labels"),
+    ],
+)
+def test_mistakes_of_the_user(networks, tmp_path, network, flags, message):
+    path = tone(tmp_path / "a.wav", 700)
+    where = ["--checkpoint", str(networks[network]), "--output", str(tmp_path / "out"), path]
+    with pytest.raises(UserError, match=message):
+        explain.main([*where, *flags])
+
+
+def test_nothing_readable_is_exit_code_1(networks, tmp_path, capsys):
+    (tmp_path / "text.wav").write_text("this is no sound")
+    flags = ["--checkpoint", str(networks["small_cnn"]), "--output", str(tmp_path / "out")]
+    assert explain.main([*flags, str(tmp_path)]) == 1
+    assert "text.wav" in capsys.readouterr().err
+
+
+def test_silence_and_a_single_sample(networks, tmp_path):
+    """There is nothing to point to, and nothing breaks."""
+    sf.write(tmp_path / "one.wav", np.array([0.5]), RATE)
+    sf.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
+    flags = ["--checkpoint", str(networks["small_cnn"]), "--output", str(tmp_path / "out")]
+    assert explain.main([*flags, str(tmp_path)]) == 0
+    _, silent = json.loads((tmp_path / "out" / "explanations.json").read_text())
+    assert silent["methods"]["integrated_gradients"]["difference"] == pytest.approx(0, abs=1e-5)
+    for name in silent["methods"]:
+        sound, _ = sf.read(tmp_path / "out" / f"silent.{name}.wav")
+        assert not sound.any()
