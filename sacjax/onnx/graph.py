@@ -6,6 +6,7 @@ Shapes may have symbols (`jax.export.symbolic_shape`): their sizes are computed 
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +62,7 @@ class Graph:
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self.symbols: dict[str, Size] = {}  # of the arguments' shapes
+        self.path = ""  # of the names that JAX's source gives to what is being added
         self._inner = self.nodes  # of the body that is being built
         self._constants: dict[Any, str] = {}
         self._sizes: dict[Any, str] = {}
@@ -84,14 +86,21 @@ class Graph:
         return self.ops(kind, inputs, 1, outer=outer, **attributes)[0]
 
     def ops(
-        self, kind: str, inputs: Sequence[str], outputs: int, *, outer: bool = False, **attributes: Any
+        self,
+        kind: str,
+        inputs: Sequence[str],
+        outputs: int,
+        *,
+        outer: bool = False,
+        **attributes: Any,
     ) -> list[str]:
         """Adds a node of several outputs, and returns their names."""
         from onnx import helper
 
         names = [self.fresh() for _ in range(outputs)]
         nodes = self.nodes if outer else self._inner
-        nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
+        label = f"{self.path}/{kind}_{names[0]}"
+        nodes.append(helper.make_node(kind, list(inputs), names, name=label, **attributes))
         return names
 
     @contextlib.contextmanager
@@ -104,7 +113,7 @@ class Graph:
             self._inner = before
 
     def initializer(self, array: np.ndarray) -> str:
-        """Returns the name of a constant tensor; equal small ones and the same large one share it."""
+        """Returns the name of a constant tensor; equal small ones share it."""
         from onnx import numpy_helper
 
         small = array.size <= 64
@@ -112,7 +121,8 @@ class Graph:
         if key not in self._constants:
             name = self._constants[key] = self.fresh()
             self._kept.append(array)
-            self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
+            whole = np.ascontiguousarray(array).reshape(array.shape)  # it makes scalars [1]
+            self.initializers.append(numpy_helper.from_array(whole, name))
         return self._constants[key]
 
     def name(self, value: Value) -> str:
@@ -144,18 +154,22 @@ class Graph:
         if isinstance(size, (int, np.integer)):
             return self.initializer(np.array([size], np.int64))
         if size not in self._sizes:
-            calls = {
-                "floordiv": lambda a, b: a.apply("Div", b),  # none is negative
-                "mod": lambda a, b: a.apply("Mod", b),
-                "max": lambda a, b: (a if isinstance(a, Size) else Size(self, self.size(a))).apply("Max", b),
-                "min": lambda a, b: (a if isinstance(a, Size) else Size(self, self.size(a))).apply("Min", b),
-            }
             # A symbolic dimension prints as an expression of its symbols and of these functions.
+            kinds = {"floordiv": "Div", "mod": "Mod", "max": "Max", "min": "Min"}
+            calls: dict[str, Any] = {
+                name: partial(self._of_sizes, kind) for name, kind in kinds.items()
+            }
             self._sizes[size] = eval(str(size), {"__builtins__": {}}, calls | self.symbols).name
         return self._sizes[size]
 
+    def _of_sizes(self, kind: str, a: Any, b: Any) -> "Size":
+        """Returns what an operator gives of two sizes, none of them negative."""
+        first = a if isinstance(a, Size) else Size(self, self.size(a))
+        return first.apply(kind, b)
 
-class Size(NamedTuple):
+
+@dataclasses.dataclass(frozen=True)
+class Size:
     """A size that the graph computes, int64 [1], with the arithmetic of integers."""
 
     graph: Graph
@@ -166,22 +180,22 @@ class Size(NamedTuple):
         other = other.name if isinstance(other, Size) else self.graph.size(other)
         return Size(self.graph, self.graph.op(kind, self.name, other, outer=True))
 
-    def __add__(self, other: Any) -> "Size":  # type: ignore[override]
+    def __add__(self, other: Any) -> "Size":
         return self.apply("Add", other)
 
     def __sub__(self, other: Any) -> "Size":
         return self.apply("Sub", other)
 
-    def __mul__(self, other: Any) -> "Size":  # type: ignore[override]
+    def __mul__(self, other: Any) -> "Size":
         return self.apply("Mul", other)
-
-    def __rsub__(self, other: Any) -> "Size":
-        return (self * -1) + other
 
     def __neg__(self) -> "Size":
         return self * -1
 
+    def __rsub__(self, other: Any) -> "Size":
+        return -self + other
+
     def __pow__(self, other: int) -> "Size":
         return self if other == 1 else self * self ** (other - 1)
 
-    __radd__, __rmul__ = __add__, __mul__  # type: ignore[assignment]
+    __radd__, __rmul__ = __add__, __mul__

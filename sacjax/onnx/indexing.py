@@ -78,9 +78,7 @@ def gather(graph: Graph, equation: Any, x: Value, indices: Value) -> Value:
         sizes,
         numbers.start_index_map,
         dict(zip(inside, offsets, strict=True)),
-        dict(
-            zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
-        ),
+        dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)),
     )
     return _result(equation, graph.op("GatherND", whole, index), x)
 
@@ -99,7 +97,11 @@ def scatter(graph: Graph, equation: Any, x: Value, indices: Value, updates: Valu
     sizes: list[Any] = [1] * len(shape)
     for axis, window in zip(inside, windows, strict=True):
         sizes[axis] = out[window]
-    _check_kept(params["mode"], indices, [(shape[a], sizes[a]) for a in numbers.scatter_dims_to_operand_dims])
+    _check_kept(
+        params["mode"],
+        indices,
+        [(shape[a], sizes[a]) for a in numbers.scatter_dims_to_operand_dims],
+    )
     where = _Indices(
         graph,
         indices,
@@ -124,15 +126,11 @@ def _check_kept(mode: Any, indices: Value, bounds: Sequence[tuple[Any, Any]]) ->
     """Raises UserError where a window may be out of bounds, and is then not written."""
     if mode != GatherScatterMode.FILL_OR_DROP:
         return
-    if indices.array is not None:
+    if indices.array is not None and (indices.array >= 0).all():
         ends = indices.array + np.array([size for _, size in bounds])
-        fits = [
-            isinstance(whole, int) and bool((ends[..., k] <= whole).all())
-            # A size that is not known holds the constants that were traced with it.
-            or not isinstance(whole, int)
-            for k, (whole, _) in enumerate(bounds)
-        ]
-        if all(fits) and bool((indices.array >= 0).all()):
+        # A size that is not known holds the constants that were traced with it.
+        known = [(k, whole) for k, (whole, _) in enumerate(bounds) if isinstance(whole, int)]
+        if all((ends[..., k] <= whole).all() for k, whole in known):
             return
     raise UserError("--format=onnx does not know a scatter that drops elements: use stablehlo")
 
@@ -177,17 +175,20 @@ class _Indices:
           inside: {axis of the array: axis of `out` along which the window lies}.
           batching: {axis of the array: axis of the indices that goes with it}.
         """
-        graph, columns = self.graph, []
+        graph, columns, order = self.graph, [], [int(axis) for axis in starts]
         for axis, size in enumerate(shape):
-            name = _int64(graph, 0)
-            if axis in tuple(starts):
-                column = self._start(tuple(starts).index(axis))
+            terms = []
+            if axis in order:
                 last = graph.op("Sub", graph.size(size), graph.size(sizes[axis]))
-                name = graph.op("Min", graph.op("Max", column, _int64(graph, 0)), last)
+                positive = graph.op("Max", self._start(order.index(axis)), _int64(graph, 0))
+                terms.append(graph.op("Min", positive, last))
             if axis in batching:
-                name = self._along(self.axes[batching[axis]], size)
+                terms.append(self._along(self.axes[batching[axis]], size))
             if axis in inside and not (isinstance(sizes[axis], int) and sizes[axis] == 1):
-                name = graph.op("Add", name, self._along(inside[axis], sizes[axis]))
+                terms.append(self._along(inside[axis], sizes[axis]))
+            name = terms[0] if terms else _int64(graph, 0)
+            for term in terms[1:]:
+                name = graph.op("Add", name, term)
             whole = graph.op("Expand", name, graph.shape(self.out))
             columns.append(graph.op("Unsqueeze", whole, _int64(graph, [-1])))
         return graph.op("Concat", *columns, axis=-1)
@@ -207,5 +208,3 @@ class _Indices:
         row = graph.op("Range", ends[0], graph.op("Squeeze", graph.size(size)), ends[1])
         new = [k for k in range(len(self.out)) if k != axis]
         return graph.op("Unsqueeze", row, _int64(graph, new)) if new else row
-
-

@@ -1,4 +1,4 @@
-"""What each primitive of JAX is in ONNX: functions of (graph, equation, inputs), and their table."""
+"""What each primitive of JAX is in ONNX: functions of (graph, equation, inputs) and their table."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,10 +29,14 @@ def _together(*values: Value) -> tuple[Any, ...]:
     """Returns the shape of several values of one rank, or of scalars, broadcast."""
     rank = max(len(x.shape) for x in values)
     shapes = [(1,) * (rank - len(x.shape)) + x.shape for x in values]
-    return tuple(next((n for n in sizes if n is not sizes[0] and n != 1), sizes[0]) for sizes in zip(*shapes, strict=True))
+
+    def longest(sizes: Sequence[Any]) -> Any:
+        return next((n for n in sizes if not (isinstance(n, int) and n == 1)), 1)
+
+    return tuple(longest(sizes) for sizes in zip(*shapes, strict=True))
 
 
-def elementwise(kind: str, **attributes: Any) -> Rule:
+def elementwise(kind: str, **attributes: Any) -> Callable[..., Value]:
     """Returns the rule of an operator that goes by element."""
 
     def rule(graph: Graph, equation: Any, *inputs: Value) -> Value:
@@ -73,6 +77,31 @@ def _integer_power(graph: Graph, equation: Any, x: Value) -> Value:
 
 def _reciprocal_root(graph: Graph, equation: Any, x: Value) -> Value:
     return _of(equation, graph.op("Reciprocal", graph.op("Sqrt", graph.name(x))), x.shape)
+
+
+def _with_number(kind: str, number: float, inner: str, first: bool) -> Rule:
+    """Returns the rule of two operators: `inner` of x, and `kind` of that and a number.
+
+    Args:
+      kind: of two inputs.
+      number: one of them.
+      inner: of one input; Identity for none.
+      first: whether the number comes first.
+    """
+
+    def rule(graph: Graph, equation: Any, x: Value) -> Value:
+        value = graph.op(inner, graph.name(x))
+        fixed = graph.initializer(np.array(number, x.dtype))
+        return _of(
+            equation, graph.op(kind, *((fixed, value) if first else (value, fixed))), x.shape
+        )
+
+    return rule
+
+
+def _log_of_one_more(graph: Graph, equation: Any, x: Value) -> Value:
+    more = graph.op("Add", graph.name(x), graph.initializer(np.array(1, x.dtype)))
+    return _of(equation, graph.op("Log", more), x.shape)
 
 
 def _clamp(graph: Graph, equation: Any, low: Value, x: Value, high: Value) -> Value:
@@ -256,13 +285,12 @@ def _convolution(graph: Graph, equation: Any, x: Value, kernel: Value) -> Value:
     spread = any(n != 1 for n in params["lhs_dilation"])
     if spread or params["batch_group_count"] != 1 or any(n < 0 for pair in pads for n in pair):
         raise _refuse("a transposed convolution")
-    whole_x, whole_kernel = _whole(graph, equation, [x, kernel])
-    whole_x = _in_order(graph, whole_x, numbers.lhs_spec)
-    if kernel.array is not None and kernel.shape == equation.invars[1].aval.shape:
-        order = [int(axis) for axis in numbers.rhs_spec]
-        whole_kernel = graph.initializer(np.ascontiguousarray(kernel.array.transpose(order)))
+    shape_x, shape_kernel = (variable.aval.shape for variable in equation.invars)
+    whole_x = _in_order(graph, graph.full(x, shape_x), numbers.lhs_spec)
+    if kernel.array is not None and kernel.shape == shape_kernel:
+        whole_kernel = graph.initializer(kernel.array.transpose(numbers.rhs_spec))
     else:
-        whole_kernel = _in_order(graph, whole_kernel, numbers.rhs_spec)
+        whole_kernel = _in_order(graph, graph.full(kernel, shape_kernel), numbers.rhs_spec)
     name = graph.op(
         "Conv",
         whole_x,
@@ -272,7 +300,7 @@ def _convolution(graph: Graph, equation: Any, x: Value, kernel: Value) -> Value:
         pads=[int(n) for n in np.transpose(pads).ravel()],
         group=int(params["feature_group_count"]),
     )
-    return _of(equation, _in_order(graph, name, np.argsort(numbers.out_spec)))
+    return _of(equation, _in_order(graph, name, np.argsort(numbers.out_spec).tolist()))
 
 
 def _in_order(graph: Graph, name: str, order: Sequence[int]) -> str:
@@ -313,7 +341,10 @@ TABLE: dict[str, Rule] = {
     "dot_general": _product,
     "eq": elementwise("Equal"),
     "erf": elementwise("Erf"),
+    "erfc": _with_number("Sub", 1, "Erf", first=True),
     "exp": elementwise("Exp"),
+    "exp2": _with_number("Pow", 2, "Identity", first=True),
+    "expm1": _with_number("Sub", 1, "Exp", first=False),
     "fft": _real_fft,
     "floor": elementwise("Floor"),
     "gather": indexing.gather,
@@ -324,6 +355,7 @@ TABLE: dict[str, Rule] = {
     "iota": _iota,
     "le": elementwise("LessOrEqual"),
     "log": elementwise("Log"),
+    "log1p": _log_of_one_more,
     "logistic": elementwise("Sigmoid"),
     "lt": elementwise("Less"),
     "max": elementwise("Max"),

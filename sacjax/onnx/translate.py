@@ -13,7 +13,7 @@ from sacjax.onnx import primitives
 from sacjax.onnx.graph import IR_VERSION, OPSET, Graph, Size, Value, constant, dtype_of
 
 FOLDED = 1 << 16  # elements: a constant is not computed where it is larger than that and its inputs
-CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # parameters of the primitives that only call
+CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call")  # parameters of the primitives that only call
 
 
 def to_onnx(
@@ -41,14 +41,14 @@ def to_onnx(
         _find_symbols(graph, name, struct.shape)
         values.append(Value(struct.shape, np.dtype(struct.dtype), name))
     (result,) = run(graph, jaxpr, [constant(x) for x in closed.consts], values)
-    shape = jaxpr.outvars[0].aval.shape
-    graph.nodes.append(helper.make_node("Identity", [graph.full(result, shape)], [output]))
+    gives: Any = jaxpr.outvars[0].aval
+    graph.nodes.append(helper.make_node("Identity", [graph.full(result, gives.shape)], [output]))
     described = [_described(name, struct) for name, struct in arguments.items()]
     made = helper.make_graph(
         graph.nodes,
         "sacjax",
         described,
-        [_described(output, jaxpr.outvars[0].aval)],
+        [_described(output, gives)],
         graph.initializers,
     )
     opset = [helper.make_opsetid("", OPSET)]
@@ -92,7 +92,10 @@ def run(graph: Graph, jaxpr: Any, consts: Sequence[Value], args: Sequence[Value]
 
     for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]
+        outer, inner = graph.path, str(equation.source_info.name_stack)
+        graph.path = "/".join(filter(None, (outer, inner)))
         outputs = _apply(graph, equation, inputs)
+        graph.path = outer
         known.update(zip(equation.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
@@ -156,8 +159,7 @@ def _scan(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
     if isinstance(length, int) and all(x.array is not None for x in over):
         rows: list[list[Value]] = []
         for k in reversed(range(length)) if reverse else range(length):
-            # A broadcast that is put off has one element on the axis.
-            slices = [constant(x.array[k if x.array.shape[0] > 1 else 0]) for x in over]  # type: ignore[index]
+            slices = [_row(x, k) for x in over]
             made = run(graph, closed.jaxpr, own, [*consts, *carry, *slices])
             carry = made[:carried]
             rows.append(made[carried:])
@@ -169,6 +171,12 @@ def _scan(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
         ]
         return [*carry, *stacked]
     return _loop(graph, equation, own, consts, carry, over)
+
+
+def _row(x: Value, k: int) -> Value:
+    """Returns row k of a constant, of which there is only one where a broadcast is put off."""
+    assert x.array is not None
+    return constant(x.array[min(k, len(x.array) - 1)])
 
 
 def _loop(
@@ -203,19 +211,20 @@ def _loop(
     given = [helper.make_tensor_value_info(*pair, None) for pair in zip(names, kinds, strict=True)]
     kinds = [helper.np_dtype_to_tensor_dtype(dtype_of(v.aval.dtype)) for v in inner.outvars]
     gives = [helper.make_tensor_value_info(*pair, None) for pair in zip(ends, kinds, strict=True)]
-    backwards = int(equation.params["reverse"])
+    directions = {
+        name: [1] * count
+        for name, count in (("input", len(over)), ("output", len(ends) - len(carry)))
+        if count and equation.params["reverse"]
+    }
     outputs = graph.ops(
         "Scan",
         starts,
         len(ends),
         body=helper.make_graph(nodes, "body", given, gives),
         num_scan_inputs=len(over),
-        scan_input_directions=[backwards] * len(over),
-        scan_output_directions=[backwards] * (len(ends) - len(carry)),
+        **{f"scan_{name}_directions": values for name, values in directions.items()},
     )
     return [
         Value(v.aval.shape, dtype_of(v.aval.dtype), name)
         for v, name in zip(equation.outvars, outputs, strict=True)
     ]
-
-
