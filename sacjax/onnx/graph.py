@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 OPSET, IR_VERSION = 18, 9
@@ -42,7 +43,7 @@ class Complex(NamedTuple):
 
 def dtype_of(dtype: Any) -> np.dtype:
     """Returns in which type a value of a JAX type is computed: all floats in float32."""
-    dtype = np.dtype(dtype)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)  # Python's numbers are of 32 bits, as in JAX
     narrow = dtype.kind in "fV" and dtype.itemsize < 4  # bfloat16 is of NumPy's kind V
     return np.dtype(np.float32) if narrow else dtype
 
