@@ -1,6 +1,11 @@
 """A model as an ONNX file, run by onnxruntime, against the model itself."""
 
+import http.server
+import json
+import os
+import queue
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -159,7 +164,8 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 RUNTIME = os.environ.get("ONNXRUNTIME_WEB", "")  # node_modules/onnxruntime-web
 # What the page says of what it hears is sent to the server that gave it.
 PROBE = """<script>
-addEventListener('labelled', event => fetch('heard', {method: 'POST', body: JSON.stringify(event.detail)}));
+addEventListener('labelled', event =>
+  fetch('heard', {method: 'POST', body: JSON.stringify(event.detail)}));
 new MutationObserver(() => {
   const start = document.getElementById('start');
   if (!start.disabled) start.click();
