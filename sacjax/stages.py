@@ -19,7 +19,7 @@ from sacjax.data.bad_files import BadFiles, read_table
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 from sacjax.evaluators.predictions import own_rows, write_predictions
-from sacjax.init_from import has_begun, pretrained_of, resolve, trained_encoder
+from sacjax.init_from import has_begun, pretrained_of, resolve, trained_encoder, trained_model
 from sacjax.train import checkpoint, hooks, sharding
 from sacjax.train.checkpoint_files import has_checkpoint
 from sacjax.train.loop import Task, epoch_examples, fit, total_steps
@@ -227,7 +227,8 @@ class Stage:
         if self.stage.init_from in self.config.stages:
             pretrained = pretrained_of(self.stage, self.config, self.workdir)
         if source := self.objective.source(self.stage):
-            self.objective.trained = trained_encoder(source, self.config, self.workdir)
+            load = trained_model if self.objective.whole_source else trained_encoder
+            self.objective.trained = load(source, self.config, self.workdir)
         artifacts = self.objective.prepare(self.batches)
         self.objective.trained = None
         return pretrained, artifacts

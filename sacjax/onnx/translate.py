@@ -211,8 +211,8 @@ def _loop(
     given = [helper.make_tensor_value_info(*pair, None) for pair in zip(names, kinds, strict=True)]
     kinds = [helper.np_dtype_to_tensor_dtype(dtype_of(v.aval.dtype)) for v in inner.outvars]
     gives = [helper.make_tensor_value_info(*pair, None) for pair in zip(ends, kinds, strict=True)]
-    directions = {
-        name: [1] * count
+    directions: dict[str, Any] = {
+        f"scan_{name}_directions": [1] * count
         for name, count in (("input", len(over)), ("output", len(ends) - len(carry)))
         if count and equation.params["reverse"]
     }
@@ -222,7 +222,7 @@ def _loop(
         len(ends),
         body=helper.make_graph(nodes, "body", given, gives),
         num_scan_inputs=len(over),
-        **{f"scan_{name}_directions": values for name, values in directions.items()},
+        **directions,
     )
     return [
         Value(v.aval.shape, dtype_of(v.aval.dtype), name)
