@@ -1,7 +1,5 @@
 """Distillation: worked values of its losses, and a student of each kind of teacher."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +8,11 @@ from flax import nnx
 from workdirs import write_workdir
 
 from sacjax import config as config_lib
-from sacjax import inference, init_from, stages
+from sacjax import inference, init_from, objectives, stages
 from sacjax.errors import UserError
-from sacjax.objectives.base import Frozen
 from sacjax.objectives.distillation import feature_loss, soft_loss
+from sacjax.train import sharding
+from sacjax.train.step import make_trainer
 
 EVEN, UNEVEN = jnp.array([[0.0, 0.0]]), jnp.log(jnp.array([[3.0, 1.0]]))  # 1/2 1/2, 3/4 1/4
 DIVERGENCE = 0.5 * np.log(4 / 3)  # of the first from the second
@@ -51,10 +50,24 @@ def config_of(teacher, steps=1, **options):
     with s.unlocked():
         s.model.encoder = dict(channels=(4, 4), hidden=8)
         s.objective.options = dict(teacher=str(teacher)) | options
-    s.train.update(batch_size=16, steps=steps, log_every=min(steps, 10), evaluate_every=10**6)
+    s.train.update(batch_size=16, steps=steps, log_every=steps, evaluate_every=10**6)
     s.eval.update(batch_size=32, splits=("test",))
     s.optimizer.learning_rate, c.tensorboard = 1e-2, False
     return c
+
+
+def random_batch():
+    """Returns 16 labelled clips of noise, each of another loudness and length."""
+    rng = np.random.default_rng(0)
+    audio = np.linspace(6000, 600, 16)[:, None] * rng.standard_normal([16, 4000])
+    rows = np.arange(16, dtype=np.int32)
+    return dict(
+        audio=audio.clip(-32768, 32767).astype(np.int16),
+        length=np.linspace(2000, 4000, 16).astype(np.int32),
+        label=rows,
+        index=rows,
+        mask=np.ones(16, np.float32),
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,30 +76,34 @@ def config_of(teacher, steps=1, **options):
         ("small_cnn", "classification", dict(alpha=1.0)),
         ("wav2vec2", "classification", dict(match="labels")),
         ("small_cnn", "simclr", dict(match="features")),
-        ("spectrogram_resnet", "classification", dict(match="features", distance="cosine")),
+        ("small_cnn", "classification", dict(match="features", distance="cosine")),
     ],
 )
 def test_a_student_comes_nearer_to_any_teacher(encoder, objective, options, tmp_path):
     taught = write_workdir(tmp_path / "teacher", encoder, objective)
-    workdir = tmp_path / "run"
-    stages.run(config_of(tmp_path / "teacher", 60, **options), workdir)
-    log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    soft = [line["train/soft"] for line in log if "train/soft" in line]
+    stage = init_from.resolve(config_of(tmp_path / "teacher", 40, **options)).student
+    trained = inference.load(tmp_path / "teacher")
+    made = objectives.build(stage, trained.labels, np.ones(len(trained.labels)))
+    made.trained = trained
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1])
+    trainer = make_trainer(made, stage, mesh, 100, 0)
+    state, soft = trainer.init(None, made.prepare(None)), []
+    batch = sharding.put_batch(random_batch(), mesh)
+    for _ in range(4):
+        for _ in range(10):
+            state = trainer.step(state, batch)
+        total, count = trainer.evaluate(state, batch)["soft"]
+        soft.append(float(total / count))
     assert soft[-1] < 0.8 * soft[0]
 
-    (tmp_path / "teacher").rename(tmp_path / "gone")  # the student needs it no more
-    student = inference.load(workdir)
-    clip = np.random.default_rng(0).normal(0, 0.1, 4000)
-    assert student.predict(clip).probabilities.shape == (1, 20)
     whole = taught if objective == "classification" else taught.encoder
-    kept, given = (nnx.as_pure(nnx.state(x)) for x in (student.module.teacher, whole))
-    for name in kept:
+    kept, given = nnx.as_pure(state.buffers["teacher"]), nnx.as_pure(nnx.state(whole))
+    for name in kept:  # the teacher stays what it was, and nothing of it is learned
         jax.tree.map(np.testing.assert_array_equal, kept[name], given[name])
-    assert not jax.tree.leaves(nnx.state(student.module.teacher, nnx.Param))
-    assert jax.tree.leaves(nnx.state(student.module.teacher, Frozen))
+    assert "encoder" in state.params and "teacher" not in state.params
 
 
-def test_a_teacher_that_is_an_earlier_stage(tmp_path):
+def test_a_run_whose_teacher_is_an_earlier_stage(tmp_path):
     c = config_of("teacher")
     teacher = c.student.copy_and_resolve_references()
     with teacher.unlocked():
@@ -96,13 +113,15 @@ def test_a_teacher_that_is_an_earlier_stage(tmp_path):
     stages.run(both, tmp_path)
     taught, student = (inference.load_trained(tmp_path, None, name) for name in both.stages)
     np.testing.assert_array_equal(taught.module.head.kernel, student.module.teacher.head.kernel)
+    clip = np.random.default_rng(0).normal(0, 0.1, 4000)
+    assert student.predict(clip).probabilities.shape == (1, 20)
 
 
 def test_what_cannot_be_learned_from_is_said(tmp_path):
     workdir = tmp_path / "teacher"
     write_workdir(workdir, "wav2vec2")
     for change, message in (
-        (lambda s: s.objective.update(options=dict()), "teacher is"),
+        (lambda s: setattr(s.objective, "options", dict()), "teacher is"),
         (lambda s: s.objective.options.update(alpha=2.0), "alpha"),
         (lambda s: s.data.update(sample_rate=16000), "8000 Hz"),
         (lambda s: s.objective.options.update(teacher="hf:model"), "workdir of sacjax"),
