@@ -36,11 +36,16 @@ def trained_encoder(where: str, config: ConfigDict, workdir: Path) -> Any:
     """
     if (folder := huggingface.folder_of(where)) is not None:
         model = huggingface.load_huggingface(folder).model
-    elif where in config.stages:
-        model = inference.load_trained(workdir, None, where).module
     else:
-        model = inference.load_trained(where, None).module
+        model = trained_model(where, config, workdir).module
     return getattr(model, "encoder", model)
+
+
+def trained_model(where: str, config: ConfigDict, workdir: Path) -> inference.Model:
+    """Returns the model of an earlier stage of the run in `workdir`, or of another workdir."""
+    if where in config.stages:
+        return inference.load_trained(workdir, None, where)
+    return inference.load_trained(where, None)
 
 
 def resolve(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
@@ -59,8 +64,10 @@ def resolve(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
     saved = json.loads(begun.read_text()) if begun and begun.is_file() else {}
     for name in config.stages:
         stage = config[name]
-        if source := objectives.OBJECTIVES[stage.objective.name].source(stage):
-            _resolve_source(name, source, config, saved)
+        kind = objectives.OBJECTIVES[stage.objective.name]
+        if source := kind.source(stage):
+            fill_in = _resolve_whole if kind.whole_source else _resolve_source
+            fill_in(name, source, config, saved)
         if not stage.init_from:
             continue
         inside = stage.init_from in config.stages
@@ -168,6 +175,38 @@ def _resolve_source(name: str, where: str, config: ConfigDict, saved: dict[str, 
         if kinds[0] == "spectrogram" and source.frontend != stage.frontend.to_dict():
             raise UserError(f"{key} has another front end: set config.{name}.frontend to the same")
         network = dict(name=source.kind, encoder=source.options)
+    with stage.objective.unlocked():
+        stage.objective.options.network = network
+
+
+def _resolve_whole(name: str, where: str, config: ConfigDict, saved: dict[str, Any]) -> None:
+    """Tells a stage's objective how the model that it learns from is built and hears.
+
+    Raises:
+      UserError: a model of another sample rate, or none of sacjax.
+    """
+    stage = config[name]
+    option = objectives.OBJECTIVES[stage.objective.name].source_option
+    key = f"config.{name}.objective.options.{option}={where}"
+    begun = saved.get(name, {}).get("objective", {}).get("options", {})
+    if where not in config.stages and begun.get(option) == where:
+        network = begun["network"]
+    elif huggingface.folder_of(where) is not None:
+        raise UserError(f"{key}: give a workdir of sacjax, such as one that was fine-tuned from it")
+    else:
+        inside = where in config.stages
+        other, its_name = (config, where) if inside else inference.trained_stage(where)
+        its, labelled = other[its_name], objectives.OBJECTIVES[other[its_name].objective.name]
+        if its.data.sample_rate != stage.data.sample_rate:
+            raise UserError(
+                f"{key} was trained at {its.data.sample_rate} Hz: set "
+                f"config.{name}.data.sample_rate to that"
+            )
+        network = dict(
+            model=its.model.to_dict(),
+            frontend=its.frontend.to_dict(),
+            classifier=labelled.needs_labels,
+        )
     with stage.objective.unlocked():
         stage.objective.options.network = network
 

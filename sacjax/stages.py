@@ -21,7 +21,7 @@ from sacjax.errors import UserError
 from sacjax.evaluators.calibration import calibrate
 from sacjax.evaluators.predictions import own_rows, write_predictions
 from sacjax.evaluators.suspects import Analysis, analyse
-from sacjax.init_from import has_begun, pretrained_of, resolve, trained_encoder
+from sacjax.init_from import has_begun, pretrained_of, resolve, trained_encoder, trained_model
 from sacjax.leaks import check_leaks
 from sacjax.train import hooks, sharding
 from sacjax.train.checkpoint_files import has_checkpoint, write_labels, write_temperature
@@ -237,7 +237,8 @@ class Stage:
         if self.stage.init_from in self.config.stages:
             pretrained = pretrained_of(self.stage, self.config, self.workdir)
         if source := self.objective.source(self.stage):
-            self.objective.trained = trained_encoder(source, self.config, self.workdir)
+            load = trained_model if self.objective.whole_source else trained_encoder
+            self.objective.trained = load(source, self.config, self.workdir)
         artifacts = self.objective.prepare(self.batches)
         self.objective.trained = None
         return pretrained, artifacts

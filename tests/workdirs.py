@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from sacjax import config as config_lib
-from sacjax import objectives
+from sacjax import inference, objectives
 from sacjax.data import sources
 from sacjax.train import checkpoint
 from sacjax.train.checkpoint_files import write_labels
@@ -75,6 +75,16 @@ def network_of(name, objective="classification"):
     """Returns the network that `write_workdir` writes."""
     made, _ = objective_of(config_of(name, objective))
     return random_values(lambda: made.build(nnx.Rngs(0)))
+
+
+def untrained_classifier(encoder):
+    """Returns a classifier of the synthesized few labels, its head random; from the project."""
+    config = config_lib.load(f"configs/synthetic/few_labels.py:encoder={encoder}")
+    names = tuple("abcde")
+    objective = objectives.build(config.finetune, names, np.ones(len(names)))
+    module = objective.build(nnx.Rngs(0))
+    module.head.kernel[...] = 0.1 * jax.random.normal(jax.random.key(1), module.head.kernel.shape)
+    return inference.Model(config, "finetune", names, objective, module)
 
 
 def write_workdir(folder, name, objective="classification"):

@@ -93,11 +93,12 @@ def check(config: ConfigDict) -> ConfigDict:
                 f"config.{name}.init_from is '{config[name].init_from}', which does not run before "
                 f"{name}: name an earlier stage, a workdir, or hf: and a checkpoint's folder"
             )
-        source = objectives.OBJECTIVES[config[name].objective.name].source(config[name])
+        kind = objectives.OBJECTIVES[config[name].objective.name]
+        source = kind.source(config[name])
         if source in config.stages[number:]:
+            key = f"config.{name}.objective.options.{kind.source_option}"
             raise UserError(
-                f"config.{name}.objective.options.targets is '{source}', which does not run before "
-                f"{name}: name an earlier stage"
+                f"{key} is '{source}', which does not run before {name}: name an earlier stage"
             )
     for axis, size in config.mesh.items():
         if size == 0 or size < -1:

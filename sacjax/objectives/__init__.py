@@ -14,6 +14,7 @@ from sacjax.objectives.byol_a import ByolA
 from sacjax.objectives.classification import Classification
 from sacjax.objectives.cola import Cola
 from sacjax.objectives.data2vec import Data2Vec
+from sacjax.objectives.distillation import Distillation
 from sacjax.objectives.eat import Eat
 from sacjax.objectives.hubert import Hubert
 from sacjax.objectives.inversion import Inversion
@@ -30,6 +31,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "classification": Classification,
     "cola": Cola,
     "data2vec": Data2Vec,
+    "distillation": Distillation,
     "eat": Eat,
     "hubert": Hubert,
     "inversion": Inversion,

@@ -86,6 +86,12 @@ class Objective:
     hears_targets = False
     """Whether its targets are made of what the encoder hears, so that no front end may learn."""
 
+    source_option = "targets"
+    """The option that `source` is."""
+
+    whole_source = False
+    """Whether `prepare` needs the whole model of `source`, not only its encoder."""
+
     needs_labels = False
     """Whether a training example without a label is useless to it."""
 
@@ -97,7 +103,7 @@ class Objective:
 
     display = Display()
     trained: Any = None
-    """The encoder that `source` names, while `prepare` runs."""
+    """The encoder that `source` names, or its `inference.Model`, while `prepare` runs."""
 
     patience = 0
     """Log lines in a row with a complaint of `health` before the run stops; 0 = never."""
@@ -128,7 +134,7 @@ class Objective:
         """Returns the earlier stage, workdir or hf:FOLDER whose encoder `prepare` needs, or ''.
 
         An objective with a source has an option `network`, in which `sacjax.stages.resolve` tells
-        that encoder's name and options.
+        that encoder's name and options; of a whole source its `model`, `frontend` and sample rate.
         """
         return ""
 

@@ -92,6 +92,24 @@ class Classification(Objective):
         view, label = batch["views"][0], batch["label"]
         known = batch["mask"] * batch["labelled"]
         logits = model(view.inputs, view.lengths, ctx)
+        example, weight = self.examples(logits, label, known, ctx)
+        return self.summed(example * weight, weight, logits, label, known)
+
+    def examples(
+        self,
+        logits: Float[Array, "batch classes"],
+        label: Float[Array, "batch classes"],
+        known: Float[Array, " batch"],
+        ctx: Context,
+    ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+        """Returns (the loss of each clip, what it weighs).
+
+        Args:
+          logits: of the classes.
+          label: one-hot, soft or multi-hot.
+          known: 0 for clips that do not count.
+          ctx: says whether labels are smoothed.
+        """
         smoothing = self.options.label_smoothing if ctx.train else 0.0
         if self.options.loss == "softmax":
             target = label * (1 - smoothing) + smoothing / self.num_classes
@@ -102,11 +120,22 @@ class Classification(Objective):
             weights = jnp.where(label > 0.5, self.weights, 1.0)
             example = (optax.sigmoid_binary_cross_entropy(logits, target) * weights).mean(-1)
             weight = known
+        return example, weight
+
+    def summed(
+        self,
+        values: Float[Array, " batch"],
+        weight: Float[Array, " batch"],
+        logits: Float[Array, "batch classes"],
+        label: Float[Array, "batch classes"],
+        known: Float[Array, " batch"],
+    ) -> Loss:
+        """Returns the Loss of weighted losses [B] with their weights, and the accuracy."""
         if self.stage.data.multi_label:
             correct = ((logits >= 0) == (label > 0.5)).all(-1)  # a half is a yes, as in `scores`
         else:
             correct = jnp.argmax(logits, -1) == jnp.argmax(label, -1)
-        total, count = (example * weight).sum(), weight.sum()
+        total, count = values.sum(), weight.sum()
         return Loss(
             total,
             count,

@@ -9,12 +9,10 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
-from flax import nnx
 from scipy.special import softmax
-from workdirs import RATE, write_workdir
+from workdirs import RATE, untrained_classifier, write_workdir
 
-from sacjax import config as config_lib
-from sacjax import inference, objectives
+from sacjax import inference
 from sacjax.commands import export as command
 from sacjax.errors import UserError
 from sacjax.inference import export
@@ -55,20 +53,10 @@ def sounds(samples, seed=0):
     return audio, np.array([samples, samples * 2 // 3, samples], np.int32)
 
 
-def model_of(encoder):
-    """Returns an untrained classifier, its head random, of the synthesized few labels."""
-    config = config_lib.load(f"configs/synthetic/few_labels.py:encoder={encoder}")
-    names = tuple("abcde")
-    objective = objectives.build(config.finetune, names, np.ones(len(names)))
-    module = objective.build(nnx.Rngs(0))
-    module.head.kernel[...] = 0.1 * jax.random.normal(jax.random.key(1), module.head.kernel.shape)
-    return inference.Model(config, "finetune", names, objective, module)
-
-
 @pytest.mark.parametrize("encoder", list(ENCODERS))
 def test_any_clips_of_any_length_have_the_probabilities_of_the_model(encoder, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
-    model = model_of(encoder)
+    model = untrained_classifier(encoder)
     program, multiple = export.to_stablehlo(model)
     # A table of positions in a Transformer of patches is of one number of frames.
     assert (multiple == 0) == (encoder == "spectrogram_transformer")
@@ -106,7 +94,7 @@ def test_the_file_runs_without_sacjax(objective, tmp_path, capsys):
 
 def test_several_labels_a_clip_stay_several(monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
-    model = model_of("small_cnn")
+    model = untrained_classifier("small_cnn")
     model.stage_config.data.multi_label = True
     audio, length = sounds(8000)
     logits = np.asarray(model.logits(audio, length))
