@@ -79,6 +79,9 @@ class Family:
     class_bias: ClassVar[str]
     """The tensor of a classifier that has as many elements as there are classes."""
 
+    left_out: ClassVar[tuple[str, ...]] = ()
+    """What tensors that are not read begin with, such as those of a decoder."""
+
     def complete(self, config: dict[str, Any]) -> dict[str, Any]:
         """Returns a config.json with transformers' defaults where keys are absent.
 
@@ -106,6 +109,18 @@ class Family:
         """
         raise NotImplementedError
 
+    def front_end(
+        self, config: dict[str, Any], sample_rate: int, preprocessor: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Returns the `frontend` whose features the encoder takes; {} where it takes waveforms.
+
+        Args:
+          config: of `complete`.
+          sample_rate: Hz.
+          preprocessor: preprocessor_config.json; {} where there is none.
+        """
+        return {}
+
     def build(
         self, kind: Kind, encoder: Encoder, config: dict[str, Any], classes: int, rngs: nnx.Rngs
     ) -> Any:
@@ -123,9 +138,10 @@ class Family:
         raise NotImplementedError
 
     def describe(self, stage: ConfigDict, loaded: Loaded) -> None:
-        """Sets in a stage what would build a checkpoint's head, and the front end of its input.
+        """Sets in a stage what would build a checkpoint's head.
 
-        `huggingface.as_stage` sets the encoder, the sample rate and the kind of labels.
+        `huggingface.as_stage` sets the encoder, the front end, the sample rate and the kind of
+        labels.
         """
         raise NotImplementedError
 

@@ -16,8 +16,12 @@ from sacjax.convert.base import Entry
 from sacjax.errors import UserError
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
+def read_tensors(path: Path, left_out: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """Returns {name: float32 array} of model.safetensors, or of the shards that its index names.
+
+    Args:
+      path: the folder.
+      left_out: what names that are not read begin with.
 
     Raises:
       UserError: there is neither, or a file is not whole.
@@ -26,9 +30,9 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     for file in _files(path):
         try:
             with safe_open(file, framework="flax") as opened:
-                tensors |= {
-                    name: np.asarray(opened.get_tensor(name), np.float32) for name in opened.keys()
-                }  # noqa: SIM118
+                for name in opened.keys():  # noqa: SIM118
+                    if not name.startswith(left_out):
+                        tensors[name] = np.asarray(opened.get_tensor(name), np.float32)
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{file}: not a whole safetensors file: {error}") from error
     return tensors

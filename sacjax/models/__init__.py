@@ -21,6 +21,7 @@ from sacjax.models.resnet import SpectrogramResNet
 from sacjax.models.small_cnn import SmallCNN
 from sacjax.models.spectrogram_transformer import SpectrogramTransformer
 from sacjax.models.wav2vec2 import Wav2Vec2
+from sacjax.models.whisper import Whisper
 
 ENCODERS: dict[str, type[Encoder]] = {
     "audionet": AudioNet,
@@ -31,6 +32,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "small_cnn": SmallCNN,
     "spectrogram_transformer": SpectrogramTransformer,
     "wav2vec2": Wav2Vec2,
+    "whisper": Whisper,
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "TokenEncoder",
     "Tokens",
     "Wav2Vec2",
+    "Whisper",
     "build",
     "build_encoder",
     "check",

@@ -24,6 +24,7 @@ OPTIONS = {
     "small_cnn": dict(channels=(4, 4), hidden=8),
     "spectrogram_transformer": dict(size="mini", width=16, depth=2, mlp_width=32, patch_bands=8),
     "wav2vec2": dict(size="tiny", positional_kernel=16, positional_groups=4),
+    "whisper": dict(width=16, depth=2, heads=2, mlp_width=16, max_frames=40),
 }
 
 
