@@ -11,9 +11,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sacjax.context import Context
 from sacjax.layers.activation import gelu
-from sacjax.layers.attention import attend
+from sacjax.layers.attention import Bias, attend
 from sacjax.layers.dropout import drop
 from sacjax.layers.norm import EPSILON, LayerNorm
+from sacjax.layers.relative import Gate, RelativePositions
 from sacjax.parts import part
 
 Remat = Literal["none", "full", "dots"]
@@ -50,6 +51,7 @@ class Attention(nnx.Module):
         *,
         causal: bool = False,
         qkv_bias: bool = True,
+        gated: bool = False,
         dropout: float = 0.0,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -61,6 +63,7 @@ class Attention(nnx.Module):
           heads: how many.
           causal: whether a token attends only to itself and those before it.
           qkv_bias: whether queries, keys and values have biases.
+          gated: whether it is given relative positions, of which a token takes a share.
           dropout: rate of the attention weights.
           dtype: of the computation; parameters are float32.
           rngs: of the parameters.
@@ -68,6 +71,7 @@ class Attention(nnx.Module):
         make = partial(nnx.Linear, width, width, dtype=dtype, kernel_init=NORMAL, rngs=rngs)
         three = partial(make, use_bias=qkv_bias)
         self.query, self.key, self.value, self.out = three(), three(), three(), make()
+        self.gate = Gate(width // heads, heads, dtype=dtype, rngs=rngs) if gated else None
         self.heads, self.causal, self.dropout = heads, causal, dropout
 
     @part("attention")
@@ -76,6 +80,7 @@ class Attention(nnx.Module):
         x: Float[Array, "batch tokens width"],
         mask: Bool[Array, "batch tokens"],
         key: Key[Array, ""] | None = None,
+        positions: Float[Array, "#batch heads tokens tokens"] | None = None,
     ) -> Float[Array, "batch tokens width"]:
         """Returns what each token gathers from the others.
 
@@ -83,9 +88,13 @@ class Attention(nnx.Module):
           x: the tokens.
           mask: those that may be attended to, at least one a clip.
           key: of the dropout of attention weights; None outside training.
+          positions: scores of pairs by their relative positions, of which each takes a share.
         """
         q, k, v = self._heads(x)
-        y = attend(q, k, v, mask, self.causal, self.dropout, key)
+        bias = None
+        if self.gate is not None and positions is not None:
+            bias = Bias(self.gate(x.reshape(q.shape)), positions)
+        y = attend(q, k, v, mask, self.causal, self.dropout, key, bias)
         return self.out(y.reshape(x.shape))
 
     def stream(
@@ -126,6 +135,7 @@ class TransformerLayer(nnx.Module):
         pre_norm: bool,
         causal: bool = False,
         qkv_bias: bool = True,
+        gated: bool = False,
         epsilon: float = EPSILON,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
@@ -139,6 +149,7 @@ class TransformerLayer(nnx.Module):
             heads,
             causal=causal,
             qkv_bias=qkv_bias,
+            gated=gated,
             dropout=attention_dropout,
             dtype=dtype,
             rngs=rngs,
@@ -154,16 +165,17 @@ class TransformerLayer(nnx.Module):
         x: Float[Array, "batch tokens width"],
         mask: Bool[Array, "batch tokens"],
         ctx: Context,
+        positions: Float[Array, "#batch heads tokens tokens"] | None = None,
     ) -> tuple[Float[Array, "batch tokens width"], Float[Array, "batch tokens width"]]:
         """Returns (the tokens after the layer; what its MLP gave before it was added).
 
-        `mask` says which tokens may be attended to.
+        `mask` says which tokens may be attended to; `positions` is as of `Attention`.
         """
         if self.pre_norm:
-            x = x + self._attend(self.attention_norm(x), mask, ctx)
+            x = x + self._attend(self.attention_norm(x), mask, ctx, positions)
             branch = self._mlp(self.mlp_norm(x), ctx)
             return x + branch, branch
-        x = self.attention_norm(x + self._attend(x, mask, ctx))
+        x = self.attention_norm(x + self._attend(x, mask, ctx, positions))
         branch = self._mlp(x, ctx)
         return self.mlp_norm(x + branch), branch
 
@@ -179,8 +191,10 @@ class TransformerLayer(nnx.Module):
         x = self.attention_norm(x + y)
         return self.mlp_norm(x + self._mlp(x, Context())), past
 
-    def _attend(self, x: jax.Array, mask: jax.Array, ctx: Context) -> jax.Array:
-        return drop(self.attention(x, mask, ctx.rng(0)), self.dropout, ctx.rng(1))
+    def _attend(
+        self, x: jax.Array, mask: jax.Array, ctx: Context, positions: jax.Array | None
+    ) -> jax.Array:
+        return drop(self.attention(x, mask, ctx.rng(0), positions), self.dropout, ctx.rng(1))
 
     @part("feed-forward")
     def _mlp(self, x: jax.Array, ctx: Context) -> jax.Array:
@@ -206,6 +220,8 @@ class Transformer(nnx.Module):
         pre_norm: bool,
         causal: bool = False,
         qkv_bias: bool = True,
+        relative_buckets: int = 0,
+        relative_distance: int = 800,
         epsilon: float = EPSILON,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
@@ -225,6 +241,8 @@ class Transformer(nnx.Module):
           pre_norm: norms before each branch, instead of after it.
           causal: whether a token attends only to itself and those before it.
           qkv_bias: whether queries, keys and values have biases.
+          relative_buckets: of relative positions, gated, which all layers share; 0: none.
+          relative_distance: tokens from which on they are in the last bucket.
           epsilon: added to the norms' variances.
           dropout: rate of the input and of each branch.
           attention_dropout: rate of the attention weights.
@@ -245,6 +263,7 @@ class Transformer(nnx.Module):
             pre_norm=pre_norm,
             causal=causal,
             qkv_bias=qkv_bias,
+            gated=relative_buckets > 0,
             epsilon=epsilon,
             dropout=dropout,
             attention_dropout=attention_dropout,
@@ -253,6 +272,11 @@ class Transformer(nnx.Module):
         )
         stack = nnx.vmap(lambda key: make(rngs=nnx.Rngs(params=key)))
         self.layers = stack(jax.random.split(rngs.params(), depth))
+        self.relative = (
+            RelativePositions(relative_buckets, relative_distance, heads, rngs=rngs)
+            if relative_buckets
+            else None
+        )
         self.depth, self.dropout, self.layer_drop, self.remat = depth, dropout, layer_drop, remat
         self.dtype = dtype
 
@@ -263,6 +287,7 @@ class Transformer(nnx.Module):
         mask: Bool[Array, "batch tokens"],
         ctx: Context = Context(),
         hidden_states: States = False,
+        positions: Int[Array, "batch tokens"] | None = None,
     ) -> tuple[
         Float[Array, "batch tokens width"], Float[Array, "states batch tokens width"] | None
     ]:
@@ -274,10 +299,15 @@ class Transformer(nnx.Module):
           ctx: of this call.
           hidden_states: see `States`. The last layer's output is the one before `final_norm`, as in
             transformers from 5.16 on.
+          positions: of the tokens, where they have relative ones; None: as they come.
         """
         x = x if self.input_norm is None else self.input_norm(x)
         x = drop(x, self.dropout, ctx.rng(0))
-        x, states = self._scan(x, mask, ctx.child(1), hidden_states)
+        relative = None
+        if self.relative is not None:
+            own = jnp.arange(x.shape[1])[None] if positions is None else positions
+            relative = self.relative(own)
+        x, states = self._scan(x, mask, ctx.child(1), hidden_states, relative)
         inside = mask[..., None]
         if states is not None:
             states = states if hidden_states == "mlp" else jnp.concatenate([states, x[None]])
@@ -318,7 +348,12 @@ class Transformer(nnx.Module):
         return x, Past(keys, values, past.tokens + x.shape[1])
 
     def _scan(
-        self, x: jax.Array, mask: jax.Array, ctx: Context, hidden_states: States
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        ctx: Context,
+        hidden_states: States,
+        positions: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Returns (the last layer's output; every layer's input, or MLP's output, if asked for)."""
         attended = mask | ~mask.any(-1, keepdims=True)  # a softmax needs a token, of no clip too
@@ -329,7 +364,7 @@ class Transformer(nnx.Module):
         def apply(x: jax.Array, layer: tuple) -> tuple[jax.Array, jax.Array | None]:
             variables, number = layer
             own = ctx.child(number)
-            y, branch = nnx.merge(graphdef, variables)(x, attended, own.child(0))
+            y, branch = nnx.merge(graphdef, variables)(x, attended, own.child(0), positions)
             key = own.rng(1)
             if self.layer_drop and key is not None:
                 y = jnp.where(jax.random.bernoulli(key, self.layer_drop), x, y)
