@@ -26,19 +26,23 @@ def pretrained_of(stage: ConfigDict, config: ConfigDict, workdir: Path) -> Pretr
     where = stage.init_from
     if not where:
         return None
-    _, params, buffers = split_model(trained_encoder(where, config, workdir))
+    options = stage.model.encoder.to_dict()
+    _, params, buffers = split_model(trained_encoder(where, config, workdir, options))
     # On the host, so that a mesh of any devices can take them.
     params, buffers = jax.device_get((params, buffers))
     return Pretrained(where, {"encoder": params}, {"encoder": buffers})
 
 
-def trained_encoder(where: str, config: ConfigDict, workdir: Path) -> Any:
+def trained_encoder(
+    where: str, config: ConfigDict, workdir: Path, options: dict[str, Any] | None = None
+) -> Any:
     """Returns the encoder of an earlier stage of the run in `workdir`, of a workdir or `hf:PATH`.
 
-    Of another stage it is that of the checkpoint which that stage was evaluated by.
+    Of another stage it is that of the checkpoint which that stage was evaluated by. A checkpoint of
+    `hf:PATH` is read with `options` of the encoder, such as fewer positions or input channels.
     """
     if (folder := huggingface.folder_of(where)) is not None:
-        model = huggingface.load_huggingface(folder).model
+        model = huggingface.load_huggingface(folder, **(options or {})).model
     elif where in config.stages:
         model = inference.load_trained(workdir, None, where).module
     else:

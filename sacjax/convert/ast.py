@@ -230,6 +230,7 @@ def _check_head(model: Classifier) -> None:
         layers=("weighted" if model.layer_weights is not None else "last", "last"),
         projection=(0 if model.project is None else model.project.out_features, 0),
         head_norm=(model.head_norm is not None, True),
+        hidden=(0 if model.hidden is None else model.hidden.out_features, 0),
     )
     good["encoder.output"] = (encoder.settings.output, "class")
     for name, (value, wanted) in good.items():

@@ -74,13 +74,10 @@ class Family:
     """{`model_type` of config.json: {class: its kind}}; the first class is the bare encoder."""
 
     written: ClassVar[tuple[type, ...]]
-    """The encoder, and models around it whose heads are written too."""
+    """The encoder, and models around it whose heads are written too; (): it is only read."""
 
     class_bias: ClassVar[str]
     """The tensor of a classifier that has as many elements as there are classes."""
-
-    left_out: ClassVar[tuple[str, ...]] = ()
-    """What tensors that are not read begin with, such as those of a decoder."""
 
     def complete(self, config: dict[str, Any]) -> dict[str, Any]:
         """Returns a config.json with transformers' defaults where keys are absent.
@@ -120,6 +117,10 @@ class Family:
           preprocessor: preprocessor_config.json; {} where there is none.
         """
         return {}
+
+    def leaves_out(self, name: str) -> bool:
+        """Returns whether a tensor of a file is not read, such as a decoder's."""
+        return False
 
     def build(
         self, kind: Kind, encoder: Encoder, config: dict[str, Any], classes: int, rngs: nnx.Rngs

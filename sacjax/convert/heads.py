@@ -51,15 +51,16 @@ def classifier_config(
       class_names: () = LABEL_0, LABEL_1, ….
       multi_label: whether a clip may have several labels.
     """
-    if model.pooling.kind != "mean":
-        raise UserError(
-            f"model.pooling={model.pooling.kind} has no counterpart in transformers: "
-            "only mean is written"
-        )
-    if model.head_norm is not None:
-        raise UserError(
-            "model.head_norm=True has no counterpart in transformers: only False is written"
-        )
+    good = dict(
+        pooling=(model.pooling.kind, "mean"),
+        head_norm=(model.head_norm is not None, False),
+        hidden=(0 if model.hidden is None else model.hidden.out_features, 0),
+    )
+    for name, (value, wanted) in good.items():
+        if value != wanted:
+            raise UserError(
+                f"model.{name}={value} has no counterpart in transformers: only {wanted} is written"
+            )
     width = model.encoder.features if model.project is None else model.project.out_features
     config = label_config(class_names, model.head.out_features, multi_label)
     weighted = model.layer_weights is not None

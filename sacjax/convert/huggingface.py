@@ -19,12 +19,18 @@ from sacjax.convert import hub
 from sacjax.convert.ast import ASTFamily
 from sacjax.convert.base import SEVERAL, Family, Loaded, encoder_of
 from sacjax.convert.card import model_card
+from sacjax.convert.imagenet import PICTURES
 from sacjax.convert.tensors import fill, read_tensors, tensors_of, write_tensors
 from sacjax.convert.wav2vec2 import Wav2Vec2Family
 from sacjax.convert.whisper import WhisperFamily
 from sacjax.errors import UserError, first_line
 
-FAMILIES: tuple[Family, ...] = (ASTFamily(), Wav2Vec2Family(), WhisperFamily())
+FAMILIES: tuple[Family, ...] = (
+    ASTFamily(),
+    Wav2Vec2Family(),
+    WhisperFamily(),
+    *PICTURES,
+)
 
 
 def folder_of(where: str) -> str | None:
@@ -66,6 +72,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from error
     known = [kind for family in FAMILIES for kind in family.architectures]
+    if isinstance(config, dict) and "architecture" in config:  # as timm writes it
+        config.setdefault("model_type", config["architecture"])
     if config.get("model_type") not in known:
         raise UserError(
             f"{file}: model_type is '{config.get('model_type')}'; known are {', '.join(known)}"
@@ -137,7 +145,7 @@ def _load(path: Path, changes: dict[str, Any]) -> Loaded:
     if architecture not in known:
         raise UserError(f"{path}: its architecture is {architecture}; known are {', '.join(known)}")
     kind, options = known[architecture], encoder_options(path)
-    tensors = read_tensors(path, family.left_out)
+    tensors = read_tensors(path, family.leaves_out)
     count = len(tensors.get(family.class_bias, ()))
     names = _class_names(config, count) if kind == "classification" else ()
 
@@ -214,12 +222,13 @@ def huggingface_config(
 def _family_of(model: Any) -> Family:
     """Returns the family of a model. Raises UserError where it has none."""
     encoder = encoder_of(model)
-    for family in FAMILIES:
+    written = [family for family in FAMILIES if family.written]
+    for family in written:
         if isinstance(encoder, models.ENCODERS[family.encoder]):
             return family
     raise UserError(
         f"{type(encoder).__name__} has no counterpart in transformers: "
-        f"only {' and '.join(f.encoder for f in FAMILIES)} encoders are written"
+        f"only {', '.join(f.encoder for f in written)} encoders are written"
     )
 
 

@@ -1,7 +1,7 @@
 """Safetensors files, and the tensors of a model by the names that a family gives them."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from sacjax.convert.base import Entry
 from sacjax.errors import UserError
 
 
-def read_tensors(path: Path, left_out: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+def read_tensors(path: Path, leaves_out: Callable[[str], bool]) -> dict[str, np.ndarray]:
     """Returns {name: float32 array} of model.safetensors, or of the shards that its index names.
 
     Args:
       path: the folder.
-      left_out: what names that are not read begin with.
+      leaves_out: tells of a name whether its tensor is not read.
 
     Raises:
       UserError: there is neither, or a file is not whole.
@@ -31,7 +31,7 @@ def read_tensors(path: Path, left_out: tuple[str, ...] = ()) -> dict[str, np.nda
         try:
             with safe_open(file, framework="flax") as opened:
                 for name in opened.keys():  # noqa: SIM118
-                    if not name.startswith(left_out):
+                    if not leaves_out(name):
                         tensors[name] = np.asarray(opened.get_tensor(name), np.float32)
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{file}: not a whole safetensors file: {error}") from error

@@ -64,7 +64,6 @@ class WhisperFamily(Family):
         }
     }
     class_bias = BIAS
-    left_out = ("decoder.", "model.decoder.", "proj_out.")
 
     def complete(self, config: dict[str, Any]) -> dict[str, Any]:
         """Returns a config.json with transformers' defaults where keys are absent."""
@@ -115,6 +114,10 @@ class WhisperFamily(Family):
             mean=-40.0,
             std=40.0,
         )
+
+    def leaves_out(self, name: str) -> bool:
+        """Returns whether a tensor is the decoder's."""
+        return name.startswith(("decoder.", "model.decoder.", "proj_out."))
 
     def build(
         self, kind: Kind, encoder: Encoder, config: dict[str, Any], classes: int, rngs: nnx.Rngs

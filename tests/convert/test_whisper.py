@@ -214,6 +214,18 @@ def test_fine_tuning_starts_from_a_folder_and_a_front_end_that_differs_is_told(t
         assert np.array_equal(value[...], after[...]), name
 
 
+def test_embeddings_come_straight_from_a_bare_encoder(tmp_path):
+    make("bare", num_mel_bins=20).save_pretrained(tmp_path)
+    model = inference.load(f"hf:{tmp_path}")
+    sound = 0.1 * np.random.default_rng(0).standard_normal(4800).astype(np.float32)
+    frontend = model.stage_config.frontend
+    assert (frontend.n_fft, frontend.n_mels, model.stage_config.data.seconds) == (400, 20, 0.4)
+    x, lengths = make_frontend(frontend, 16000)(sound[None], jnp.asarray([4800]))
+    wanted = quick(model.module, lambda m, x, n: m(x, n).frames)(x, lengths)
+    found = model.embed(sound, sample_rate=16000, seconds=0.3)
+    np.testing.assert_allclose(found[0], wanted[0].mean(0), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
