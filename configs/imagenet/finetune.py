@@ -18,7 +18,7 @@ LATER = {
     "vgg11": "(conv|bn)/[4-7]",
     "convnext_tiny": "(downsample/[12]|stages/[23])",
     "efficientnet_b0": "(blocks/[456]|conv_head|bn2)",
-    "inception_v3": "Mixed_[67]",
+    "inception_v3": "Mixed_[67][a-e]",
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from sacjax.errors import UserError
 from sacjax.models.base import Encoder
 
 Change = Callable[[np.ndarray], np.ndarray]
@@ -117,6 +118,24 @@ class Family:
           preprocessor: preprocessor_config.json; {} where there is none.
         """
         return {}
+
+    def require_front_end(
+        self, config: dict[str, Any], preprocessor: dict[str, Any], frontend: ConfigDict
+    ) -> None:
+        """Raises UserError for a `frontend` that theirs does not compute.
+
+        Args:
+          config: what `front_end` needs of it.
+          preprocessor: preprocessor_config.json that would be written.
+          frontend: of a model's stage.
+        """
+        wanted = self.front_end(config, 0, preprocessor)
+        other = [f"frontend.{k}={v}" for k, v in wanted.items() if frontend[k] != v]
+        if other:
+            raise UserError(
+                f"the model's front end has no counterpart in transformers' {self.encoder}, whose "
+                + ", ".join(other)
+            )
 
     def leaves_out(self, name: str) -> bool:
         """Returns whether a tensor of a file is not read, such as a decoder's."""

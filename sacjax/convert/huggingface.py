@@ -19,6 +19,7 @@ from sacjax.convert import hub
 from sacjax.convert.ast import ASTFamily
 from sacjax.convert.base import SEVERAL, Family, Loaded, encoder_of
 from sacjax.convert.card import model_card
+from sacjax.convert.clap import ClapFamily
 from sacjax.convert.imagenet import PICTURES
 from sacjax.convert.tensors import fill, read_tensors, tensors_of, write_tensors
 from sacjax.convert.wav2vec2 import Wav2Vec2Family
@@ -29,6 +30,7 @@ FAMILIES: tuple[Family, ...] = (
     ASTFamily(),
     Wav2Vec2Family(),
     WhisperFamily(),
+    ClapFamily(),
     *PICTURES,
 )
 
@@ -50,7 +52,7 @@ def folder_of(where: str) -> str | None:
         return path
     folder = hub.descriptions(source)
     try:
-        read_config(folder)
+        encoder_options(folder)
     except UserError as error:
         raise UserError(str(error).replace(str(folder), source.name)) from None
     return str(hub.weights(source))

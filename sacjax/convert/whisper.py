@@ -188,13 +188,7 @@ class WhisperFamily(Family):
         told = FEATURES
         if frontend is not None:
             told = {key: frontend[key] for key in FEATURES}
-            wanted = self.front_end({"num_mel_bins": encoder.num_features}, sample_rate, told)
-            other = {key: value for key, value in wanted.items() if frontend[key] != value}
-            if other:
-                raise UserError(
-                    "the model's front end has no counterpart in transformers' Whisper, whose "
-                    + ", ".join(f"frontend.{key}={value}" for key, value in other.items())
-                )
+            self.require_front_end({"num_mel_bins": encoder.num_features}, told, frontend)
         frames = encoder.settings.max_frames
         return told | dict(
             feature_extractor_type="WhisperFeatureExtractor",

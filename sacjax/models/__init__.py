@@ -19,6 +19,7 @@ from sacjax.models.classifier import Classifier, check_layers
 from sacjax.models.convnext import ConvNeXtTiny
 from sacjax.models.efficientnet import EfficientNetB0
 from sacjax.models.gru import GRU
+from sacjax.models.hts_at import HTSAT
 from sacjax.models.inception import InceptionV3
 from sacjax.models.resnet import SpectrogramResNet
 from sacjax.models.small_cnn import SmallCNN
@@ -34,6 +35,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "efficientnet_b0": EfficientNetB0,
     "gru": GRU,
     "autoencoder": Autoencoder,
+    "hts_at": HTSAT,
     "inception_v3": InceptionV3,
     "spectrogram_resnet": SpectrogramResNet,
     "small_cnn": SmallCNN,
@@ -53,6 +55,7 @@ __all__ = [
     "ConvNeXtTiny",
     "EfficientNetB0",
     "Encoder",
+    "HTSAT",
     "InceptionV3",
     "EncoderOutput",
     "Pooling",

@@ -44,8 +44,8 @@ class Layer(NamedTuple):
         return (width // 2, height // 2) if self.stride == 1 else (0, 0)
 
 
-Branch = tuple[Layer | tuple[Layer, Layer], ...]
-"""Layers one after the other; of a pair both take the same, and lie side by side."""
+Branch = tuple[tuple[Layer, ...], ...]
+"""Steps one after the other; a step's layers take the same, and lie side by side."""
 
 
 class Block(NamedTuple):
@@ -57,6 +57,11 @@ class Block(NamedTuple):
     """Channels of a layer on the means, or 0: maxima of every other, as they are."""
 
 
+def chain(*layers: Layer | tuple[Layer, Layer]) -> Branch:
+    """Returns a branch of layers, or pairs of them, one after the other."""
+    return tuple((step,) if isinstance(step, Layer) else step for step in layers)
+
+
 THREE, FIVE, WIDE, TALL = (3, 3), (5, 5), (1, 7), (7, 1)
 
 
@@ -65,9 +70,9 @@ def _a(name: str, pool: int) -> Block:
     return Block(
         name,
         (
-            (Layer("branch1x1", 64),),
-            (Layer("branch5x5_1", 48), Layer("branch5x5_2", 64, FIVE)),
-            (Layer("branch3x3dbl_1", 64), *double),
+            chain(Layer("branch1x1", 64)),
+            chain(Layer("branch5x5_1", 48), Layer("branch5x5_2", 64, FIVE)),
+            chain(Layer("branch3x3dbl_1", 64), *double),
         ),
         pool,
     )
@@ -77,13 +82,13 @@ def _c(name: str, inside: int) -> Block:
     return Block(
         name,
         (
-            (Layer("branch1x1", 192),),
-            (
+            chain(Layer("branch1x1", 192)),
+            chain(
                 Layer("branch7x7_1", inside),
                 Layer("branch7x7_2", inside, WIDE),
                 Layer("branch7x7_3", 192, TALL),
             ),
-            (
+            chain(
                 Layer("branch7x7dbl_1", inside),
                 Layer("branch7x7dbl_2", inside, TALL),
                 Layer("branch7x7dbl_3", inside, WIDE),
@@ -100,9 +105,9 @@ def _e(name: str) -> Block:
     return Block(
         name,
         (
-            (Layer("branch1x1", 320),),
-            (Layer("branch3x3_1", 384), pair("branch3x3_2")),
-            (
+            chain(Layer("branch1x1", 320)),
+            chain(Layer("branch3x3_1", 384), pair("branch3x3_2")),
+            chain(
                 Layer("branch3x3dbl_1", 448),
                 Layer("branch3x3dbl_2", 384, THREE),
                 pair("branch3x3dbl_3"),
@@ -119,8 +124,8 @@ BLOCKS = (
     Block(
         "Mixed_6a",
         (
-            (Layer("branch3x3", 384, THREE, 2),),
-            (
+            chain(Layer("branch3x3", 384, THREE, 2)),
+            chain(
                 Layer("branch3x3dbl_1", 64),
                 Layer("branch3x3dbl_2", 96, THREE),
                 Layer("branch3x3dbl_3", 96, THREE, 2),
@@ -135,8 +140,8 @@ BLOCKS = (
     Block(
         "Mixed_7a",
         (
-            (Layer("branch3x3_1", 192), Layer("branch3x3_2", 320, THREE, 2)),
-            (
+            chain(Layer("branch3x3_1", 192), Layer("branch3x3_2", 320, THREE, 2)),
+            chain(
                 Layer("branch7x7x3_1", 192),
                 Layer("branch7x7x3_2", 192, WIDE),
                 Layer("branch7x7x3_3", 192, TALL),
@@ -174,7 +179,6 @@ class Mixed(nnx.Module):
         for branch in block.branches:
             channels = inputs
             for step in branch:
-                step = step if isinstance(step[0], Layer) else (step,)
                 for layer in step:
                     setattr(self, layer.name, make(layer, channels))
                 channels = sum(layer.channels for layer in step) * width // FIRST
@@ -194,7 +198,6 @@ class Mixed(nnx.Module):
         for branch in self.block.branches:
             y, n = x, lengths
             for step in branch:
-                step = step if isinstance(step[0], Layer) else (step,)
                 both = [getattr(self, layer.name)(y, n, ctx) for layer in step]
                 y, n = jnp.concatenate([y for y, _ in both], -1), both[0][1]
             outputs.append(y)
@@ -233,7 +236,8 @@ def mean_of_nine(
     for axis in (1, 2):
         size = x.shape[axis]
         x = jnp.pad(x, [(1, 1) if a == axis else (0, 0) for a in range(4)])
-        x = sum(jax.lax.slice_in_dim(x, k, k + size, axis=axis) for k in range(3)) / 3
+        before, here, after = (jax.lax.slice_in_dim(x, k, k + size, axis=axis) for k in range(3))
+        x = (before + here + after) / 3
     return x
 
 

@@ -25,6 +25,9 @@ OPTIONS = {
     "spectrogram_transformer": dict(size="mini", width=16, depth=2, mlp_width=32, patch_bands=8),
     "convnext_tiny": dict(width=4, layer_scale=1.0),
     "efficientnet_b0": dict(width=4),
+    "hts_at": dict(
+        width=8, depths=(1, 2), heads=(1, 2), window=2, patch=4, picture=32, max_frames=60
+    ),
     "inception_v3": dict(width=2),
     "vgg11": dict(width=4),
     "wav2vec2": dict(size="tiny", positional_kernel=16, positional_groups=4),
