@@ -23,7 +23,8 @@ def load(where: "str | Path", which: str | None = None, stage: str | None = None
     """Loads a trained model; see `sacjax.inference.Model` for what it can do.
 
     Args:
-      where: a workdir, or `hf:FOLDER` of a checkpoint that transformers' `save_pretrained` wrote.
+      where: a workdir; `hf:FOLDER` of a checkpoint that transformers' `save_pretrained` wrote; or
+        `hf:ORG/NAME`, `hf:ORG/NAME@REVISION` of a hub.
       which: its `best` or `last` checkpoint; None: what its config's `eval.checkpoint` says.
       stage: of the workdir; None: its last stage that has a checkpoint.
 

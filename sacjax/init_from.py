@@ -1,4 +1,7 @@
-"""Where a stage's weights come from: an earlier stage, another workdir, or `hf:FOLDER`."""
+"""Where a stage's weights come from: an earlier stage, another workdir, or `hf:`.
+
+That is `hf:FOLDER` of transformers, or `hf:ORG/NAME@REVISION` of a hub.
+"""
 
 import json
 from pathlib import Path
@@ -23,19 +26,23 @@ def pretrained_of(stage: ConfigDict, config: ConfigDict, workdir: Path) -> Pretr
     where = stage.init_from
     if not where:
         return None
-    _, params, buffers = split_model(trained_encoder(where, config, workdir))
+    options = stage.model.encoder.to_dict()
+    _, params, buffers = split_model(trained_encoder(where, config, workdir, options))
     # On the host, so that a mesh of any devices can take them.
     params, buffers = jax.device_get((params, buffers))
     return Pretrained(where, {"encoder": params}, {"encoder": buffers})
 
 
-def trained_encoder(where: str, config: ConfigDict, workdir: Path) -> Any:
+def trained_encoder(
+    where: str, config: ConfigDict, workdir: Path, options: dict[str, Any] | None = None
+) -> Any:
     """Returns the encoder of an earlier stage of the run in `workdir`, of a workdir or `hf:PATH`.
 
-    Of another stage it is that of the checkpoint which that stage was evaluated by.
+    Of another stage it is that of the checkpoint which that stage was evaluated by. A checkpoint of
+    `hf:PATH` is read with `options` of the encoder, such as fewer positions or input channels.
     """
     if (folder := huggingface.folder_of(where)) is not None:
-        model = huggingface.load_huggingface(folder).model
+        model = huggingface.load_huggingface(folder, **(options or {})).model
     else:
         model = trained_model(where, config, workdir).module
     return getattr(model, "encoder", model)
@@ -52,8 +59,8 @@ def resolve(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
     """Returns the config with encoders that come from a workdir or `hf:PATH` filled in.
 
     Options of `model.encoder` that the config sets itself stay, with a warning where a checkpoint's
-    input normalization is another one. A workdir that has begun with the same `init_from` knows
-    them, so that its run can go on where the checkpoint is not there any more.
+    input normalization or front end is another one. A workdir that has begun with the same
+    `init_from` knows them, so that its run can go on where the checkpoint is not there any more.
 
     Raises:
       UserError: a folder that cannot be read, another encoder, or another sample rate than the one
@@ -83,7 +90,7 @@ def resolve(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
 def _source_options(name: str, config: ConfigDict) -> dict[str, Any]:
     """Returns the encoder options of what a stage starts from. Raises UserError as `resolve`."""
     stage = config[name]
-    given, path = stage.model.encoder.to_dict(), huggingface.folder_of(stage.init_from)
+    given = stage.model.encoder.to_dict()
     source = _source_of(stage.init_from, config, stage.data.sample_rate)
     options = {} if stage.init_from in config.stages else source.options
     if stage.model.name != source.kind:
@@ -99,7 +106,13 @@ def _source_options(name: str, config: ConfigDict) -> dict[str, Any]:
     if source.rate != stage.data.sample_rate:
         raise UserError(
             f"config.{name}.data.sample_rate is {stage.data.sample_rate}, but "
-            f"{path or stage.init_from} was trained at {source.rate} Hz: set it to that"
+            f"{stage.init_from} was trained at {source.rate} Hz: set it to that"
+        )
+    other = {} if stage.init_from in config.stages else _other(source.frontend, stage.frontend)
+    if other and source.hearing["frontend"] == "mel" and jax.process_index() == 0:
+        print(
+            f"warning: config.{name}.frontend is another one than that of {stage.init_from}, which "
+            f"has {', '.join(f'{key}={value!r}' for key, value in other.items())}"
         )
     normalized = options.get("normalize_input")
     differs = normalized is not None and given.get("normalize_input", normalized) != normalized
@@ -110,6 +123,12 @@ def _source_options(name: str, config: ConfigDict) -> dict[str, Any]:
             "waveforms"
         )
     return options
+
+
+def _other(its: dict[str, Any], frontend: ConfigDict) -> dict[str, Any]:
+    """Returns what differs of a source's front end from a stage's `frontend`."""
+    ours = frontend.to_dict()
+    return {key: value for key, value in its.items() if ours[key] != value}
 
 
 class Source(NamedTuple):
@@ -123,7 +142,7 @@ class Source(NamedTuple):
     """Hz, at which it was trained."""
 
     frontend: dict[str, Any]
-    """Of its stage; {} where it does not tell."""
+    """Of its stage, or what a checkpoint tells of it; {} where it takes waveforms."""
 
     hearing: dict[str, Any]
     """`model.frontend` and `model.frontend_options`: its front end, where that learns."""
@@ -139,7 +158,8 @@ def _source_of(where: str, config: ConfigDict, rate: int) -> Source:
         preprocessor = huggingface.read_preprocessor(path)
         rate = preprocessor.get("sampling_rate", rate)
         kind, options = huggingface.encoder_name(path), huggingface.encoder_options(path)
-        return Source(kind, options, rate, {}, {"frontend": "mel", "frontend_options": {}})
+        front_end = huggingface.front_end(path, rate)
+        return Source(kind, options, rate, front_end, {"frontend": "mel", "frontend_options": {}})
     inside = where in config.stages
     other, its_name = (config, where) if inside else inference.trained_stage(where)
     stage = other[its_name]
@@ -172,7 +192,9 @@ def _resolve_source(name: str, where: str, config: ConfigDict, saved: dict[str, 
             raise UserError(
                 f"{key} was trained at {source.rate} Hz: set config.{name}.data.sample_rate to that"
             )
-        if kinds[0] == "spectrogram" and source.frontend != stage.frontend.to_dict():
+        if kinds[0] == "spectrogram" and (
+            not source.frontend or _other(source.frontend, stage.frontend)
+        ):
             raise UserError(f"{key} has another front end: set config.{name}.frontend to the same")
         network = dict(name=source.kind, encoder=source.options)
     with stage.objective.unlocked():

@@ -30,6 +30,9 @@ ARGUMENTS = {
         "method=wav2vec2,size=small,stages=pretrain",
         "rate=8000,seconds=1.0,encoder=gru,stages=scratch",
     ),
+    "configs/imagenet/finetune.py": tuple(
+        f"encoder={name}" for name in ("vgg11", "convnext_tiny", "efficientnet_b0", "inception_v3")
+    ),
     "configs/inversion/synthetic.py": ("spectrogram",),
     "configs/masked_prediction/synthetic.py": ("method=mockingjay",),
     "configs/wav2vec2/base_pretrain.py": ("small_batch",),

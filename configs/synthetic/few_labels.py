@@ -17,10 +17,17 @@ ENCODERS = {
     "audionet": dict(width=0.25),
     "autoencoder": dict(kind="conv", channels=(16, 32, 64), bottleneck=128),
     "causal_transformer": dict(size="mini", depth=3),
+    "convnext_tiny": dict(width=8, layer_scale=1.0),
+    "efficientnet_b0": dict(width=8),
     "gru": dict(width=128, layers=3),
+    "hts_at": dict(  # a clip's 63 frames are two parts of a picture
+        width=16, depths=(2, 2), heads=(2, 4), window=4, picture=96, max_frames=63
+    ),
+    "inception_v3": dict(width=4),
     "small_cnn": dict(),
     "spectrogram_resnet": dict(depth=18, width=16, stem="small", stem_stride=2),
     "spectrogram_transformer": dict(size="mini", patch_frames=4, patch_bands=12),
+    "vgg11": dict(width=8),
     "wav2vec2": dict(  # a token every 160 samples, 20 ms
         size="mini",
         conv_channels=(64,) * 3,
@@ -33,6 +40,7 @@ ENCODERS = {
         positional_groups=8,
         layer_drop=0.0,
     ),
+    "whisper": dict(width=96, depth=3, heads=4, mlp_width=384, max_frames=64, padding="mask"),
 }
 
 

@@ -4,6 +4,7 @@
     sacjax convert --checkpoint WORKDIR --to_huggingface PATH   # from_pretrained reads PATH
 
 To fine-tune a checkpoint nothing needs converting: --config.finetune.init_from=hf:PATH reads it.
+Where there is no folder PATH, ORG/NAME or ORG/NAME@REVISION is downloaded from a hub.
 """
 
 import argparse

@@ -4,8 +4,9 @@
     sacjax predict --checkpoint WORKDIR --timeline EVENTS.csv PATH… [--reference TRUE.csv]
 
 Label names come from the checkpoint; several checkpoints are an ensemble whose probabilities are
-averaged. A checkpoint may also be `hf:FOLDER` of transformers. With --timeline, long recordings
-become events: where each label starts and ends, as .csv, .jsonl, .rttm or Audacity's .txt.
+averaged. A checkpoint may also be `hf:FOLDER` of transformers, or `hf:ORG/NAME` of a hub. With
+--timeline, long recordings become events: where each label starts and ends, as .csv, .jsonl, .rttm
+or Audacity's .txt.
 """
 
 import argparse

@@ -92,6 +92,12 @@ class ASTFamily(Family):
         bands, frames = size if isinstance(size, list | tuple) else (size, size)
         return options | dict(patch_frames=frames, patch_bands=bands) | FIXED
 
+    def front_end(
+        self, config: dict[str, Any], sample_rate: int, preprocessor: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Returns the `frontend` that comes nearest to its feature extractor's."""
+        return front_end(self.num_features(config), sample_rate, preprocessor)
+
     def build(
         self, kind: Kind, encoder: Encoder, config: dict[str, Any], classes: int, rngs: nnx.Rngs
     ) -> Any:
@@ -113,9 +119,7 @@ class ASTFamily(Family):
             yield from linear("classifier.dense", ("head",))
 
     def describe(self, stage: ConfigDict, loaded: Loaded) -> None:
-        """Sets in a stage what would build a checkpoint's head, and its front end."""
-        bands = self.num_features(loaded.config)
-        stage.frontend.update(front_end(bands, loaded.sample_rate, loaded.preprocessor))
+        """Sets in a stage what would build a checkpoint's head."""
         if loaded.kind == "classification":
             stage.model.pooling, stage.model.head_norm = "mean", True
         else:
@@ -226,6 +230,7 @@ def _check_head(model: Classifier) -> None:
         layers=("weighted" if model.layer_weights is not None else "last", "last"),
         projection=(0 if model.project is None else model.project.out_features, 0),
         head_norm=(model.head_norm is not None, True),
+        hidden=(0 if model.hidden is None else model.hidden.out_features, 0),
     )
     good["encoder.output"] = (encoder.settings.output, "class")
     for name, (value, wanted) in good.items():

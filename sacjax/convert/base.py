@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from sacjax.errors import UserError
 from sacjax.models.base import Encoder
 
 Change = Callable[[np.ndarray], np.ndarray]
@@ -74,7 +75,7 @@ class Family:
     """{`model_type` of config.json: {class: its kind}}; the first class is the bare encoder."""
 
     written: ClassVar[tuple[type, ...]]
-    """The encoder, and models around it whose heads are written too."""
+    """The encoder, and models around it whose heads are written too; (): it is only read."""
 
     class_bias: ClassVar[str]
     """The tensor of a classifier that has as many elements as there are classes."""
@@ -106,6 +107,40 @@ class Family:
         """
         raise NotImplementedError
 
+    def front_end(
+        self, config: dict[str, Any], sample_rate: int, preprocessor: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Returns the `frontend` whose features the encoder takes; {} where it takes waveforms.
+
+        Args:
+          config: of `complete`.
+          sample_rate: Hz.
+          preprocessor: preprocessor_config.json; {} where there is none.
+        """
+        return {}
+
+    def require_front_end(
+        self, config: dict[str, Any], preprocessor: dict[str, Any], frontend: ConfigDict
+    ) -> None:
+        """Raises UserError for a `frontend` that theirs does not compute.
+
+        Args:
+          config: what `front_end` needs of it.
+          preprocessor: preprocessor_config.json that would be written.
+          frontend: of a model's stage.
+        """
+        wanted = self.front_end(config, 0, preprocessor)
+        other = [f"frontend.{k}={v}" for k, v in wanted.items() if frontend[k] != v]
+        if other:
+            raise UserError(
+                f"the model's front end has no counterpart in transformers' {self.encoder}, whose "
+                + ", ".join(other)
+            )
+
+    def leaves_out(self, name: str) -> bool:
+        """Returns whether a tensor of a file is not read, such as a decoder's."""
+        return False
+
     def build(
         self, kind: Kind, encoder: Encoder, config: dict[str, Any], classes: int, rngs: nnx.Rngs
     ) -> Any:
@@ -123,9 +158,10 @@ class Family:
         raise NotImplementedError
 
     def describe(self, stage: ConfigDict, loaded: Loaded) -> None:
-        """Sets in a stage what would build a checkpoint's head, and the front end of its input.
+        """Sets in a stage what would build a checkpoint's head.
 
-        `huggingface.as_stage` sets the encoder, the sample rate and the kind of labels.
+        `huggingface.as_stage` sets the encoder, the front end, the sample rate and the kind of
+        labels.
         """
         raise NotImplementedError
 

@@ -15,18 +15,47 @@ from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
 from sacjax import models
+from sacjax.convert import hub
 from sacjax.convert.ast import ASTFamily
 from sacjax.convert.base import SEVERAL, Family, Loaded, encoder_of
+from sacjax.convert.card import model_card
+from sacjax.convert.clap import ClapFamily
+from sacjax.convert.imagenet import PICTURES
 from sacjax.convert.tensors import fill, read_tensors, tensors_of, write_tensors
 from sacjax.convert.wav2vec2 import Wav2Vec2Family
+from sacjax.convert.whisper import WhisperFamily
 from sacjax.errors import UserError, first_line
 
-FAMILIES: tuple[Family, ...] = (ASTFamily(), Wav2Vec2Family())
+FAMILIES: tuple[Family, ...] = (
+    ASTFamily(),
+    Wav2Vec2Family(),
+    WhisperFamily(),
+    ClapFamily(),
+    *PICTURES,
+)
 
 
 def folder_of(where: str) -> str | None:
-    """Returns PATH of `hf:PATH`, as `init_from` and `--checkpoint` name it; else None."""
-    return where.removeprefix("hf:") if where.startswith("hf:") else None
+    """Returns the folder of `hf:PATH`, as `init_from` and `--checkpoint` name it; else None.
+
+    `hf:ORG/NAME` and `hf:ORG/NAME@REVISION` are downloaded where there is no such folder.
+
+    Raises:
+      UserError: as `hub.weights` says, or a model that is not supported: told before its weights
+        are downloaded.
+    """
+    if not where.startswith("hf:"):
+        return None
+    path = where.removeprefix("hf:")
+    source = hub.repository(path)
+    if source is None:
+        return path
+    folder = hub.descriptions(source)
+    try:
+        encoder_options(folder)
+    except UserError as error:
+        raise UserError(str(error).replace(str(folder), source.name)) from None
+    return str(hub.weights(source))
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -45,6 +74,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from error
     known = [kind for family in FAMILIES for kind in family.architectures]
+    if isinstance(config, dict) and "architecture" in config:  # as timm writes it
+        config.setdefault("model_type", config["architecture"])
     if config.get("model_type") not in known:
         raise UserError(
             f"{file}: model_type is '{config.get('model_type')}'; known are {', '.join(known)}"
@@ -81,6 +112,17 @@ def encoder_options(path: str | Path) -> dict[str, Any]:
         return _family(config).encoder_options(config, read_preprocessor(path))
 
 
+def front_end(path: str | Path, sample_rate: int) -> dict[str, Any]:
+    """Returns the `frontend` whose features a folder's encoder takes; {} if it takes waveforms.
+
+    Raises:
+      UserError: as `read_config` says.
+    """
+    with _readable(path):
+        config = read_config(path)
+        return _family(config).front_end(config, sample_rate, read_preprocessor(path))
+
+
 def load_huggingface(path: str | Path, **changes: Any) -> Loaded:
     """Reads a checkpoint's folder.
 
@@ -104,7 +146,8 @@ def _load(path: Path, changes: dict[str, Any]) -> Loaded:
     architecture = (config.get("architectures") or list(known))[0]
     if architecture not in known:
         raise UserError(f"{path}: its architecture is {architecture}; known are {', '.join(known)}")
-    kind, options, tensors = known[architecture], encoder_options(path), read_tensors(path)
+    kind, options = known[architecture], encoder_options(path)
+    tensors = read_tensors(path, family.leaves_out)
     count = len(tensors.get(family.class_bias, ()))
     names = _class_names(config, count) if kind == "classification" else ()
 
@@ -161,6 +204,8 @@ def as_stage(loaded: Loaded) -> ConfigDict:
     if loaded.kind == "classification" and loaded.config.get("problem_type") == SEVERAL:
         stage.data.multi_label = True
         stage.objective.options = dict(loss="sigmoid")
+    front_end = loaded.family.front_end(loaded.config, loaded.sample_rate, loaded.preprocessor)
+    stage.frontend.update(front_end)
     loaded.family.describe(stage, loaded)
     return stage
 
@@ -179,12 +224,13 @@ def huggingface_config(
 def _family_of(model: Any) -> Family:
     """Returns the family of a model. Raises UserError where it has none."""
     encoder = encoder_of(model)
-    for family in FAMILIES:
+    written = [family for family in FAMILIES if family.written]
+    for family in written:
         if isinstance(encoder, models.ENCODERS[family.encoder]):
             return family
     raise UserError(
         f"{type(encoder).__name__} has no counterpart in transformers: "
-        f"only {' and '.join(f.encoder for f in FAMILIES)} encoders are written"
+        f"only {', '.join(f.encoder for f in written)} encoders are written"
     )
 
 
@@ -200,7 +246,7 @@ def save_huggingface(
 ) -> None:
     """Writes a folder that transformers' `from_pretrained` loads.
 
-    It holds config.json, preprocessor_config.json and model.safetensors.
+    It holds config.json, preprocessor_config.json, model.safetensors and README.md, a model card.
 
     Args:
       model: an encoder of one of `FAMILIES`, or a model with a head around one that `load` gives.
@@ -210,7 +256,6 @@ def save_huggingface(
       sample_rate: Hz, of what the model was trained on.
       model_type: of config.json, where an encoder has several; default: what the options say.
       multi_label: whether a clip may have several labels: transformers' `problem_type`.
-
       frontend: of the model's stage, for families that hear spectrograms.
 
     Raises:
@@ -223,9 +268,10 @@ def save_huggingface(
         model_type = model_type or (named if single else "")
     config = family.config(model, class_names, model_type, multi_label)
     tensors = tensors_of(model, family.entries(model, config["model_type"]))
+    preprocessor = family.preprocessor(model, sample_rate, frontend)
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     write_tensors(path, tensors | family.additional_tensors(model))
-    preprocessor = family.preprocessor(model, sample_rate, frontend)
     (path / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=1) + "\n")
+    (path / "README.md").write_text(model_card(config, preprocessor))
     (path / "config.json").write_text(json.dumps(config, indent=1) + "\n")

@@ -1,7 +1,7 @@
 """Safetensors files, and the tensors of a model by the names that a family gives them."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,12 @@ from sacjax.convert.base import Entry
 from sacjax.errors import UserError
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
+def read_tensors(path: Path, leaves_out: Callable[[str], bool]) -> dict[str, np.ndarray]:
     """Returns {name: float32 array} of model.safetensors, or of the shards that its index names.
+
+    Args:
+      path: the folder.
+      leaves_out: tells of a name whether its tensor is not read.
 
     Raises:
       UserError: there is neither, or a file is not whole.
@@ -26,9 +30,9 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     for file in _files(path):
         try:
             with safe_open(file, framework="flax") as opened:
-                tensors |= {
-                    name: np.asarray(opened.get_tensor(name), np.float32) for name in opened.keys()
-                }  # noqa: SIM118
+                for name in opened.keys():  # noqa: SIM118
+                    if not leaves_out(name):
+                        tensors[name] = np.asarray(opened.get_tensor(name), np.float32)
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{file}: not a whole safetensors file: {error}") from error
     return tensors

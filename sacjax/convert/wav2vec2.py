@@ -1,4 +1,4 @@
-"""wav2vec 2.0, HuBERT and data2vec-audio of transformers, in terms of `Wav2Vec2`.
+"""wav2vec 2.0, HuBERT, data2vec-audio and WavLM of transformers, in terms of `Wav2Vec2`.
 
 Bare, ForPreTraining (wav2vec 2.0) and ForSequenceClassification models.
 """
@@ -12,16 +12,23 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sacjax import objectives
+from sacjax.convert import wavlm
 from sacjax.convert.base import (
     Entry,
     Family,
     Kind,
     Loaded,
     encoder_of,
-    label_config,
     linear,
     norm,
     turn,
+)
+from sacjax.convert.heads import (
+    BIAS,
+    build_classifier,
+    classifier_config,
+    classifier_entries,
+    identity_projector,
 )
 from sacjax.errors import UserError
 from sacjax.models.base import Encoder
@@ -29,8 +36,12 @@ from sacjax.models.classifier import Classifier
 from sacjax.models.wav2vec2 import Wav2Vec2
 from sacjax.objectives.wav2vec2 import HUGGINGFACE_OPTIONS, Pretraining, Wav2Vec2Options
 
-PREFIX = {"wav2vec2": "wav2vec2.", "hubert": "hubert.", "data2vec-audio": "data2vec_audio."}
-CLASS = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "data2vec-audio": "Data2VecAudio"}
+CLASS = {
+    "wav2vec2": "Wav2Vec2",
+    "hubert": "Hubert",
+    "data2vec-audio": "Data2VecAudio",
+    "wavlm": "WavLM",
+}
 OPTIONS = {  # of the encoder, ours: theirs
     "conv_channels": "conv_dim",
     "conv_kernels": "conv_kernel",
@@ -72,7 +83,7 @@ NORMED_BELOW = (5, 16)
 
 
 class Wav2Vec2Family(Family):
-    """wav2vec 2.0, HuBERT and data2vec-audio."""
+    """wav2vec 2.0, HuBERT, data2vec-audio and WavLM."""
 
     encoder = "wav2vec2"
     written = (Wav2Vec2, Pretraining, Classifier)
@@ -90,15 +101,20 @@ class Wav2Vec2Family(Family):
             "Data2VecAudioModel": "bare",
             "Data2VecAudioForSequenceClassification": "classification",
         },
+        "wavlm": {
+            "WavLMModel": "bare",
+            "WavLMForSequenceClassification": "classification",
+        },
     }
-    class_bias = "classifier.bias"
+    class_bias = BIAS
 
     def complete(self, config: dict[str, Any]) -> dict[str, Any]:
         """Returns a config.json with transformers' defaults where keys are absent."""
         for key, value in SUPPORTED.items():
             if config.get(key, value) != value:
                 raise UserError(f"{key} is {config[key]!r}; only {value!r} is supported")
-        return DEFAULTS | (STACK if config["model_type"] == "data2vec-audio" else {}) | config
+        own = {"data2vec-audio": STACK, "wavlm": wavlm.DEFAULTS}.get(config["model_type"], {})
+        return DEFAULTS | own | config
 
     def encoder_options(
         self, config: dict[str, Any], preprocessor: dict[str, Any]
@@ -118,6 +134,8 @@ class Wav2Vec2Family(Family):
             for key in ("conv_channels", "conv_kernels", "conv_strides")
             if key in options
         }
+        if config["model_type"] == "wavlm":
+            options |= wavlm.options(config)
         options["pre_norm"] = bool(config.get("do_stable_layer_norm", False))
         summed = bool(config.get("use_weighted_layer_sum", False))
         if summed and options["pre_norm"] and _version(config) < NORMED_BELOW:
@@ -149,14 +167,7 @@ class Wav2Vec2Family(Family):
             return encoder
         if kind == "pretraining":
             return Pretraining(cast(Wav2Vec2, encoder), objective_options(config), rngs)
-        return Classifier(
-            encoder,
-            pooling="mean",
-            layers="weighted" if config.get("use_weighted_layer_sum") else "last",
-            projection=config["classifier_proj_size"],
-            num_classes=classes,
-            rngs=rngs,
-        )
+        return build_classifier(encoder, config, classes, rngs)
 
     def entries(self, model: Any, model_type: str, names: Collection[str] = ()) -> Iterator[Entry]:
         """Yields every tensor of a model."""
@@ -164,11 +175,12 @@ class Wav2Vec2Family(Family):
         if isinstance(model, Wav2Vec2):
             yield from _encoder_entries(model, old, "", ())
             return
-        yield from _encoder_entries(model.encoder, old, PREFIX[model_type], ("encoder",))
+        prefix = f"{model_type.replace('-', '_')}."
+        yield from _encoder_entries(model.encoder, old, prefix, ("encoder",))
         if isinstance(model, Pretraining):
             yield from _pretraining_entries(model)
         else:
-            yield from _classifier_entries(model)
+            yield from classifier_entries(model)
 
     def describe(self, stage: ConfigDict, loaded: Loaded) -> None:
         """Sets in a stage what would build a checkpoint's head."""
@@ -187,7 +199,7 @@ class Wav2Vec2Family(Family):
     ) -> dict[str, Any]:
         """Returns the config.json of a model."""
         o = cast(Wav2Vec2, encoder_of(model)).options
-        model_type = model_type or _model_type(o)
+        model_type = "wavlm" if o["relative_buckets"] else model_type or _model_type(o)
         head = "Model"
         if isinstance(model, Pretraining):
             head = "ForPreTraining"
@@ -222,13 +234,7 @@ class Wav2Vec2Family(Family):
 
     def additional_tensors(self, model: Any) -> dict[str, np.ndarray]:
         """Returns an identity as the projection of a classifier without one."""
-        if not isinstance(model, Classifier) or model.project is not None:
-            return {}
-        width = model.encoder.features
-        return {
-            "projector.weight": np.eye(width, dtype=np.float32),
-            "projector.bias": np.zeros(width, np.float32),
-        }
+        return identity_projector(model)
 
 
 def objective_options(config: dict[str, Any]) -> Wav2Vec2Options:
@@ -263,14 +269,6 @@ def _pretraining_entries(model: Pretraining) -> Iterator[Entry]:
     yield from linear("project_q", ("project_quantized",))
 
 
-def _classifier_entries(model: Classifier) -> Iterator[Entry]:
-    if model.layer_weights is not None:
-        yield Entry("layer_weights", ("layer_weights",))
-    if model.project is not None:
-        yield from linear("projector", ("project",))
-    yield from linear("classifier", ("head",))
-
-
 def _encoder_entries(encoder: Wav2Vec2, old: bool, prefix: str, path: tuple) -> Iterator[Entry]:
     """Yields the encoder's tensors.
 
@@ -295,11 +293,15 @@ def _encoder_entries(encoder: Wav2Vec2, old: bool, prefix: str, path: tuple) -> 
     yield from _positional_entries(encoder, old, f"{prefix}encoder.pos_conv_embed", path)
     final = "final_norm" if encoder.transformer.input_norm is None else "input_norm"
     yield from norm(f"{prefix}encoder.layer_norm", (*path, "transformer", final))
+    if encoder.transformer.relative is not None:
+        yield wavlm.table_entry(f"{prefix}encoder.layers.0.attention", (*path, "transformer"))
     parts = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
     for i in range(encoder.depth):
         name, own = f"{prefix}encoder.layers.{i}", (*path, "transformer", "layers")
         for theirs, ours in parts.items():
             yield from linear(f"{name}.attention.{theirs}", (*own, "attention", ours), i)
+        if encoder.transformer.relative is not None:
+            yield from wavlm.gate_entries(f"{name}.attention", (*own, "attention", "gate"), i)
         yield from norm(f"{name}.layer_norm", (*own, "attention_norm"), i)
         yield from linear(f"{name}.feed_forward.intermediate_dense", (*own, "mlp_in"), i)
         yield from linear(f"{name}.feed_forward.output_dense", (*own, "mlp_out"), i)
@@ -364,6 +366,8 @@ def _encoder_config(o: dict[str, Any], masked: bool) -> dict[str, Any]:
         apply_spec_augment=bool(masks),
         mask_time_prob=o["mask_probability"] or 0.05,
     )
+    if o["relative_buckets"]:
+        config |= wavlm.config(o)
     if stack:
         config["conv_pos_kernel_size"] = o["positional_kernel"]
     return config
@@ -378,16 +382,8 @@ def _classifier_config(
     version whose last hidden state is the one that they were trained on; `transformers_version`
     tells such a version.
     """
-    if model.pooling.kind != "mean":
-        raise UserError(
-            f"model.pooling={model.pooling.kind} has no counterpart in transformers: "
-            "only mean is written"
-        )
-    weighted = model.layer_weights is not None
-    encoder = cast(Wav2Vec2, model.encoder)
-    width = encoder.features if model.project is None else model.project.out_features
-    config = label_config(class_names, model.head.out_features, multi_label)
-    config |= dict(use_weighted_layer_sum=weighted, classifier_proj_size=width)
-    if weighted:
-        config["transformers_version"] = "5.15.0" if encoder.normed_last_state else "5.16.0"
+    config = classifier_config(model, class_names, multi_label)
+    if config["use_weighted_layer_sum"]:
+        normed = cast(Wav2Vec2, model.encoder).normed_last_state
+        config["transformers_version"] = "5.15.0" if normed else "5.16.0"
     return config

@@ -10,10 +10,14 @@ from sacjax.train.trained import write_trained
 def to_workdir(path: str, workdir: str) -> str:
     """Writes a workdir with the checkpoint of a folder, and returns the name of its stage.
 
+    Args:
+      path: the folder, or ORG/NAME or ORG/NAME@REVISION of a hub.
+      workdir: of the result.
+
     Raises:
-      UserError: the folder holds a bare encoder, or what `load_huggingface` refuses.
+      UserError: the folder holds a bare encoder, or what `folder_of` or `load_huggingface` refuse.
     """
-    loaded = huggingface.load_huggingface(path)
+    loaded = huggingface.load_huggingface(huggingface.folder_of(f"hf:{path}") or path)
     if loaded.kind == "bare":
         raise UserError(
             f"{path}: a bare encoder has no head to put into a workdir; use it as "

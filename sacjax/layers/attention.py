@@ -1,6 +1,7 @@
 """Attention whose backward pass computes the weights again, so that nothing quadratic is kept."""
 
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,18 @@ from sacjax.layers.platform import platform
 from sacjax.layers.similarity import NEVER
 
 ROWS = 128
-"""Queries, at most, that a TPU handles at once: few enough that their weights never leave the
+"""Queries that a TPU handles at once: a tile, and few enough that their weights never leave the
 chip's own memory. wav2vec 2.0 base's attention takes 25 ms so on v5e, all at once 34."""
-TILE = 16  # rows of bfloat16 that a TPU's memory keeps together
+
+
+class Bias(NamedTuple):
+    """What is added to the scores of pairs: a table of which each query takes a multiple."""
+
+    gate: Float[Array, "batch heads tokens"]
+    """Of the queries."""
+
+    table: Float[Array, "#batch heads tokens tokens"]
+    """Of each query and key."""
 
 
 def attend(
@@ -24,6 +34,7 @@ def attend(
     causal: bool = False,
     dropout: float = 0.0,
     rng: Key[Array, ""] | None = None,
+    bias: Bias | None = None,
 ) -> Float[Array, "batch tokens heads size"]:
     """Returns what each token gathers from the others (Vaswani et al. 2017).
 
@@ -36,25 +47,33 @@ def attend(
       causal: whether a token attends only to itself and those before it.
       dropout: rate of the weights.
       rng: of the dropout; None outside training.
+      bias: what is added to the scores.
     """
     batch, tokens = query.shape[:2]
     rows = jax.checkpoint(partial(_rows, causal=causal, dropout=dropout), prevent_cse=False)
     if platform() != "tpu" or tokens <= ROWS:
-        return rows(query, key, value, mask, jnp.zeros([], jnp.int32), rng)
+        return rows(query, key, value, mask, jnp.zeros([], jnp.int32), rng, bias)
     blocks = -(-tokens // ROWS)
-    size = -(-tokens // (blocks * TILE)) * TILE
-    padded = jnp.pad(query, [(0, 0), (0, blocks * size - tokens), (0, 0), (0, 0)])
-    parts = padded.reshape(batch, blocks, size, *query.shape[2:]).swapaxes(0, 1)
+    padded = jnp.pad(query, [(0, 0), (0, blocks * ROWS - tokens), (0, 0), (0, 0)])
+    parts = padded.reshape(batch, blocks, ROWS, *query.shape[2:]).swapaxes(0, 1)
+    biases = None if bias is None else Bias(_blocks(bias.gate, blocks), _blocks(bias.table, blocks))
     # A mask for each block: what all share would be broadcast to pairs before the loop, and kept.
     masks = jnp.broadcast_to(mask, (blocks, *mask.shape))
 
-    def block(xs: tuple[jax.Array, ...]) -> jax.Array:
-        part, mask, number = xs
+    def block(xs: tuple[Any, ...]) -> jax.Array:
+        part, mask, number, bias = xs
         own = None if rng is None else jax.random.fold_in(rng, number)
-        return rows(part, key, value, mask, number * size, own)
+        return rows(part, key, value, mask, number * ROWS, own, bias)
 
-    y = jax.lax.map(block, (parts, masks, jnp.arange(blocks)))
+    y = jax.lax.map(block, (parts, masks, jnp.arange(blocks), biases))
     return y.swapaxes(0, 1).reshape(padded.shape)[:, :tokens]
+
+
+def _blocks(x: jax.Array, count: int) -> jax.Array:
+    """Returns [blocks, batch, heads, ROWS, ...] of [batch, heads, tokens, ...], zeros after."""
+    room = [(0, 0), (0, 0), (0, count * ROWS - x.shape[2])] + [(0, 0)] * (x.ndim - 3)
+    x = jnp.pad(x, room)
+    return jnp.moveaxis(x.reshape(*x.shape[:2], count, ROWS, *x.shape[3:]), 2, 0)
 
 
 def _rows(
@@ -64,6 +83,7 @@ def _rows(
     mask: Bool[Array, "batch tokens"],
     first: Int[Array, ""],
     rng: Key[Array, ""] | None,
+    bias: Bias | None,
     *,
     causal: bool,
     dropout: float,
@@ -72,7 +92,7 @@ def _rows(
 
     The softmax is float32, the weights are of the values' dtype.
     """
-    weights = attention_weights(query, key, mask, causal, first).astype(value.dtype)
+    weights = attention_weights(query, key, mask, causal, first, bias).astype(value.dtype)
     return jnp.einsum("bhts,bshd->bthd", drop(weights, dropout, rng), value)
 
 
@@ -82,6 +102,7 @@ def attention_weights(
     mask: Bool[Array, "batch tokens"],
     causal: bool = False,
     first: Int[Array, ""] | int = 0,
+    bias: Bias | None = None,
 ) -> Float[Array, "batch heads rows tokens"]:
     """Returns how much of each token the rows gather, float32; each row adds up to 1.
 
@@ -91,11 +112,14 @@ def attention_weights(
       mask: tokens that may be attended to, at least one a clip.
       causal: whether a token attends only to itself and those before it.
       first: the number of the first row's token.
+      bias: what is added to the scores.
     """
     scores = jnp.einsum("bthd,bshd->bhts", query, key, preferred_element_type=jnp.float32)
     pairs = mask[:, None, None]
     if causal:
         rows, columns = jnp.arange(query.shape[1])[:, None], jnp.arange(key.shape[1])
         pairs = pairs & (columns <= first + rows)
-    scores = jnp.where(pairs, scores * query.shape[-1] ** -0.5, NEVER)
-    return jax.nn.softmax(scores, -1)
+    scores = scores * query.shape[-1] ** -0.5
+    if bias is not None:
+        scores = scores + bias.gate[..., None] * bias.table
+    return jax.nn.softmax(jnp.where(pairs, scores, NEVER), -1)

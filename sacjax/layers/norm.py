@@ -29,19 +29,26 @@ class BatchNorm(nnx.BatchNorm):
     """
 
     def __init__(
-        self, features: int, *, dtype: DTypeLike, rngs: nnx.Rngs, zero_scale: bool = False
+        self,
+        features: int,
+        *,
+        epsilon: float = EPSILON,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+        zero_scale: bool = False,
     ):
         """Makes scale, bias and running statistics.
 
         Args:
           features: channels.
+          epsilon: added to variances.
           dtype: of the result; statistics and parameters are float32.
           rngs: of the parameters.
           zero_scale: start at 0, so that a residual branch starts as nothing (Goyal et al. 2017).
         """
         scale_init = nnx.initializers.zeros_init() if zero_scale else nnx.initializers.ones_init()
         super().__init__(
-            features, momentum=0.9, epsilon=EPSILON, dtype=dtype, scale_init=scale_init, rngs=rngs
+            features, momentum=0.9, epsilon=epsilon, dtype=dtype, scale_init=scale_init, rngs=rngs
         )
 
     def __call__(  # type: ignore[override]

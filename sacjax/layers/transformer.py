@@ -11,9 +11,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sacjax.context import Context
 from sacjax.layers.activation import gelu
-from sacjax.layers.attention import attend, attention_weights
+from sacjax.layers.attention import Bias, attend, attention_weights
 from sacjax.layers.dropout import drop
 from sacjax.layers.norm import EPSILON, LayerNorm
+from sacjax.layers.relative import Gate, RelativePositions
 from sacjax.parts import part
 
 Remat = Literal["none", "full", "dots"]
@@ -50,6 +51,7 @@ class Attention(nnx.Module):
         *,
         causal: bool = False,
         qkv_bias: bool = True,
+        gated: bool = False,
         dropout: float = 0.0,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -61,6 +63,7 @@ class Attention(nnx.Module):
           heads: how many.
           causal: whether a token attends only to itself and those before it.
           qkv_bias: whether queries, keys and values have biases.
+          gated: whether it is given relative positions, of which a token takes a share.
           dropout: rate of the attention weights.
           dtype: of the computation; parameters are float32.
           rngs: of the parameters.
@@ -68,6 +71,7 @@ class Attention(nnx.Module):
         make = partial(nnx.Linear, width, width, dtype=dtype, kernel_init=NORMAL, rngs=rngs)
         three = partial(make, use_bias=qkv_bias)
         self.query, self.key, self.value, self.out = three(), three(), three(), make()
+        self.gate = Gate(width // heads, heads, dtype=dtype, rngs=rngs) if gated else None
         self.heads, self.causal, self.dropout = heads, causal, dropout
 
     @part("attention")
@@ -76,6 +80,7 @@ class Attention(nnx.Module):
         x: Float[Array, "batch tokens width"],
         mask: Bool[Array, "batch tokens"],
         key: Key[Array, ""] | None = None,
+        positions: Float[Array, "#batch heads tokens tokens"] | None = None,
     ) -> Float[Array, "batch tokens width"]:
         """Returns what each token gathers from the others.
 
@@ -83,22 +88,33 @@ class Attention(nnx.Module):
           x: the tokens.
           mask: those that may be attended to, at least one a clip.
           key: of the dropout of attention weights; None outside training.
+          positions: scores of pairs by their relative positions, of which each takes a share.
         """
         q, k, v = self._heads(x)
-        y = attend(q, k, v, mask, self.causal, self.dropout, key)
+        y = attend(q, k, v, mask, self.causal, self.dropout, key, self._bias(x, positions))
         return self.out(y.reshape(x.shape))
 
     def weights(
-        self, x: Float[Array, "batch tokens width"], mask: Bool[Array, "batch tokens"]
+        self,
+        x: Float[Array, "batch tokens width"],
+        mask: Bool[Array, "batch tokens"],
+        positions: Float[Array, "#batch heads tokens tokens"] | None = None,
     ) -> Float[Array, "batch heads tokens tokens"]:
         """Returns how much of each token (last axis) each one gathers; float32, rows add up to 1.
 
         Args:
           x: the tokens.
           mask: those that may be attended to, at least one a clip.
+          positions: as of `__call__`.
         """
         query, key, _ = self._heads(x)
-        return attention_weights(query, key, mask, self.causal)
+        return attention_weights(query, key, mask, self.causal, bias=self._bias(x, positions))
+
+    def _bias(self, x: jax.Array, positions: jax.Array | None) -> Bias | None:
+        """Returns what relative positions add to the scores, or None where there are none."""
+        if self.gate is None or positions is None:
+            return None
+        return Bias(self.gate(x.reshape(*x.shape[:2], self.heads, -1)), positions)
 
     def stream(
         self, x: Float[Array, "batch tokens width"], past: tuple[jax.Array, ...], heard: jax.Array
@@ -138,6 +154,7 @@ class TransformerLayer(nnx.Module):
         pre_norm: bool,
         causal: bool = False,
         qkv_bias: bool = True,
+        gated: bool = False,
         epsilon: float = EPSILON,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
@@ -151,6 +168,7 @@ class TransformerLayer(nnx.Module):
             heads,
             causal=causal,
             qkv_bias=qkv_bias,
+            gated=gated,
             dropout=attention_dropout,
             dtype=dtype,
             rngs=rngs,
@@ -166,16 +184,17 @@ class TransformerLayer(nnx.Module):
         x: Float[Array, "batch tokens width"],
         mask: Bool[Array, "batch tokens"],
         ctx: Context,
+        positions: Float[Array, "#batch heads tokens tokens"] | None = None,
     ) -> tuple[Float[Array, "batch tokens width"], Float[Array, "batch tokens width"]]:
         """Returns (the tokens after the layer; what its MLP gave before it was added).
 
-        `mask` says which tokens may be attended to.
+        `mask` says which tokens may be attended to; `positions` is as of `Attention`.
         """
         if self.pre_norm:
-            x = x + self._attend(self.attention_norm(x), mask, ctx)
+            x = x + self._attend(self.attention_norm(x), mask, ctx, positions)
             branch = self._mlp(self.mlp_norm(x), ctx)
             return x + branch, branch
-        x = self.attention_norm(x + self._attend(x, mask, ctx))
+        x = self.attention_norm(x + self._attend(x, mask, ctx, positions))
         branch = self._mlp(x, ctx)
         return self.mlp_norm(x + branch), branch
 
@@ -191,8 +210,10 @@ class TransformerLayer(nnx.Module):
         x = self.attention_norm(x + y)
         return self.mlp_norm(x + self._mlp(x, Context())), past
 
-    def _attend(self, x: jax.Array, mask: jax.Array, ctx: Context) -> jax.Array:
-        return drop(self.attention(x, mask, ctx.rng(0)), self.dropout, ctx.rng(1))
+    def _attend(
+        self, x: jax.Array, mask: jax.Array, ctx: Context, positions: jax.Array | None
+    ) -> jax.Array:
+        return drop(self.attention(x, mask, ctx.rng(0), positions), self.dropout, ctx.rng(1))
 
     @part("feed-forward")
     def _mlp(self, x: jax.Array, ctx: Context) -> jax.Array:
@@ -218,6 +239,8 @@ class Transformer(nnx.Module):
         pre_norm: bool,
         causal: bool = False,
         qkv_bias: bool = True,
+        relative_buckets: int = 0,
+        relative_distance: int = 800,
         epsilon: float = EPSILON,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
@@ -237,6 +260,8 @@ class Transformer(nnx.Module):
           pre_norm: norms before each branch, instead of after it.
           causal: whether a token attends only to itself and those before it.
           qkv_bias: whether queries, keys and values have biases.
+          relative_buckets: of relative positions, gated, which all layers share; 0: none.
+          relative_distance: tokens from which on they are in the last bucket.
           epsilon: added to the norms' variances.
           dropout: rate of the input and of each branch.
           attention_dropout: rate of the attention weights.
@@ -257,6 +282,7 @@ class Transformer(nnx.Module):
             pre_norm=pre_norm,
             causal=causal,
             qkv_bias=qkv_bias,
+            gated=relative_buckets > 0,
             epsilon=epsilon,
             dropout=dropout,
             attention_dropout=attention_dropout,
@@ -265,6 +291,11 @@ class Transformer(nnx.Module):
         )
         stack = nnx.vmap(lambda key: make(rngs=nnx.Rngs(params=key)))
         self.layers = stack(jax.random.split(rngs.params(), depth))
+        self.relative = (
+            RelativePositions(relative_buckets, relative_distance, heads, rngs=rngs)
+            if relative_buckets
+            else None
+        )
         self.depth, self.dropout, self.layer_drop, self.remat = depth, dropout, layer_drop, remat
         self.dtype = dtype
 
@@ -275,6 +306,7 @@ class Transformer(nnx.Module):
         mask: Bool[Array, "batch tokens"],
         ctx: Context = Context(),
         hidden_states: States = False,
+        positions: Int[Array, "batch tokens"] | None = None,
     ) -> tuple[
         Float[Array, "batch tokens width"], Float[Array, "states batch tokens width"] | None
     ]:
@@ -286,10 +318,15 @@ class Transformer(nnx.Module):
           ctx: of this call.
           hidden_states: see `States`. The last layer's output is the one before `final_norm`, as in
             transformers from 5.16 on.
+          positions: of the tokens, where they have relative ones; None: as they come.
         """
         x = x if self.input_norm is None else self.input_norm(x)
         x = drop(x, self.dropout, ctx.rng(0))
-        x, states = self._scan(x, mask, ctx.child(1), hidden_states)
+        relative = None
+        if self.relative is not None:
+            own = jnp.arange(x.shape[1])[None] if positions is None else positions
+            relative = self.relative(own)
+        x, states = self._scan(x, mask, ctx.child(1), hidden_states, relative)
         inside = mask[..., None]
         if states is not None:
             states = states if hidden_states == "mlp" else jnp.concatenate([states, x[None]])
@@ -309,13 +346,16 @@ class Transformer(nnx.Module):
           mask: of that call.
         """
         attended = mask | ~mask.any(-1, keepdims=True)
+        relative = None
+        if self.relative is not None:
+            relative = self.relative(jnp.arange(mask.shape[1])[None])
         graphdef, stacked = nnx.split(self.layers)
 
         def one(layer: tuple) -> jax.Array:
             variables, x = layer
             merged = nnx.merge(graphdef, variables)
             x = merged.attention_norm(x) if merged.pre_norm else x
-            return merged.attention.weights(x, attended)
+            return merged.attention.weights(x, attended, relative)
 
         return jax.lax.map(one, (stacked, states[: self.depth]))
 
@@ -352,7 +392,12 @@ class Transformer(nnx.Module):
         return x, Past(keys, values, past.tokens + x.shape[1])
 
     def _scan(
-        self, x: jax.Array, mask: jax.Array, ctx: Context, hidden_states: States
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        ctx: Context,
+        hidden_states: States,
+        positions: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Returns (the last layer's output; every layer's input, or MLP's output, if asked for)."""
         attended = mask | ~mask.any(-1, keepdims=True)  # a softmax needs a token, of no clip too
@@ -363,7 +408,7 @@ class Transformer(nnx.Module):
         def apply(x: jax.Array, layer: tuple) -> tuple[jax.Array, jax.Array | None]:
             variables, number = layer
             own = ctx.child(number)
-            y, branch = nnx.merge(graphdef, variables)(x, attended, own.child(0))
+            y, branch = nnx.merge(graphdef, variables)(x, attended, own.child(0), positions)
             key = own.rng(1)
             if self.layer_drop and key is not None:
                 y = jnp.where(jax.random.bernoulli(key, self.layer_drop), x, y)

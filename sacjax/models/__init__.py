@@ -16,21 +16,33 @@ from sacjax.models.autoencoder import Autoencoder
 from sacjax.models.base import Encoder, EncoderOutput, TokenEncoder, Tokens
 from sacjax.models.causal_transformer import CausalTransformer
 from sacjax.models.classifier import Classifier, check_layers
+from sacjax.models.convnext import ConvNeXtTiny
+from sacjax.models.efficientnet import EfficientNetB0
 from sacjax.models.gru import GRU
+from sacjax.models.hts_at import HTSAT
+from sacjax.models.inception import InceptionV3
 from sacjax.models.resnet import SpectrogramResNet
 from sacjax.models.small_cnn import SmallCNN
 from sacjax.models.spectrogram_transformer import SpectrogramTransformer
+from sacjax.models.vgg import VGG11
 from sacjax.models.wav2vec2 import Wav2Vec2
+from sacjax.models.whisper import Whisper
 
 ENCODERS: dict[str, type[Encoder]] = {
     "audionet": AudioNet,
     "causal_transformer": CausalTransformer,
+    "convnext_tiny": ConvNeXtTiny,
+    "efficientnet_b0": EfficientNetB0,
     "gru": GRU,
     "autoencoder": Autoencoder,
+    "hts_at": HTSAT,
+    "inception_v3": InceptionV3,
     "spectrogram_resnet": SpectrogramResNet,
     "small_cnn": SmallCNN,
     "spectrogram_transformer": SpectrogramTransformer,
+    "vgg11": VGG11,
     "wav2vec2": Wav2Vec2,
+    "whisper": Whisper,
 }
 
 __all__ = [
@@ -40,7 +52,11 @@ __all__ = [
     "CausalTransformer",
     "Autoencoder",
     "Classifier",
+    "ConvNeXtTiny",
+    "EfficientNetB0",
     "Encoder",
+    "HTSAT",
+    "InceptionV3",
     "EncoderOutput",
     "Pooling",
     "SmallCNN",
@@ -48,7 +64,9 @@ __all__ = [
     "SpectrogramTransformer",
     "TokenEncoder",
     "Tokens",
+    "VGG11",
     "Wav2Vec2",
+    "Whisper",
     "build",
     "build_encoder",
     "check",

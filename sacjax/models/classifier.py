@@ -1,4 +1,4 @@
-"""Encoder → pooling → dropout → linear head: the one classifier."""
+"""Encoder → pooling → dropout → head: the one classifier."""
 
 import dataclasses
 from functools import partial
@@ -36,15 +36,19 @@ class Options(options_lib.Options):
     head_norm: bool = False
     """Layer norm of the pooled vector before the head (AST, MAE)."""
 
+    hidden: int = 0
+    """Units of a layer with ReLU before the head; 0 = none."""
+
     dropout: float = 0.0
-    """Rate of the pooled vector before the head, in training."""
+    """Rate of the pooled vector, and of the hidden units, in training."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the computation; parameters and logits stay float32."""
 
     def check(self) -> None:
         """Raises UserError for values out of range."""
-        self.require(self.projection >= 0, "projection", "it must not be negative")
+        for name in ("projection", "hidden"):
+            self.require(getattr(self, name) >= 0, name, "it must not be negative")
         self.require_rates("dropout")
 
 
@@ -78,7 +82,8 @@ class Classifier(nnx.Module):
         epsilon = getattr(encoder, "norm_epsilon", EPSILON)
         norm = partial(LayerNorm, epsilon=epsilon, dtype=jnp.float32, rngs=rngs)
         self.head_norm = norm(self.pooling.features) if o.head_norm else None
-        self.head = nnx.Linear(self.pooling.features, num_classes, rngs=rngs)
+        self.hidden = nnx.Linear(self.pooling.features, o.hidden, rngs=rngs) if o.hidden else None
+        self.head = nnx.Linear(o.hidden or self.pooling.features, num_classes, rngs=rngs)
 
     def __call__(
         self,
@@ -100,7 +105,10 @@ class Classifier(nnx.Module):
     ) -> Float[Array, "batch classes"]:
         """Returns the float32 logits of pooled vectors."""
         pooled = pooled if self.head_norm is None else self.head_norm(pooled)
-        return self.head(drop(pooled, self.dropout, ctx.rng(1)))
+        pooled = drop(pooled, self.dropout, ctx.rng(1))
+        if self.hidden is not None:
+            pooled = drop(nnx.relu(self.hidden(pooled)), self.dropout, ctx.rng(2))
+        return self.head(pooled)
 
     def embed(
         self,

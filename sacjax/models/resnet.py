@@ -9,12 +9,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from sacjax.context import Context
-from sacjax.layers.conv import Conv, zero_padding
+from sacjax.layers.conv import Conv
 from sacjax.layers.dropout import DropPath
 from sacjax.layers.norm import BatchNorm
 from sacjax.layers.pooling import max_pool
 from sacjax.layers.tap import tap
-from sacjax.models import base
+from sacjax.models import base, pictures
 from sacjax.parts import part
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -23,11 +23,9 @@ DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 STEMS = {"imagenet": (7, 2, True), "small": (3, 1, False)}
 """First kernel, its stride, and whether a max pool follows."""
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 @dataclasses.dataclass(frozen=True)
-class Options(base.Options):
+class Options(pictures.Options):
     """`model.encoder` of `model.name = 'spectrogram_resnet'`."""
 
     depth: Literal[18, 34, 50, 101] = 18
@@ -35,9 +33,6 @@ class Options(base.Options):
 
     width: int = 64
     """Channels of the first stage; published: 64."""
-
-    in_channels: Literal[1, 3] = 1
-    """3: the spectrogram three times, as ImageNet's weights want it."""
 
     stem: Literal["imagenet", "small"] = "imagenet"
     """imagenet: 7×7 of stride 2, then a 3×3 max pool of stride 2; small: 3×3 of stride 1."""
@@ -51,9 +46,6 @@ class Options(base.Options):
     stem_pool: bool | None = None
     """Replaces whether a max pool follows the stem."""
 
-    imagenet_norm: bool = False
-    """Scales a spectrogram of zero mean and unit variance to the statistics of ImageNet."""
-
     stochastic_depth: float = 0.0
     """Rate of the last block; it grows linearly from the first, which is never dropped."""
 
@@ -62,23 +54,9 @@ class Options(base.Options):
 
     def check(self) -> None:
         """Raises UserError for values out of range."""
+        super().check()
         self.require_positive("width", "stem_kernel", "stem_stride")
         self.require_rates("stochastic_depth")
-        three = not self.imagenet_norm or self.in_channels == 3
-        self.require(three, "imagenet_norm", "it needs in_channels=3")
-
-
-def as_picture(x: Float[Array, "batch frames bands 3"]) -> Float[Array, "batch frames bands 3"]:
-    """Returns spectrograms as networks trained on ImageNet see a grey picture.
-
-    The picture has the mean and contrast of ImageNet's; its channels are then normalized by the
-    channels' statistics.
-
-    Args:
-      x: of zero mean and unit variance, three times.
-    """
-    mean, std = jnp.asarray(IMAGENET_MEAN), jnp.asarray(IMAGENET_STD)
-    return (x * std.mean() + mean.mean() - mean) / std
 
 
 class Downsample(nnx.Module):
@@ -213,7 +191,7 @@ class SpectrogramResNet(base.Encoder):
         kernel = kernel if o.stem_kernel is None else o.stem_kernel
         stride = stride if o.stem_stride is None else o.stem_stride
         self.stem_pool = pool if o.stem_pool is None else o.stem_pool
-        self.in_channels, self.imagenet_norm = o.in_channels, o.imagenet_norm
+        self.settings, self.in_channels = o, o.in_channels
         self.conv1 = Conv(o.in_channels, o.width, (kernel, kernel), stride, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(o.width, dtype=dtype, rngs=rngs)
         block = BasicBlock if o.depth < 50 else Bottleneck
@@ -244,10 +222,7 @@ class SpectrogramResNet(base.Encoder):
         ctx: Context = Context(),
     ) -> base.EncoderOutput:
         """Returns the frames, one for every 32 (stem small: 8) of the spectrogram."""
-        x = jnp.repeat(inputs[..., None], self.in_channels, -1)
-        if self.imagenet_norm:
-            x = as_picture(x)
-        x, lengths = self.conv1(zero_padding(x, lengths), lengths)
+        x, lengths = self.conv1(pictures.picture(self.settings, inputs, lengths), lengths)
         x = nnx.relu(self.bn1(x, lengths, ctx))
         if self.stem_pool:
             x, lengths = max_pool(x, lengths, 3, 2, 1)

@@ -1,4 +1,4 @@
-"""The wav2vec 2.0 encoder (Baevski et al. 2020) and its kin (HuBERT, data2vec-audio).
+"""The wav2vec 2.0 encoder (Baevski et al. 2020) and its kin (HuBERT, data2vec-audio, WavLM).
 
 Parameters and order follow the published models, so that their weights fit; see
 `sacjax.convert.wav2vec2`. Padding changes nothing: every step keeps positions beyond the valid
@@ -126,6 +126,13 @@ class Options(base.Options):
     positional_layers: int = 1
     """1 with weight norm, or more, each with a layer norm instead (data2vec: five of kernel 19)."""
 
+    relative_buckets: int = 0
+    """Of relative positions, which attention adds beside those of the convolution, gated by the
+    token (WavLM: 320); 0: none."""
+
+    relative_distance: int = 800
+    """Tokens from which on relative positions are in the last bucket."""
+
     dropout: float = 0.1
     """Of the Transformer's input and of its branches."""
 
@@ -186,6 +193,11 @@ class Options(base.Options):
         self.require(a.width % a.heads == 0, "width", f"{a.heads} heads must divide it", a.width)
         groups = a.width % self.positional_groups == 0
         self.require(groups, "positional_groups", f"it must divide the width {a.width}")
+        buckets = self.relative_buckets
+        good = buckets == 0 or (buckets >= 4 and buckets % 2 == 0)
+        self.require(good, "relative_buckets", "0, or an even number from 4 on", buckets)
+        far = self.relative_distance > buckets // 4
+        self.require(far, "relative_distance", f"it must exceed {buckets // 4}")
         self.require_rates("dropout", "attention_dropout", "activation_dropout")
         self.require_rates("projection_dropout", "layer_drop")
         self.require_shares("mask_probability", "mask_feature_probability")
@@ -243,7 +255,7 @@ class Projection(nnx.Module):
 
 
 class Wav2Vec2(base.TokenEncoder):
-    """wav2vec 2.0, HuBERT and data2vec: convolutions on the waveform, then a Transformer."""
+    """wav2vec 2.0, HuBERT, data2vec, WavLM: convolutions on the waveform, then a Transformer."""
 
     Options = Options
     input_kind = "waveform"
@@ -287,6 +299,8 @@ class Wav2Vec2(base.TokenEncoder):
             a.heads,
             a.mlp_width,
             pre_norm=a.pre_norm,
+            relative_buckets=o.relative_buckets,
+            relative_distance=o.relative_distance,
             dropout=o.dropout,
             attention_dropout=o.attention_dropout,
             activation_dropout=o.activation_dropout,
@@ -369,7 +383,7 @@ class Wav2Vec2(base.TokenEncoder):
             inside = keep < lengths[:, None]
             x = jnp.take_along_axis(x, keep[..., None], 1, mode="clip")
             lengths = inside.sum(-1, dtype=lengths.dtype)
-        x, states = self.transformer(x, inside, ctx.child(2), hidden_states)
+        x, states = self.transformer(x, inside, ctx.child(2), hidden_states, keep)
         if states is not None and hidden_states is True and self.normed_last_state:
             states = states.at[-1].set(x)
         return base.EncoderOutput(x, lengths, states)

@@ -53,13 +53,17 @@ def sounds(samples, seed=0):
     return audio, np.array([samples, samples * 2 // 3, samples], np.int32)
 
 
-@pytest.mark.parametrize("encoder", list(ENCODERS))
+# Untrained they give all clips the same; their layers are those of others, and take long to trace.
+LONG = ("convnext_tiny", "efficientnet_b0", "inception_v3", "vgg11")
+
+
+@pytest.mark.parametrize("encoder", [name for name in ENCODERS if name not in LONG])
 def test_any_clips_of_any_length_have_the_probabilities_of_the_model(encoder, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     model = untrained_classifier(encoder)
     program, multiple = export.to_stablehlo(model)
-    # A table of positions in a Transformer of patches is of one number of frames.
-    assert (multiple == 0) == (encoder == "spectrogram_transformer")
+    # A table of positions of patches, and a limit of frames, are of one number of frames.
+    assert (multiple == 0) == (encoder in ("spectrogram_transformer", "whisper", "hts_at"))
     for samples in (8000,) if not multiple else (multiple * 40, multiple * 70):
         audio, length = sounds(samples)
         found = jax.export.deserialize(bytearray(program)).call(audio, length)

@@ -23,7 +23,15 @@ OPTIONS = {
     "spectrogram_resnet": dict(width=4),
     "small_cnn": dict(channels=(4, 4), hidden=8),
     "spectrogram_transformer": dict(size="mini", width=16, depth=2, mlp_width=32, patch_bands=8),
+    "convnext_tiny": dict(width=4, layer_scale=1.0),
+    "efficientnet_b0": dict(width=4),
+    "hts_at": dict(
+        width=8, depths=(1, 2), heads=(1, 2), window=2, patch=4, picture=32, max_frames=60
+    ),
+    "inception_v3": dict(width=2),
+    "vgg11": dict(width=4),
     "wav2vec2": dict(size="tiny", positional_kernel=16, positional_groups=4),
+    "whisper": dict(width=16, depth=2, heads=2, mlp_width=16, max_frames=40),
 }
 
 
@@ -196,3 +204,22 @@ def test_no_two_draws_of_a_classifier_share_a_key():
     call = lambda ctx: make()(jnp.zeros([1, 2000]), jnp.array([2000]), ctx)
     # Before the head, after the projection, of SpecAugment, of the Transformer's input, in a layer.
     assert count_draws(call) == 1 + 1 + 1 + 1 + 5
+
+
+def test_hidden_units_with_relu_come_before_the_head():
+    c = ConfigDict(
+        dict(name="small_cnn", encoder=OPTIONS["small_cnn"], hidden=5, dropout=0.5, dtype="float32")
+    )
+    models.check(c)
+    model = models.build(c, num_classes=3, num_features=16, rngs=nnx.Rngs(0))
+    x, lengths = jax.random.normal(jax.random.key(0), [2, 40, 16]), jnp.array([40, 30])
+    pooled = np.asarray(model.embed(x, lengths))
+    first, last = (
+        (np.asarray(layer.kernel[...]), np.asarray(layer.bias[...]))
+        for layer in (model.hidden, model.head)
+    )
+    wanted = np.maximum(pooled @ first[0] + first[1], 0) @ last[0] + last[1]
+    np.testing.assert_allclose(model(x, lengths), wanted, atol=1e-5)
+    assert count_draws(lambda ctx: model(x, lengths, ctx)) >= 2  # of the vector and of the units
+    with pytest.raises(UserError, match="model.hidden"):
+        models.check(ConfigDict(c.to_dict() | dict(hidden=-1)))
