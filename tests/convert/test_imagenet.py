@@ -10,6 +10,7 @@ from networks import quick
 from pictures import randomized, torch_resnet
 from processes import ROOT
 from safetensors.numpy import save_file
+from timm_alone import import_timm
 
 from sacjax import config as config_lib
 from sacjax import inference, stages
@@ -71,7 +72,7 @@ TIMM += ["efficientnet_b0", "inception_v3"]
 
 @pytest.mark.parametrize("name", TIMM)
 def test_features_are_timms(name, tmp_path):
-    timm = pytest.importorskip("timm", reason="needs the extra `parity`")
+    timm = import_timm()
     torch.manual_seed(0)
     model = randomized(timm.create_model(name, num_classes=3)).eval()
     with torch.no_grad():
