@@ -23,11 +23,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 if __name__ == "__main__":  # in place of this folder, whose ssl.py would hide Python's own
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import jax
+import numpy as np
 
 from launch.benchmarks.speed import machine
 from sacjax import config as config_lib

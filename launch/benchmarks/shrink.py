@@ -20,12 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # in place of this folder, whose ssl.py would hide Python's own
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-if __name__ == "__main__":  # in place of this folder, whose ssl.py would hide Python's own
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from launch.benchmarks import jobs
 from sacjax import errors, inference, stages

@@ -3,6 +3,7 @@
 The others are checked for form and for commands that sacjax understands.
 """
 
+import ast
 import json
 import os
 import shutil
@@ -180,3 +181,18 @@ def test_the_image_copies_what_there_is():
     for line in (LAUNCH / "Dockerfile").read_text().splitlines():
         if line.startswith("COPY"):
             assert all((ROOT / source).exists() for source in line.split()[1:-1]), line
+
+
+@pytest.mark.parametrize(
+    "script", sorted((LAUNCH / "benchmarks").glob("*.py")), ids=lambda p: p.name
+)
+def test_a_benchmark_leaves_its_folder_before_it_imports_jax(script):
+    """Beside a script its folder's ssl.py hides Python's own, which JAX imports."""
+    body = ast.parse(script.read_text()).body
+    tests = [k for k, line in enumerate(body) if isinstance(line, ast.If)]
+    leaves = [k for k in tests if "sys.path[0]" in ast.unparse(body[k])]
+    jax = [
+        k for k, line in enumerate(body) if ast.unparse(line).startswith(("import jax", "from jax"))
+    ]
+    runs = any("__main__" in ast.unparse(body[k].test) for k in tests)
+    assert not (runs and jax) or leaves[0] < jax[0]
