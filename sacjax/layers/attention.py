@@ -26,8 +26,17 @@ class Bias(NamedTuple):
     """Of each query and key."""
 
 
+def in_blocks(x: Float[Array, "batch tokens width"]) -> Float[Array, "batch rows width"]:
+    """Returns tokens of which queries are made, on a TPU with zeros after them to whole `ROWS`.
+
+    Zeros after the queries themselves would cost more: a head's 64 numbers take the room of 128.
+    """
+    beyond = -x.shape[1] % ROWS if platform() == "tpu" and x.shape[1] > ROWS else 0
+    return jnp.pad(x, [(0, 0), (0, beyond), (0, 0)])
+
+
 def attend(
-    query: Float[Array, "batch tokens heads size"],
+    query: Float[Array, "batch rows heads size"],
     key: Float[Array, "batch tokens heads size"],
     value: Float[Array, "batch tokens heads size"],
     mask: Bool[Array, "batch tokens"],
@@ -35,26 +44,27 @@ def attend(
     dropout: float = 0.0,
     rng: Key[Array, ""] | None = None,
     bias: Bias | None = None,
-) -> Float[Array, "batch tokens heads size"]:
+) -> Float[Array, "batch rows heads size"]:
     """Returns what each token gathers from the others (Vaswani et al. 2017).
 
     To be called inside a scan over layers: nothing else keeps the compiler from merging the second
     computation of the weights with the first.
 
     Args:
-      query, key, value: of each head.
+      query: of each token and head; those after the tokens are of `in_blocks`.
+      key, value: of each token and head.
       mask: tokens that may be attended to, at least one a clip.
       causal: whether a token attends only to itself and those before it.
       dropout: rate of the weights.
       rng: of the dropout; None outside training.
       bias: what is added to the scores.
     """
-    batch, tokens = query.shape[:2]
+    batch, count = query.shape[:2]
     rows = jax.checkpoint(partial(_rows, causal=causal, dropout=dropout), prevent_cse=False)
-    if platform() != "tpu" or tokens <= ROWS:
+    if platform() != "tpu" or count <= ROWS:
         return rows(query, key, value, mask, jnp.zeros([], jnp.int32), rng, bias)
-    blocks = -(-tokens // ROWS)
-    padded = jnp.pad(query, [(0, 0), (0, blocks * ROWS - tokens), (0, 0), (0, 0)])
+    blocks = -(-count // ROWS)
+    padded = jnp.pad(query, [(0, 0), (0, blocks * ROWS - count), (0, 0), (0, 0)])
     parts = padded.reshape(batch, blocks, ROWS, *query.shape[2:]).swapaxes(0, 1)
     biases = None if bias is None else Bias(_blocks(bias.gate, blocks), _blocks(bias.table, blocks))
     # A mask for each block: what all share would be broadcast to pairs before the loop, and kept.
@@ -66,7 +76,7 @@ def attend(
         return rows(part, key, value, mask, number * ROWS, own, bias)
 
     y = jax.lax.map(block, (parts, masks, jnp.arange(blocks), biases))
-    return y.swapaxes(0, 1).reshape(padded.shape)[:, :tokens]
+    return y.swapaxes(0, 1).reshape(padded.shape)[:, :count]
 
 
 def _blocks(x: jax.Array, count: int) -> jax.Array:

@@ -11,9 +11,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from sacjax.context import Context
 from sacjax.layers.activation import gelu
-from sacjax.layers.attention import Bias, attend, attention_weights
+from sacjax.layers.attention import Bias, attend, attention_weights, in_blocks
 from sacjax.layers.dropout import drop
 from sacjax.layers.norm import EPSILON, LayerNorm
+from sacjax.layers.platform import platform
 from sacjax.layers.relative import Gate, RelativePositions
 from sacjax.parts import part
 
@@ -90,9 +91,16 @@ class Attention(nnx.Module):
           key: of the dropout of attention weights; None outside training.
           positions: scores of pairs by their relative positions, of which each takes a share.
         """
-        q, k, v = self._heads(x)
-        y = attend(q, k, v, mask, self.causal, self.dropout, key, self._bias(x, positions))
-        return self.out(y.reshape(x.shape))
+
+        def gather(x: jax.Array) -> jax.Array:
+            q = self._split(self.query(in_blocks(x)))
+            k, v = self._split(self.key(x)), self._split(self.value(x))
+            return attend(q, k, v, mask, self.causal, self.dropout, key, self._bias(x, positions))
+
+        if platform() == "tpu":  # to project again is quicker there than to keep what comes of it
+            gather = jax.checkpoint(gather, prevent_cse=False)
+        y = gather(x)
+        return self.out(y.reshape(*y.shape[:2], -1))[:, : x.shape[1]]
 
     def weights(
         self,
@@ -107,14 +115,14 @@ class Attention(nnx.Module):
           mask: those that may be attended to, at least one a clip.
           positions: as of `__call__`.
         """
-        query, key, _ = self._heads(x)
+        query, key = self._split(self.query(x)), self._split(self.key(x))
         return attention_weights(query, key, mask, self.causal, bias=self._bias(x, positions))
 
     def _bias(self, x: jax.Array, positions: jax.Array | None) -> Bias | None:
         """Returns what relative positions add to the scores, or None where there are none."""
         if self.gate is None or positions is None:
             return None
-        return Bias(self.gate(x.reshape(*x.shape[:2], self.heads, -1)), positions)
+        return Bias(self.gate(self._split(x)), positions)
 
     def stream(
         self, x: Float[Array, "batch tokens width"], past: tuple[jax.Array, ...], heard: jax.Array
@@ -126,7 +134,7 @@ class Attention(nnx.Module):
           past: keys and values [B, memory, heads, D / heads] of the last tokens before.
           heard: tokens before, int32 [].
         """
-        q, k, v = self._heads(x)
+        q, k, v = (self._split(linear(x)) for linear in (self.query, self.key, self.value))
         keys, values = (jnp.concatenate(pair, 1) for pair in zip(past, (k, v), strict=True))
         memory, new = past[0].shape[1], x.shape[1]
         place, own = jnp.arange(memory + new) - memory, jnp.arange(new)[:, None]
@@ -134,12 +142,9 @@ class Attention(nnx.Module):
         y = jax.nn.dot_product_attention(q, keys, values, mask=seen[None, None])
         return self.out(y.reshape(x.shape)), (keys[:, new:], values[:, new:])
 
-    def _heads(self, x: jax.Array) -> tuple[jax.Array, ...]:
-        """Returns queries, keys and values [B, N, heads, D / heads]."""
-        return tuple(
-            linear(x).reshape(*x.shape[:2], self.heads, -1)
-            for linear in (self.query, self.key, self.value)
-        )
+    def _split(self, x: jax.Array) -> jax.Array:
+        """Returns [B, N, heads, D / heads] of [B, N, D]."""
+        return x.reshape(*x.shape[:2], self.heads, -1)
 
 
 class TransformerLayer(nnx.Module):
