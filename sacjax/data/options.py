@@ -23,7 +23,10 @@ class Options(options_lib.Options):
     crop: Literal["random", "center", "start"] = "random"  # in training
     pad: Literal["zero", "repeat", "reflect"] = "zero"  # what follows a clip that is shorter
     multi_label: bool = False  # several labels a clip: sigmoid, binary cross-entropy
-    group_pattern: str = ""  # folder, manifest: regular expression whose first group is the group
+    # Regular expressions on the clips' names; the first group is the label, the fold, the group.
+    label_pattern: str = ""
+    fold_pattern: str = ""
+    group_pattern: str = ""
     empty_label: Literal["unknown", "none"] = (
         "unknown"  # csv, multi-label: what an empty cell means
     )
@@ -55,7 +58,8 @@ class Options(options_lib.Options):
         shares = self.holdout
         good = len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6
         self.require(good, "holdout", "give three shares that sum to 1")
-        try:
-            re.compile(self.group_pattern)
-        except re.error as error:
-            self.require(False, "group_pattern", f"it is no regular expression ({error})")
+        for key in ("label_pattern", "fold_pattern", "group_pattern"):
+            try:
+                re.compile(getattr(self, key))
+            except re.error as error:
+                self.require(False, key, f"it is no regular expression ({error})")

@@ -44,6 +44,8 @@ def test_defaults_pass_their_own_checks_and_cannot_be_misspelt():
         ("data.holdout=(0.5,0.5,0.5)", "three shares that sum to 1"),
         ("data.holdout=(0.5,0.5)", "three shares that sum to 1"),
         ("data.group_pattern=(", "data.group_pattern is '\\(': it is no regular expression"),
+        ("data.label_pattern=[", "data.label_pattern is '\\[': it is no regular expression"),
+        ("data.fold_pattern=*", "data.fold_pattern is '\\*': it is no regular expression"),
         ("frontend.win_length=4096", "frontend.win_length is 4096: it must not exceed n_fft 1024"),
         ("frontend.fmax=20000", "half of data.sample_rate"),
         ("frontend.log=decibel", "frontend.log is 'decibel'.*choose one of natural, log10, db"),

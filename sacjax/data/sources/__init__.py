@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from sacjax.data import groups, labels
+from sacjax.data import labels, patterns
 from sacjax.data.recordings import Recordings
 from sacjax.data.sources.files import EXTENSIONS, FileClip, OpenFiles
 from sacjax.data.sources.folder import load_folder
@@ -67,7 +67,8 @@ def load(data: ConfigDict) -> Recordings:
 
     Raises:
       UserError: an unknown, missing or empty source, a malformed manifest, labels that do not fit
-        `data.multi_label`, or names that do not fit `data.group_pattern`.
+        `data.multi_label`, or names that do not fit `data.label_pattern`, `fold_pattern` or
+        `group_pattern`.
     """
     if data.source not in SOURCES:
         raise UserError(
@@ -76,6 +77,4 @@ def load(data: ConfigDict) -> Recordings:
     recordings = SOURCES[data.source](data)
     if not len(recordings):
         raise UserError(f"data.source={data.source}: no recordings in '{data.path or data.name}'")
-    if data.group_pattern:
-        recordings.groups = groups.from_names(recordings.names, data.group_pattern)
-    return labels.checked(recordings, data.multi_label)
+    return labels.checked(patterns.apply(recordings, data), data.multi_label)
