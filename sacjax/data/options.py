@@ -22,6 +22,7 @@ class Options(options_lib.Options):
     seconds: float = 1.0  # length of a training crop and of an evaluation window
     crop: Literal["random", "center", "start"] = "random"  # in training
     pad: Literal["zero", "repeat", "reflect"] = "zero"  # what follows a clip that is shorter
+    channel: int | str = "mix"  # the mean of all channels, or the number of one, from 0 on
     multi_label: bool = False  # several labels a clip: sigmoid, binary cross-entropy
     # Regular expressions on the clips' names; the first group is the label, the fold, the group.
     label_pattern: str = ""
@@ -51,6 +52,8 @@ class Options(options_lib.Options):
         self.require_positive("sample_rate", "seconds", "examples")
         self.require_not_negative("fold", "labels_per_class", "workers", "prefetch")
         self.require_shares("validation_fraction", "label_fraction", "max_bad_fraction")
+        good = self.channel == "mix" or (isinstance(self.channel, int) and self.channel >= 0)
+        self.require(good, "channel", "give mix, or a channel's number, from 0 on")
         good = 0 <= self.windows <= self.seconds and (not self.windows or self.source == "manifest")
         wanted = f"it is of data.source=manifest, and at most data.seconds {self.seconds:g}"
         self.require(good, "windows", wanted, self.windows)

@@ -271,6 +271,8 @@ def _fingerprint(recordings: Recordings, data: ConfigDict, options: list) -> str
     )
     if data.source in ("synthetic", "tfds"):  # these settings change what such a source's clips are
         add([data.sample_rate, data.seconds, data.examples, data.split_seed])
+    if data.channel != "mix":
+        add(data.channel)
     add(recordings.class_names)
     for column in (
         recordings.names,

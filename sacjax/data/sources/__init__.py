@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from sacjax.data import labels, patterns
+from sacjax.data import channels, labels, patterns
 from sacjax.data.recordings import Recordings
 from sacjax.data.sources.files import EXTENSIONS, FileClip, OpenFiles
 from sacjax.data.sources.folder import load_folder
@@ -77,4 +77,5 @@ def load(data: ConfigDict) -> Recordings:
     recordings = SOURCES[data.source](data)
     if not len(recordings):
         raise UserError(f"data.source={data.source}: no recordings in '{data.path or data.name}'")
-    return labels.checked(patterns.apply(recordings, data), data.multi_label)
+    recordings = channels.choose(patterns.apply(recordings, data), data.channel)
+    return labels.checked(recordings, data.multi_label)
