@@ -32,7 +32,7 @@ def apply(recordings: Recordings, data: ConfigDict) -> Recordings:
         found = dataclasses.replace(found, labels=labels, class_names=classes)
     if data.fold_pattern:
         _refuse_both("fold", found.folds is not None)
-        folds = number_folds(find(names, data.fold_pattern, "fold"))
+        folds = number_folds(find(names, data.fold_pattern, "fold"), "data.fold_pattern")
         found = dataclasses.replace(found, folds=folds)
     if data.group_pattern:
         found = dataclasses.replace(found, groups=find(names, data.group_pattern, "group"))
@@ -67,26 +67,25 @@ def find(names: Sequence[str], pattern: str, what: str) -> list[str]:
     return found
 
 
-def number_folds(texts: Sequence[str]) -> list[int]:
-    """Returns folds, from 1 on: the numbers that the texts are, or the places of sorted names.
+def number_folds(texts: Sequence[str], where: str) -> list[int]:
+    """Returns folds: the numbers that the texts are, if from 1 on; else they are numbered so.
 
-    Which name is which fold, as for a speaker left out at a time, is told once on stderr.
+    Names are numbered in alphabetical order, as for a speaker left out at a time, and numbers from
+    0 on in their own. Which fold is which is then told once on stderr.
 
-    Raises:
-      UserError: a fold 0.
+    Args:
+      texts: one a recording.
+      where: what gave them, for the message.
     """
     distinct = sorted(set(texts))
     if all(text.isdecimal() for text in distinct):
-        if any(int(text) == 0 for text in distinct):
-            raise UserError(
-                "data.fold_pattern finds a fold 0, but data.fold counts from 1 (0 is no fold): "
-                "let it take in a letter too, and folds are numbered in the order of their names"
-            )
-        return [int(text) for text in texts]
+        if all(int(text) > 0 for text in distinct):
+            return [int(text) for text in texts]
+        distinct.sort(key=int)
     number = {text: k for k, text in enumerate(distinct, 1)}
     told = ", ".join(f"{k} is {text}" for text, k in list(number.items())[:50])
     more = f" and {len(number) - 50} more" if len(number) > 50 else ""
-    hosts.tell(f"data.fold_pattern: fold {told}{more}")
+    hosts.tell(f"{where}: data.fold={told}{more}")
     return [number[text] for text in texts]
 
 

@@ -99,11 +99,12 @@ def test_label_fold_and_group_from_the_names_of_a_folder(tmp_path):
 
 
 def test_folds_that_are_names_are_numbered_and_told(capsys):
-    assert patterns.number_folds(["theo", "george", "theo", "lucas"]) == [3, 1, 3, 2]
-    assert "fold 1 is george, 2 is lucas, 3 is theo" in capsys.readouterr().err
-    assert patterns.number_folds(["10", "9", "09"]) == [10, 9, 9]
-    with pytest.raises(UserError, match="a fold 0, but data.fold counts from 1"):
-        patterns.number_folds(["0", "1"])
+    assert patterns.number_folds(["10", "9", "09"], "here") == [10, 9, 9]
+    assert not capsys.readouterr().err
+    assert patterns.number_folds(["theo", "george", "theo", "lucas"], "here") == [3, 1, 3, 2]
+    assert capsys.readouterr().err == "here: data.fold=1 is george, 2 is lucas, 3 is theo\n"
+    assert patterns.number_folds(["0", "10", "9"], "here") == [1, 3, 2]
+    assert capsys.readouterr().err == "here: data.fold=1 is 0, 2 is 9, 3 is 10\n"
 
 
 def test_a_manifest_without_labels_takes_them_from_names(tmp_path):
