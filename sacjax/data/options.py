@@ -13,10 +13,16 @@ class Options(options_lib.Options):
 
     where = "data"
 
-    source: Literal["folder", "manifest", "tfds", "arrayrecord", "synthetic"] = "synthetic"
-    path: str = ""  # folder of labels, manifest, published layout of a TFDS builder, or shards
-    name: str = ""  # tfds: the data set's name, such as 'esc50/esc10'
-    data_dir: str = ""  # tfds: where prepared data sets are kept ('' = TFDS's default)
+    source: Literal["folder", "manifest", "tfds", "arrayrecord", "synthetic", "huggingface"] = (
+        "synthetic"
+    )
+    path: str = ""  # folder, manifest, published layout of a TFDS builder, shards, Parquet files
+    name: str = ""  # tfds: such as 'esc50/esc10'; huggingface: 'ORG/NAME:CONFIG@REVISION'
+    data_dir: str = ""  # tfds, huggingface: where data sets are kept ('' = the library's default)
+    audio_column: str = ""  # huggingface: which columns are what ('' = by type and name)
+    label_column: str = ""
+    group_column: str = ""
+    fold_column: str = ""
     examples: int = 2048  # synthetic: clips in all
     sample_rate: int = 16000  # Hz; everything is resampled to it
     seconds: float = 1.0  # length of a training crop and of an evaluation window

@@ -271,8 +271,9 @@ def _fingerprint(recordings: Recordings, data: ConfigDict, options: list) -> str
     )
     if data.source in ("synthetic", "tfds"):  # these settings change what such a source's clips are
         add([data.sample_rate, data.seconds, data.examples, data.split_seed])
-    if data.channel != "mix":
-        add(data.channel)
+    for key, default in (("channel", "mix"), ("audio_column", "")):  # which sound of a recording
+        if data[key] != default:
+            add([key, data[key]])
     add(recordings.class_names)
     for column in (
         recordings.names,

@@ -35,12 +35,20 @@ def load_synthetic(data: ConfigDict) -> Recordings:
     return synthetic.load_synthetic(data)
 
 
+def load_huggingface(data: ConfigDict) -> Recordings:
+    """A data set of the Hugging Face Hub (`data.name`), or a folder of Parquet files."""
+    from sacjax.data.sources import huggingface
+
+    return huggingface.load_huggingface(data)
+
+
 SOURCES: dict[str, Callable[[ConfigDict], Recordings]] = {
     "folder": load_folder,
     "manifest": load_manifest,
     "tfds": load_tfds,
     "arrayrecord": load_array_record,
     "synthetic": load_synthetic,
+    "huggingface": load_huggingface,
 }
 
 
@@ -57,7 +65,7 @@ OF_OTHERS = ("examples", "holdout", "sample_rate", "seconds", "split_seed")
 
 def same(one: ConfigDict, other: ConfigDict) -> bool:
     """Returns whether two stages' `data` give the same recordings, which then need one table."""
-    files = one.source in ("folder", "manifest", "arrayrecord") and not one.windows
+    files = one.source not in ("synthetic", "tfds") and not one.windows
     ignored = OF_USE + (OF_OTHERS if files else ())
     return all(one[key] == other[key] for key in one if key not in ignored)
 
