@@ -13,13 +13,14 @@ class Options(options_lib.Options):
 
     where = "data"
 
-    source: Literal["folder", "manifest", "tfds", "arrayrecord", "synthetic", "huggingface"] = (
-        "synthetic"
-    )
-    path: str = ""  # folder, manifest, published layout of a TFDS builder, shards, Parquet files
+    source: Literal[
+        "folder", "manifest", "tfds", "arrayrecord", "synthetic", "huggingface", "webdataset"
+    ] = "synthetic"
+    path: str = ""  # folder, manifest, published layout of a TFDS builder, shards, Parquet, tars
     name: str = ""  # tfds: such as 'esc50/esc10'; huggingface: 'ORG/NAME:CONFIG@REVISION'
     data_dir: str = ""  # tfds, huggingface: where data sets are kept ('' = the library's default)
-    audio_column: str = ""  # huggingface: which columns are what ('' = by type and name)
+    # huggingface, webdataset: which columns, or keys, are what ('' = by type and name).
+    audio_column: str = ""
     label_column: str = ""
     group_column: str = ""
     fold_column: str = ""

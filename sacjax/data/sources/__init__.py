@@ -9,6 +9,7 @@ from sacjax.data.recordings import Recordings
 from sacjax.data.sources.files import EXTENSIONS, FileClip, OpenFiles
 from sacjax.data.sources.folder import load_folder
 from sacjax.data.sources.manifest import load_manifest
+from sacjax.data.sources.webdataset import load_webdataset
 from sacjax.errors import UserError, nearest
 
 __all__ = ["EXTENSIONS", "SOURCES", "FileClip", "OpenFiles", "load"]
@@ -49,6 +50,7 @@ SOURCES: dict[str, Callable[[ConfigDict], Recordings]] = {
     "arrayrecord": load_array_record,
     "synthetic": load_synthetic,
     "huggingface": load_huggingface,
+    "webdataset": load_webdataset,
 }
 
 
