@@ -108,7 +108,7 @@ def load_huggingface(data: ConfigDict) -> Recordings:
     folds = [str(cell) for cell in rows.get(columns.fold, ())]
     if "None" in folds:
         raise UserError(f"{where}: {columns.fold} is empty in row {folds.index('None')}")
-    roots = _roots(data)
+    roots = roots_of(data)
     return Recordings(
         names=_names(tables, columns.audio, list(splits), roots[:1]),
         labels=labels,
@@ -262,7 +262,7 @@ def _one_of(what: str, found: Sequence[str], called: Sequence[str], features: An
     return found[0] if found else ""
 
 
-def _roots(data: ConfigDict) -> list[str]:
+def roots_of(data: ConfigDict) -> list[str]:
     """Returns the folders that a data set's files may lie in; none for anywhere."""
     if data.allow_outside_root:
         return []
