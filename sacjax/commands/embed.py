@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> int:
     files = find_files(args.paths)
     model = inference.load(args.checkpoint, args.which, args.checkpoint_stage)
     embedder = model.embedder(layer, args.seconds, args.pooling)
-    recordings, bad = as_recordings(files, model.sample_rate), dict[int, str]()
+    recordings = as_recordings(files, model.sample_rate, channel=model.channel)
+    bad: dict[int, str] = {}
     make = frame_table if args.frames else clip_table
     good, table, row_files = make(embedder, recordings, bad)
     for k in sorted(bad):

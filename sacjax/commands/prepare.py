@@ -7,7 +7,8 @@ Read the result with `data.source='arrayrecord'`, `data.path=DIR`. Names, labels
 groups are kept; so are sample rates and channels unless `--sample-rate` or `--mono` say otherwise.
 `DIR/skipped.csv` lists what could not be decoded, and what was cut short: of that the good part is
 stored. A run that was stopped goes on by the same command: finished shards are verified by their
-checksums and kept.
+checksums and kept. With `--stream` a data set of the Hugging Face Hub is written as it comes,
+without storing it first.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
 from sacjax import errors
-from sacjax.data import prepare, sources
+from sacjax.data import prepare, prepare_stream, sources
 from sacjax.errors import UserError
 
 
@@ -73,6 +74,11 @@ def main(argv: list[str] | None = None) -> int:
         "--sample-rate", type=int, default=0, help="resample to it, Hz (default: keep)"
     )
     parser.add_argument("--mono", action="store_true", help="down-mix to one channel")
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="data.source=huggingface: as it is downloaded, without storing it first; one process",
+    )
     args, unknown = parser.parse_known_args(argv)
     data = stage_from_flags(args, unknown).data
     for name, least in (("workers", 1), ("per_shard", 0), ("sample_rate", 0)):
@@ -80,15 +86,11 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(
                 f"--{name.replace('_', '-')} is {getattr(args, name)}: it must be at least {least}"
             )
-    meta = prepare.prepare(
-        sources.load(data),
-        data,
-        args.output,
-        args.workers,
-        args.per_shard,
-        args.sample_rate,
-        args.mono,
-    )
+    shape = (args.per_shard, args.sample_rate, args.mono)
+    if args.stream:
+        meta = prepare_stream.prepare_stream(data, args.output, *shape)
+    else:
+        meta = prepare.prepare(sources.load(data), data, args.output, args.workers, *shape)
     print(
         f"{meta['recordings']} recordings ({meta['seconds'] / 60:.1f} min) of "
         f"{len(meta['class_names'])} classes in {len(meta['shards'])} shards: {args.output}"

@@ -79,18 +79,21 @@ def check(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} is {value}: that is none of sound")
 
 
-def source_of(args: argparse.Namespace, sample_rate: int) -> "Source":
-    """Returns where the flags say that sound comes from, at the model's rate where it can be."""
+def source_of(args: argparse.Namespace, sample_rate: int, channel: int | str) -> "Source":
+    """Returns where the flags say that sound comes from, at the model's rate where it can be.
+
+    A microphone has one channel, which is heard whatever `channel` the model heard in training.
+    """
     from sacjax.inference import live
 
     if args.file:
-        return live.File(args.file, sample_rate, args.fast)
+        return live.File(args.file, sample_rate, args.fast, channel)
     if args.microphone is not None:
         return live.Microphone(args.microphone or None, sample_rate)
     if sys.stdin.isatty():
         raise UserError("no sound: pipe it to standard input, name a FILE, or give --microphone")
     encoding, channels = args.encoding or "s16le", args.channels or 1
-    return live.Pipe(sys.stdin.buffer, args.rate, sample_rate, encoding, channels)
+    return live.Pipe(sys.stdin.buffer, args.rate, sample_rate, encoding, channels, channel)
 
 
 def show(events: "list[Event]", form: str) -> None:
@@ -197,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
     listener.warm_up()
     source = None
     with until_stopped():
-        source = source_of(args, listener.sample_rate)
+        source = source_of(args, listener.sample_rate, listener.channel)
     if source is None or not hear(source, listener, tracker, args.format):
         print("no sound was heard", file=sys.stderr)
         return 1

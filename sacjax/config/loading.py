@@ -89,7 +89,7 @@ def _override(config: ConfigDict, text: str) -> None:
         return
     if isinstance(old, ConfigDict):
         raise UserError(f"--{key} is a group of keys: {', '.join(old)}")
-    if isinstance(old, str) and not isinstance(value, str):
+    if node.get_type(path[-1]) is str and not isinstance(value, str):
         value = raw
     if isinstance(old, tuple) and not isinstance(value, tuple | list):
         value = (value,)

@@ -1,5 +1,6 @@
 """What the hosts of a run tell each other about its data."""
 
+import functools
 import sys
 from typing import Any
 
@@ -16,6 +17,13 @@ def place() -> tuple[int, int]:
     if jax is None or not jax.distributed.is_initialized():
         return 0, 1
     return jax.process_index(), jax.process_count()
+
+
+@functools.cache
+def tell(message: str) -> None:
+    """Prints a message on stderr, once for all stages of a run and on the first host alone."""
+    if place()[0] == 0:
+        print(message, file=sys.stderr)
 
 
 def gather(values: np.ndarray, error: Exception | None) -> np.ndarray:

@@ -13,17 +13,28 @@ class Options(options_lib.Options):
 
     where = "data"
 
-    source: Literal["folder", "manifest", "tfds", "arrayrecord", "synthetic"] = "synthetic"
-    path: str = ""  # folder of labels, manifest, published layout of a TFDS builder, or shards
-    name: str = ""  # tfds: the data set's name, such as 'esc50/esc10'
-    data_dir: str = ""  # tfds: where prepared data sets are kept ('' = TFDS's default)
+    source: Literal[
+        "folder", "manifest", "tfds", "arrayrecord", "synthetic", "huggingface", "webdataset"
+    ] = "synthetic"
+    path: str = ""  # folder, manifest, published layout of a TFDS builder, shards, Parquet, tars
+    name: str = ""  # tfds: such as 'esc50/esc10'; huggingface: 'ORG/NAME:CONFIG@REVISION'
+    data_dir: str = ""  # tfds, huggingface: where data sets are kept ('' = the library's default)
+    # huggingface, webdataset: which columns, or keys, are what ('' = by type and name).
+    audio_column: str = ""
+    label_column: str = ""
+    group_column: str = ""
+    fold_column: str = ""
     examples: int = 2048  # synthetic: clips in all
     sample_rate: int = 16000  # Hz; everything is resampled to it
     seconds: float = 1.0  # length of a training crop and of an evaluation window
     crop: Literal["random", "center", "start"] = "random"  # in training
     pad: Literal["zero", "repeat", "reflect"] = "zero"  # what follows a clip that is shorter
+    channel: int | str = "mix"  # the mean of all channels, or the number of one, from 0 on
     multi_label: bool = False  # several labels a clip: sigmoid, binary cross-entropy
-    group_pattern: str = ""  # folder, manifest: regular expression whose first group is the group
+    # Regular expressions on the clips' names; the first group is the label, the fold, the group.
+    label_pattern: str = ""
+    fold_pattern: str = ""
+    group_pattern: str = ""
     empty_label: Literal["unknown", "none"] = (
         "unknown"  # csv, multi-label: what an empty cell means
     )
@@ -48,6 +59,8 @@ class Options(options_lib.Options):
         self.require_positive("sample_rate", "seconds", "examples")
         self.require_not_negative("fold", "labels_per_class", "workers", "prefetch")
         self.require_shares("validation_fraction", "label_fraction", "max_bad_fraction")
+        good = self.channel == "mix" or (isinstance(self.channel, int) and self.channel >= 0)
+        self.require(good, "channel", "give mix, or a channel's number, from 0 on")
         good = 0 <= self.windows <= self.seconds and (not self.windows or self.source == "manifest")
         wanted = f"it is of data.source=manifest, and at most data.seconds {self.seconds:g}"
         self.require(good, "windows", wanted, self.windows)
@@ -55,7 +68,8 @@ class Options(options_lib.Options):
         shares = self.holdout
         good = len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6
         self.require(good, "holdout", "give three shares that sum to 1")
-        try:
-            re.compile(self.group_pattern)
-        except re.error as error:
-            self.require(False, "group_pattern", f"it is no regular expression ({error})")
+        for key in ("label_pattern", "fold_pattern", "group_pattern"):
+            try:
+                re.compile(getattr(self, key))
+            except re.error as error:
+                self.require(False, key, f"it is no regular expression ({error})")

@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -32,7 +31,8 @@ from tqdm import tqdm
 from sacjax import io as files
 from sacjax.data import decode, retry
 from sacjax.data.recordings import Clip, Recordings
-from sacjax.data.sources.array_record import BLOCK, METADATA
+from sacjax.data.shard_folder import checksum, finish, is_finished, writing_into
+from sacjax.data.sources.array_record import BLOCK
 from sacjax.errors import UserError
 
 SHARDS = 16  # at least, so that several workers and hosts have something to do
@@ -104,21 +104,6 @@ def _wav(pcm: np.ndarray, sample_rate: int) -> bytes:
     return buffer.getvalue()
 
 
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_finished(job: Job, path: Path) -> bool:
-    """Whether a shard is there, whole and of this job."""
-    try:
-        shard = json.loads(path.with_suffix(".json").read_text())
-        good = shard["fingerprint"] == job.fingerprint and path.stat().st_size == shard["bytes"]
-        return good and _checksum(path) == shard["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 @dataclasses.dataclass
 class Shard:
     """What a shard's JSON file holds."""
@@ -137,9 +122,14 @@ def write_shard(job: Job, k: int, tick: Callable[[], Any] = lambda: None) -> Non
     Raises:
       UserError: a recording cannot be read by the machine's fault.
     """
-    path, source = job.folder / job.shards[k], job.recordings
-    indices = range(k * job.per_shard, min((k + 1) * job.per_shard, len(source)))
-    if _is_finished(job, path):
+    first = k * job.per_shard
+    indices = range(first, min(first + job.per_shard, len(job.recordings)))
+    write_rows(job, job.folder / job.shards[k], indices, tick)
+
+
+def write_rows(job: Job, path: Path, indices: range, tick: Callable[[], Any]) -> None:
+    """Writes recordings of a job into one shard; the rest is as of `write_shard`."""
+    if is_finished(path, job.fingerprint):
         for _ in indices:
             tick()
         return
@@ -150,13 +140,13 @@ def write_shard(job: Job, k: int, tick: Callable[[], Any] = lambda: None) -> Non
         try:
             _write_recording(job, i, writer, shard)
         except retry.BadClip as bad:  # what was written of it stays there, and no row names it
-            shard.skipped.append([source.names[i], " ".join(str(bad).split())])
+            shard.skipped.append([job.recordings.names[i], " ".join(str(bad).split())])
         tick()
     writer.close()
     side = {
         "fingerprint": job.fingerprint,
         "bytes": partial.stat().st_size,
-        "sha256": _checksum(partial),
+        "sha256": checksum(partial),
     }
     os.replace(partial, path)
     files.write_json(path.with_suffix(".json"), side | dataclasses.asdict(shard))
@@ -271,6 +261,9 @@ def _fingerprint(recordings: Recordings, data: ConfigDict, options: list) -> str
     )
     if data.source in ("synthetic", "tfds"):  # these settings change what such a source's clips are
         add([data.sample_rate, data.seconds, data.examples, data.split_seed])
+    for key, default in (("channel", "mix"), ("audio_column", "")):  # which sound of a recording
+        if data[key] != default:
+            add([key, data[key]])
     add(recordings.class_names)
     for column in (
         recordings.names,
@@ -323,30 +316,9 @@ def prepare(
     per_shard = per_shard or default_per_shard(len(recordings))
     fingerprint = _fingerprint(recordings, data, [per_shard, sample_rate, mono])
     job = Job(recordings, folder, fingerprint, per_shard, sample_rate, mono)
-    plan = folder / "plan.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if plan.is_file():
-            try:
-                known = json.loads(plan.read_text())["fingerprint"]
-            except (ValueError, KeyError, TypeError):
-                known = None
-            if known != fingerprint:
-                raise UserError(
-                    f"--output {folder} holds another data set, other options, or an older state "
-                    "of the files: delete it or name another"
-                )
-        elif any(folder.iterdir()):
-            raise UserError(
-                f"--output {folder} is not empty and was not written by sacjax prepare: "
-                "name another folder"
-            )
-        _remove_partial(folder)
-        files.write_json(plan, {"fingerprint": fingerprint})
+    with writing_into(folder, fingerprint):
         _run(job, workers)
-        return _finish(job)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"--output {folder} cannot be written: {error}") from error
+        return finish(folder, job.shards, recordings.class_names)
 
 
 def default_per_shard(recordings: int) -> int:
@@ -356,51 +328,3 @@ def default_per_shard(recordings: int) -> int:
     and not 1,099.
     """
     return max(min(-(-recordings // SHARDS), PER_SHARD), -(-recordings // MOST_SHARDS), 1)
-
-
-def _remove_partial(folder: Path) -> None:
-    """Removes what processes that are no more have left; others may be at work there."""
-    for left in folder.glob("*.partial"):
-        name, _, process = left.name.removesuffix(".partial").rpartition(".")
-        ours = name.endswith(f".{socket.gethostname()}") and process.isdecimal()
-        # Another host's is old when nothing was written to it for an hour.
-        if not _is_alive(int(process)) if ours else left.stat().st_mtime < time.time() - 3600:
-            left.unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    """Whether another process of this host has that number."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
-
-
-def _finish(job: Job) -> dict[str, Any]:
-    """Writes `skipped.csv` and, last, `metadata.json`: the sign that all is there."""
-    shards = [
-        json.loads((job.folder / name).with_suffix(".json").read_text()) for name in job.shards
-    ]
-    rows = [row for shard in shards for row in shard["recordings"]]
-    skipped = [row for shard in shards for row in shard["skipped"]]
-    cut = [row for shard in shards for row in shard.get("cut", ())]
-    listed = job.folder / "skipped.csv"
-    files.write_csv(listed, ("file", "reason"), skipped + cut, errors="backslashreplace")
-    if not rows:
-        raise UserError(
-            f"none of the {len(job.recordings)} recordings could be decoded: see {listed}"
-        )
-    meta: dict[str, Any] = {
-        "version": 2,  # 2: null is an unknown label
-        "block": BLOCK,
-        "class_names": list(job.recordings.class_names),
-        "shards": job.shards,
-    }
-    seconds = sum(row["samples"] / row["sample_rate"] for row in rows)
-    meta |= {"recordings": len(rows), "skipped": len(skipped), "cut_short": len(cut)}
-    meta["seconds"] = round(seconds, 3)
-    files.write_json(job.folder / METADATA, meta)
-    return meta

@@ -79,6 +79,7 @@ class Listener:
         if not 0 <= hop <= seconds:
             raise UserError(f"--hop is {hop:g}: the model hears {seconds:g} s, so 0 to {seconds:g}")
         self.model, self.labels, self.sample_rate = model, model.labels, model.sample_rate
+        self.channel = model.channel
         self.carries = not windows and why_not_carried(model) is None
         self.frames = CausalFrames(model, hop or seconds / OVERLAP) if self.carries else None
         if self.frames is not None:

@@ -11,6 +11,7 @@ import numpy as np
 import soxr
 
 from sacjax.data import decode, retry
+from sacjax.data.channels import pick
 from sacjax.errors import UserError, first_line
 from sacjax.inference.timeline import blocks
 
@@ -38,6 +39,7 @@ class Pipe:
         default_rate: int,
         encoding: str = "s16le",
         channels: int = 1,
+        channel: int | str = "mix",
     ):
         """Reads the first bytes, which tell a WAV file from raw samples.
 
@@ -47,9 +49,11 @@ class Pipe:
           default_rate: of raw samples.
           encoding: of raw samples, one of `ENCODINGS`.
           channels: of raw samples.
+          channel: the number of the one that is heard, from 0 on; 'mix': the mean of all.
 
         Raises:
-          UserError: nothing comes, a WAV file that cannot be read, or of another rate.
+          UserError: nothing comes, a WAV file that cannot be read, or of another rate, or no such
+            channel.
         """
         magic = stream.read(4)
         if not magic:
@@ -62,6 +66,11 @@ class Pipe:
         self.sample_rate = sample_rate or default_rate
         if magic.startswith(b"RIFF"):
             self._read_header(sample_rate)
+        self.channel = channel
+        try:
+            pick(np.zeros([0, self.channels]), channel)
+        except ValueError as error:
+            raise UserError(f"the sound of standard input: {error}") from None
 
     def _read_header(self, sample_rate: int | None) -> None:
         try:
@@ -91,6 +100,7 @@ class Pipe:
             if not (whole := len(data) // frame):
                 return
             x = np.frombuffer(data[: whole * frame], self.type).reshape(whole, self.channels)
+            x = pick(x, self.channel)
             yield (x >> 16).astype(np.int16) if self.type == "<i4" else x
 
 
@@ -111,16 +121,16 @@ class _Prefixed:
 class File:
     """A sound file, as if it were heard now: each chunk comes when its last sample would."""
 
-    def __init__(self, path: str, sample_rate: int, fast: bool = False):
-        """Takes a file, the rate to read it at, and whether to read it as fast as can be."""
-        self.path, self.sample_rate, self.fast = path, sample_rate, fast
+    def __init__(self, path: str, sample_rate: int, fast: bool = False, channel: int | str = "mix"):
+        """Takes a file, the rate to read it at, whether as fast as can be, and `data.channel`."""
+        self.path, self.sample_rate, self.fast, self.channel = path, sample_rate, fast, channel
 
     def chunks(self, seconds: float) -> Iterator[np.ndarray]:
         """Yields samples. Raises UserError for a file that cannot be read."""
         start, heard = time.perf_counter(), 0
         count = max(round(seconds * self.sample_rate), 1)
         try:
-            for block in blocks(self.path, self.sample_rate):
+            for block in blocks(self.path, self.sample_rate, self.channel):
                 for begin in range(0, len(block), count):
                     chunk = block[begin : begin + count]
                     heard += len(chunk)

@@ -101,6 +101,11 @@ class Model:
         return int(self.stage_config.data.sample_rate)
 
     @property
+    def channel(self) -> int | str:
+        """The channel that it hears, from 0 on, or 'mix'."""
+        return self.stage_config.data.channel
+
+    @property
     def multi_label(self) -> bool:
         """Whether a clip may have several labels."""
         return bool(self.stage_config.data.multi_label)
@@ -126,7 +131,7 @@ class Model:
                 f"stage {self.stage} was trained without labels and cannot give any: fine-tune it "
                 "(init_from), or use embed or probe"
             )
-        recordings = as_recordings(sounds, sample_rate or self.sample_rate, self.labels)
+        recordings = self._recordings(sounds, sample_rate)
         bad: dict[int, str] = {}
         probabilities = self.probabilities(recordings, np.arange(len(recordings)), bad)
         names = recordings.names
@@ -154,7 +159,7 @@ class Model:
         Raises:
           UserError: a missing sound, or a layer or a pooling that there is not.
         """
-        recordings = as_recordings(sounds, sample_rate or self.sample_rate, self.labels)
+        recordings = self._recordings(sounds, sample_rate)
         bad: dict[int, str] = {}
         embedder = self.embedder(layer, seconds, pooling)
         vectors, seen = embed_recordings(embedder, recordings, np.arange(len(recordings)), bad)
@@ -174,13 +179,17 @@ class Model:
         A sound that could not be read has no frames, T = 0, and a warning says why. The arguments
         and errors are those of `embed`.
         """
-        recordings = as_recordings(sounds, sample_rate or self.sample_rate, self.labels)
+        recordings = self._recordings(sounds, sample_rate)
         bad: dict[int, str] = {}
         embedder = self.embedder(layer, seconds)
         found = embed_recordings_by_frames(embedder, recordings, bad)
         _warn(recordings, bad)
         none = np.zeros([0, embedder.features], np.float32), np.zeros(0)
         return [found.get(k, none) for k in range(len(recordings))]
+
+    def _recordings(self, sounds: Sounds, sample_rate: int | None) -> Recordings:
+        rate = sample_rate or self.sample_rate
+        return as_recordings(sounds, rate, self.labels, self.channel)
 
     def embedder(self, layer: Layer = -1, seconds: float = 0, pooling: str = "mean") -> Embedder:
         """Returns its encoder as a function from sound to vectors; see `embed`."""

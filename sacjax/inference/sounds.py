@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sacjax.data.channels import choose
 from sacjax.data.recordings import MemoryClip, Recordings
 from sacjax.data.sources import EXTENSIONS, OpenFiles
 from sacjax.errors import UserError
@@ -13,13 +14,16 @@ from sacjax.errors import UserError
 Sounds = str | Path | np.ndarray | Sequence[Any]
 
 
-def as_recordings(sounds: Sounds, sample_rate: int, labels: tuple[str, ...] = ()) -> Recordings:
+def as_recordings(
+    sounds: Sounds, sample_rate: int, labels: tuple[str, ...] = (), channel: int | str = "mix"
+) -> Recordings:
     """Returns sounds as recordings without labels.
 
     Args:
       sounds: a file or folder, a list of them, an array [T] or [channels, T], or a list of arrays.
       sample_rate: of arrays, Hz.
       labels: the label names that the recordings are said to have.
+      channel: the number of the one that is heard, from 0 on; 'mix': the mean of all.
 
     Raises:
       UserError: a missing file, a folder without sounds, or an array that is no sound.
@@ -29,16 +33,16 @@ def as_recordings(sounds: Sounds, sample_rate: int, labels: tuple[str, ...] = ()
     sounds = list(sounds)
     if sounds and all(isinstance(sound, str | Path) for sound in sounds):
         files = find_files([str(sound) for sound in sounds], repeats=True)
-        return Recordings(files, [()] * len(files), labels, OpenFiles(files))
+        return choose(Recordings(files, [()] * len(files), labels, OpenFiles(files)), channel)
     clips = [as_clip(k, sound, sample_rate) for k, sound in enumerate(sounds)]
     if not clips:
         raise UserError("there is no sound in the list")
     names = [str(k) for k in range(len(clips))]
-    return Recordings(names, [()] * len(clips), labels, clips.__getitem__)
+    return choose(Recordings(names, [()] * len(clips), labels, clips.__getitem__), channel)
 
 
 def as_clip(number: int, sound: Any, sample_rate: int) -> MemoryClip:
-    """Returns an array as a clip, down-mixed. Raises UserError for what is no sound."""
+    """Returns an array as a clip. Raises UserError for what is no sound."""
     if hasattr(sound, "detach"):  # torch: NumPy cannot read a GPU's tensor or one with a gradient
         sound = sound.detach().cpu()
     x = np.asarray(sound)
@@ -54,7 +58,7 @@ def as_clip(number: int, sound: Any, sample_rate: int) -> MemoryClip:
     if x.dtype.kind == "i" and x.dtype != np.int16:
         raise UserError(f"sound {number} has type {x.dtype}: integers must be int16")
     x = x.astype(np.float32) / (32768 if x.dtype == np.int16 else 1)
-    return MemoryClip(x if x.ndim == 1 else x.mean(0), sample_rate)
+    return MemoryClip(x.T, sample_rate)
 
 
 def find_files(paths: list[str], repeats: bool = False) -> list[str]:

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from sacjax.data import decode, retry
+from sacjax.data import channels, decode, retry
 from sacjax.data.sources.files import open_file
 from sacjax.errors import UserError
 from sacjax.inference.events import Segment
@@ -16,14 +16,19 @@ from sacjax.inference.model import Model
 BLOCK = 30.0  # seconds that are read at a time
 
 
-def blocks(file: str, sample_rate: int) -> Iterator[np.ndarray]:
+def blocks(file: str, sample_rate: int, channel: int | str = "mix") -> Iterator[np.ndarray]:
     """Yields a recording as int16 [n] at `sample_rate`, `BLOCK` seconds at a time.
+
+    Args:
+      file: of the recording.
+      sample_rate: Hz.
+      channel: the number of the one to read, from 0 on; 'mix': the mean of all.
 
     Raises:
       retry.BadClip: a file that cannot be read, or has no sound.
       UserError: the machine cannot read.
     """
-    clip = retry.attempt(lambda: open_file(file))
+    clip = channels.of_clip(retry.attempt(lambda: open_file(file)), channel)
     total = retry.attempt(lambda: decode.count_samples(clip)) / max(clip.sample_rate, 1)
     for number in range(max(math.ceil(total / BLOCK), 1)):
         start = number * BLOCK
@@ -54,7 +59,7 @@ def timeline(listeners: Sequence[Listener], file: str) -> list[Segment]:
     for listener in listeners:
         listener.start()
     found: list[list[Segment]] = [[] for _ in listeners]
-    for samples in blocks(file, listeners[0].sample_rate):
+    for samples in blocks(file, listeners[0].sample_rate, listeners[0].channel):
         for segments, listener in zip(found, listeners, strict=True):
             segments += listener.push(samples)
     for segments, listener in zip(found, listeners, strict=True):
@@ -81,7 +86,7 @@ def listeners_of(
     listeners = [Listener(model, hop, windows) for model in models]
     first, *others = listeners
     for other in others:
-        for what in ("labels", "sample_rate", "window", "hop", "carries"):
+        for what in ("labels", "sample_rate", "window", "hop", "carries", "channel"):
             if getattr(other, what) != getattr(first, what):
                 raise UserError(
                     f"the checkpoints have different {what.replace('_', ' ')} "

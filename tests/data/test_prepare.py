@@ -19,7 +19,7 @@ from processes import HANG
 from sounds import write
 
 from sacjax import config as config_lib
-from sacjax.data import prepare, retry, sources
+from sacjax.data import prepare, retry, shard_folder, sources
 from sacjax.data.recordings import Recordings
 from sacjax.data.sources import array_record
 from sacjax.data.sources.array_record import load_array_record
@@ -116,6 +116,7 @@ def test_round_trip(tmp_path, workers):
 
 def test_long_recordings_are_read_and_written_in_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "BLOCK", 1000)
+    monkeypatch.setattr(shard_folder, "BLOCK", 1000)
     samples = (np.random.default_rng(0).integers(-30000, 30000, [5300, 2]) / 32768).astype(
         np.float32
     )
@@ -387,6 +388,6 @@ def test_what_others_are_writing_stays(tmp_path):
     for name in names.values():
         (tmp_path / name).write_bytes(b"x")
     os.utime(tmp_path / names["elsewhere, long ago"], (0, 0))
-    prepare._remove_partial(tmp_path)
+    shard_folder.remove_partial(tmp_path)
     left = {key for key, name in names.items() if (tmp_path / name).exists()}
     assert left == {"living", "elsewhere"}

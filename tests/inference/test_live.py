@@ -47,6 +47,20 @@ def test_raw_samples(seconds):
     np.testing.assert_allclose(mean, stereo.mean(1), atol=0.5)
 
 
+def test_one_channel_of_a_pipe_or_a_file(tmp_path):
+    stereo = np.stack([SOUND, SOUND[::-1]], 1)
+    raw = pipe(stereo.astype("<i2").tobytes(), channels=2, channel=1)
+    np.testing.assert_array_equal(listened(raw), SOUND[::-1])
+    np.testing.assert_array_equal(
+        listened(pipe(wav(stereo.tobytes(), channels=2), channel=0)), SOUND
+    )
+    sf.write(tmp_path / "a.wav", stereo, RATE)
+    file = live.File(str(tmp_path / "a.wav"), RATE, fast=True, channel=1)
+    np.testing.assert_array_equal(listened(file), SOUND[::-1])
+    with pytest.raises(UserError, match="standard input: it has one channel, and data.channel"):
+        pipe(wav(SOUND.tobytes()), channel=1)
+
+
 def test_wav_files_also_those_of_unknown_length():
     data = wav(SOUND.tobytes())
     np.testing.assert_array_equal(listened(pipe(data)), SOUND)

@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from sacjax.data import groups, labels
+from sacjax.data import channels, labels, patterns
 from sacjax.data.recordings import Recordings
 from sacjax.data.sources.files import EXTENSIONS, FileClip, OpenFiles
 from sacjax.data.sources.folder import load_folder
 from sacjax.data.sources.manifest import load_manifest
+from sacjax.data.sources.webdataset import load_webdataset
 from sacjax.errors import UserError, nearest
 
 __all__ = ["EXTENSIONS", "SOURCES", "FileClip", "OpenFiles", "load"]
@@ -35,12 +36,21 @@ def load_synthetic(data: ConfigDict) -> Recordings:
     return synthetic.load_synthetic(data)
 
 
+def load_huggingface(data: ConfigDict) -> Recordings:
+    """A data set of the Hugging Face Hub (`data.name`), or a folder of Parquet files."""
+    from sacjax.data.sources import huggingface
+
+    return huggingface.load_huggingface(data)
+
+
 SOURCES: dict[str, Callable[[ConfigDict], Recordings]] = {
     "folder": load_folder,
     "manifest": load_manifest,
     "tfds": load_tfds,
     "arrayrecord": load_array_record,
     "synthetic": load_synthetic,
+    "huggingface": load_huggingface,
+    "webdataset": load_webdataset,
 }
 
 
@@ -57,7 +67,7 @@ OF_OTHERS = ("examples", "holdout", "sample_rate", "seconds", "split_seed")
 
 def same(one: ConfigDict, other: ConfigDict) -> bool:
     """Returns whether two stages' `data` give the same recordings, which then need one table."""
-    files = one.source in ("folder", "manifest", "arrayrecord") and not one.windows
+    files = one.source not in ("synthetic", "tfds") and not one.windows
     ignored = OF_USE + (OF_OTHERS if files else ())
     return all(one[key] == other[key] for key in one if key not in ignored)
 
@@ -67,7 +77,8 @@ def load(data: ConfigDict) -> Recordings:
 
     Raises:
       UserError: an unknown, missing or empty source, a malformed manifest, labels that do not fit
-        `data.multi_label`, or names that do not fit `data.group_pattern`.
+        `data.multi_label`, or names that do not fit `data.label_pattern`, `fold_pattern` or
+        `group_pattern`.
     """
     if data.source not in SOURCES:
         raise UserError(
@@ -76,6 +87,5 @@ def load(data: ConfigDict) -> Recordings:
     recordings = SOURCES[data.source](data)
     if not len(recordings):
         raise UserError(f"data.source={data.source}: no recordings in '{data.path or data.name}'")
-    if data.group_pattern:
-        recordings.groups = groups.from_names(recordings.names, data.group_pattern)
+    recordings = channels.choose(patterns.apply(recordings, data), data.channel)
     return labels.checked(recordings, data.multi_label)

@@ -1,10 +1,8 @@
 """A folder of sound files, whose sub-folders are labels."""
 
 import collections
-import functools
 import os
 import stat
-import sys
 from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
@@ -63,7 +61,7 @@ def load_folder(data: ConfigDict) -> Recordings:
             f"data.path: no sound files that can be read in '{data.path}' (it has {_list(others)})"
         )
     if others:
-        _tell(f"{data.path}: {len(parts)} files are read, others are not: {_list(others)}")
+        hosts.tell(f"{data.path}: {len(parts)} files are read, others are not: {_list(others)}")
     parts.sort()
     # A name that is not UTF-8 still has to go into tables.
     names = [os.fsencode("/".join(part)).decode("utf-8", "backslashreplace") for part in parts]
@@ -100,13 +98,6 @@ def _is_file(path: str) -> bool:
         return stat.S_ISREG(retried(lambda: os.stat(path)).st_mode)
     except OSError:
         return False
-
-
-@functools.cache
-def _tell(message: str) -> None:
-    """Prints a message, once for all stages of a run and on the first host alone."""
-    if hosts.place()[0] == 0:
-        print(message, file=sys.stderr)
 
 
 def _walk(root: str, allow_outside: bool) -> Iterator[list[str]]:

@@ -6,7 +6,6 @@ Our own builders, and any data set that is prepared as ArrayRecord.
 import contextlib
 import fcntl
 import json
-import logging
 import os
 import shutil
 import sys
@@ -19,6 +18,7 @@ from ml_collections import ConfigDict
 
 from sacjax import io
 from sacjax.data.recordings import Clip, MemoryClip, Recordings
+from sacjax.data.sources import official
 from sacjax.data.sources.files import FileClip
 from sacjax.data.sources.records import Records
 from sacjax.errors import UserError, nearest
@@ -26,9 +26,8 @@ from sacjax.errors import UserError, nearest
 # All but the audio of a prepared data set, so that it is read from its records only once.
 INDEX = ".sacjax_index.json"
 INDEX_VERSION = 2  # 2: labels that are not known are null
-# Features that may name a record, and those that must not cross a split.
+# Features that may name a record.
 NAMES = ("name", "audio/filename", "filename", "file_name", "id", "audio_id", "path")
-GROUPS = ("group", "src_file", "speaker", "speaker_id")
 
 
 class OpenTfds:
@@ -119,12 +118,7 @@ def load_tfds(data_config: ConfigDict) -> Recordings:
         for s, n in zip(table["splits"], table["sizes"], strict=True)
         for k in range(n)
     ]
-    splits, groups = _official(name, table["splits"], table["sizes"]), table["groups"]
-    if splits and groups and len(set(zip(groups, splits, strict=True))) > len(set(groups)):
-        logging.getLogger(__name__).warning(
-            "%s: groups are not used, because its official splits share some of them", name
-        )
-        groups = None
+    splits = official.parts_of(f"data.name {name}", table["splits"], table["sizes"])
     return Recordings(
         names=names,
         labels=[None if label is None else tuple(label) for label in table["labels"]],
@@ -132,7 +126,7 @@ def load_tfds(data_config: ConfigDict) -> Recordings:
         open=opener,
         folds=table["folds"],
         splits=splits,
-        groups=groups,
+        groups=official.unless_shared(name, table["groups"], splits),
     )
 
 
@@ -235,32 +229,6 @@ def _subset(builder: Any, keys: list[str]) -> Any:
     return tfds.features.FeaturesDict({key: builder.info.features[key] for key in keys})
 
 
-def _official(name: str, splits: list[str], sizes: list[int]) -> list[str] | None:
-    """Returns each record's 'train', 'validation' or 'test' by its TFDS split.
-
-    None where there is one split only.
-    """
-    if len(splits) == 1:
-        return None
-    prefixes = {
-        "train": "train",
-        "valid": "validation",
-        "dev": "validation",
-        "test": "test",
-        "eval": "test",
-    }
-    parts = [
-        next((part for prefix, part in prefixes.items() if s.lower().startswith(prefix)), None)
-        for s in splits
-    ]
-    if None in parts:
-        raise UserError(
-            f"data.name {name}: its splits {', '.join(splits)} are not all train, validation "
-            "or test"
-        )
-    return [str(part) for part, size in zip(parts, sizes, strict=True) for _ in range(size)]
-
-
 def _index(builder: Any) -> dict:
     """Returns all but the audio of a prepared TFDS data set as columns.
 
@@ -303,7 +271,7 @@ def _scan(builder: Any, splits: list[str]) -> dict:
     labels = [key for key, f in features.items() if class_label(f) is not None]
     supervised = (builder.info.supervised_keys or ("", ""))[1]
     label = next((key for key in ("label", supervised) if key in labels), None)
-    group = next((key for key in GROUPS if key in features and key != label), None)
+    group = next((key for key in official.GROUPS if key in features and key != label), None)
     candidates = [key for key in labels if key != group]
     if label is None and len(candidates) > 1:
         raise UserError(

@@ -23,6 +23,8 @@ MANIFEST = dict(source="manifest", path="list.csv")
         (dict(source="synthetic"), dict(holdout=(0.5, 0.5, 0.0)), False),  # its splits follow it
         (MANIFEST, dict(holdout=(0.5, 0.5, 0.0)), True),
         (dict(source="tfds", name="esc50/esc10"), dict(sample_rate=8000), False),
+        (dict(source="huggingface", path="d"), dict(sample_rate=8000, fold=2), True),
+        (dict(source="huggingface", path="d"), dict(label_column="x"), False),
     ],
 )
 def test_stages_share_what_is_the_same(one, changes, same):
