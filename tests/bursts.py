@@ -29,6 +29,7 @@ ENCODERS = {
     "autoencoder": dict(kind="conv", channels=(4, 4), bottleneck=8),
     "gru": dict(width=8, layers=2),
     "causal_transformer": dict(width=8, depth=2, heads=2, mlp_width=8, pre_norm=True, stack=2),
+    "whisper": dict(width=16, depth=2, heads=2, mlp_width=16, max_frames=60, padding="silence"),
     "wav2vec2": dict(
         size="tiny",
         normalize_input=True,

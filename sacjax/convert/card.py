@@ -21,9 +21,11 @@ CLASSIFIER = """from transformers import pipeline
 
 classify = pipeline("audio-classification", model=FOLDER)
 classify("sound.wav")"""
-ENCODER = """from transformers import {model}
+ENCODER = """from {module} import {model}
 
 model = {model}.from_pretrained(FOLDER)"""
+MODULES = {"WhisperEncoder": "transformers.models.whisper.modeling_whisper"}
+"""Of classes that transformers itself does not name."""
 
 
 def model_card(config: dict[str, Any], preprocessor: dict[str, Any]) -> str:
@@ -35,6 +37,7 @@ def model_card(config: dict[str, Any], preprocessor: dict[str, Any]) -> str:
     """
     model, labels = config["architectures"][0], config.get("id2label", {})
     several = config.get("problem_type") == "multi_label_classification"
+    module = MODULES.get(model, "transformers")
     what = f"A {model}"
     if labels:
         what += f" of {len(labels)} labels" + (", several of which may hold at once" * several)
@@ -43,7 +46,7 @@ def model_card(config: dict[str, Any], preprocessor: dict[str, Any]) -> str:
         title="Audio classifier" if labels else "Audio encoder",
         what=f"{what}.",
         rate=preprocessor["sampling_rate"],
-        code=CLASSIFIER if labels else ENCODER.format(model=model),
+        code=CLASSIFIER if labels else ENCODER.format(module=module, model=model),
         labels=f"\nLabels: {', '.join(map(_code, labels.values()))}.\n" if labels else "",
     )
 

@@ -32,6 +32,8 @@ def to_workdir(path: str, workdir: str) -> str:
 def to_huggingface(workdir: str, path: str, which: str | None = None) -> None:
     """Writes the model of a workdir's last stage as a folder that transformers reads.
 
+    Its logits are those of the workdir divided by the temperature that was fitted to them.
+
     Args:
       workdir: of a run, or of `to_workdir`.
       path: the folder of the result.
@@ -41,6 +43,10 @@ def to_huggingface(workdir: str, path: str, which: str | None = None) -> None:
       UserError: no workdir, no checkpoint in it, or transformers has no counterpart of its model.
     """
     trained = load_trained(workdir, which)
+    if trained.is_classifier:
+        head, temperature = trained.module.head, trained.objective.temperature
+        for variable in (head.kernel, head.bias):
+            variable[...] = variable[...] / temperature
     huggingface.save_huggingface(
         trained.module,
         path,

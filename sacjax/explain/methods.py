@@ -11,6 +11,7 @@ from sacjax.explain.maps import Grid, Map, frontend_grid
 from sacjax.explain.network import ROWS, Network
 from sacjax.explain.subject import Subject
 from sacjax.models.spectrogram_transformer import SpectrogramTransformer
+from sacjax.models.whisper import Whisper
 
 POINTS = (ROWS - 1) // 2
 """Of a quadrature: two halves of an interval and its middle go through the network at once."""
@@ -159,6 +160,8 @@ def attention_rollout(subject: Subject) -> Map:
     rows = flow[:classes] if reads_classes else flow[classes : classes + number]
     values = rows.mean(0)[classes : classes + number]
     grid = token_grid(network, subject)
+    if isinstance(encoder, Whisper):
+        values = values[: len(grid.times)]  # the others are of the silence after the clip
     values = values.reshape(len(grid.times), -1)  # of MFCC several tokens, but one band
     return Map(values if values.shape == grid.shape else values.mean(1, keepdims=True), grid)
 
@@ -169,7 +172,7 @@ def rollout(weights: np.ndarray) -> np.ndarray:
     Args:
       weights: of attention [layers, heads, tokens, tokens], the first layer first.
     """
-    mean = np.float64(weights).mean(1)
+    mean = np.mean(weights, 1, dtype=np.float64)
     layers = (mean + np.eye(mean.shape[-1])) / 2
     layers /= layers.sum(-1, keepdims=True)
     flow = layers[0]
@@ -207,6 +210,9 @@ def token_grid(network: Network, subject: Subject) -> Grid:
         return Grid(
             at(np.arange(count) * encoder.stack + (encoder.stack - 1) / 2, grid.times), everywhere
         )
+    if isinstance(encoder, Whisper):
+        heard = np.arange(min(_frames(subject), encoder.settings.max_frames))
+        return Grid(at(heard[::2], grid.times), everywhere)
     return Grid(network.embedder.frame_times(subject.samples), everywhere)
 
 

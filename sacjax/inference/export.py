@@ -30,6 +30,7 @@ LEAST_FRAMES = 32  # of a clip, so that a ResNet's strides leave some
 PROGRAMS = {"stablehlo": "model.stablehlo", "onnx": "model.onnx"}
 ABOUT, PAGE = "model.json", "index.html"
 CALIBRATION = 64  # training clips, of which the ranges of int8 are taken
+LARGEST = 2**31 - 2**24  # bytes of parameters: a file of either kind holds 2 GB
 # Of the npm package onnxruntime-web: what the page loads.
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 
@@ -43,13 +44,14 @@ def function_of(model: Model) -> Callable[[jax.Array, jax.Array], jax.Array]:
     views = make_views(model.stage_config, len(model.labels))
     graphdef, variables = nnx.split(model.module)
     objective = model.objective
-    final = jax.nn.sigmoid if model.multi_label else jax.nn.softmax
 
     def one(audio: jax.Array, length: jax.Array) -> jax.Array:
         batch = views(unlabelled(audio[None], length[None]))
         module = nnx.merge(graphdef, variables)
         if model.is_classifier:
-            return final(objective.predict(module, batch, Context())[0] / objective.temperature)
+            logits = objective.predict(module, batch, Context())[0] / objective.temperature
+            sigmoid = objective.options.loss == "sigmoid"
+            return jax.nn.sigmoid(logits) if sigmoid else jax.nn.softmax(logits)
         return objective.embed(module, batch, Context())[0]
 
     return jax.vmap(one)  # so that no layer meets a symbol for the number of clips
@@ -144,7 +146,9 @@ def training_clips(model: Model, multiple: int) -> Iterator[dict[str, np.ndarray
     data = model.stage_config.data
     recordings = sources.load(data)
     indices = splits.split(recordings, data)["train"]
-    some = indices[:: max(len(indices) // CALIBRATION, 1)][:CALIBRATION]
+    # From the first to the last: a folder's clips come label by label.
+    places = np.linspace(0, len(indices) - 1, min(CALIBRATION, len(indices)))
+    some = indices[places.astype(int)]
     for batch in file_batches(recordings, some, model.stage_config):
         rows = batch["mask"] > 0
         if rows.any():
@@ -168,10 +172,16 @@ def write(
         written too, for onnx.
 
     Raises:
-      UserError: a folder that has files already, or what the form needs is not installed or there.
+      UserError: a folder that has files already, a model too large for a file, or what the form
+        needs is not installed or there.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} is there already and not an empty folder: choose another one")
+    size = sum(x.nbytes for x in jax.tree.leaves(nnx.state(model.module.encoder)))
+    if size > LARGEST:
+        raise UserError(
+            f"the encoder has {size / 1e9:.1f} GB of parameters, and an exported file holds 2 GB"
+        )
     if form != "onnx" and (int8 or runtime):
         raise UserError(f"{'--int8' if int8 else '--page'} is for --format=onnx")
     if runtime and not model.is_classifier:

@@ -67,6 +67,14 @@ class Predictions:
         return rows
 
 
+class EncoderAlone(nnx.Module):
+    """An encoder where an objective's model is wanted."""
+
+    def __init__(self, encoder: Any):
+        """Takes the encoder."""
+        self.encoder = encoder
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
     """A trained model. `sacjax.load` gives it."""
@@ -197,7 +205,7 @@ class Model:
             raise UserError(f"--seconds is {seconds:g}: it must be more than 0")
         stage = self.stage_config.copy_and_resolve_references()
         stage.data.seconds = seconds or stage.data.seconds
-        return Embedder(stage, getattr(self.module, "encoder", self.module), layer, pooling)
+        return Embedder(stage, self.module.encoder, layer, pooling)
 
     def probabilities(
         self, recordings: Recordings, indices: np.ndarray, bad: dict[int, str]
@@ -264,7 +272,8 @@ def _from_huggingface(folder: str) -> Model:
     stage = huggingface.as_stage(loaded)
     objective = objectives.build(stage, loaded.class_names, np.ones(len(loaded.class_names)))
     config = config_lib.default(**{name: stage})
-    return Model(config, name, tuple(loaded.class_names), objective, loaded.model)
+    module = EncoderAlone(loaded.model) if loaded.kind == "bare" else loaded.model
+    return Model(config, name, tuple(loaded.class_names), objective, module)
 
 
 def load_trained(
@@ -355,4 +364,4 @@ def ensemble(
 def untrained(model: Model, seed: int = 0) -> Model:
     """Returns the same encoder with fresh parameters: what a trained one must beat."""
     encoder = build_encoder(model.stage_config, nnx.Rngs(seed))
-    return dataclasses.replace(model, module=encoder)
+    return dataclasses.replace(model, module=EncoderAlone(encoder))

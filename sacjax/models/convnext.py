@@ -15,6 +15,7 @@ from sacjax.layers.conv import Conv, zero_padding
 from sacjax.layers.depthwise import DepthwiseConv
 from sacjax.layers.dropout import DropPath
 from sacjax.layers.norm import LayerNorm
+from sacjax.layers.tap import tap
 from sacjax.models import base, pictures
 from sacjax.parts import part
 
@@ -165,4 +166,4 @@ class ConvNeXtTiny(base.Encoder):
             for block in stage:
                 x = block(x, lengths, ctx.child(number))
                 number += 1
-        return base.EncoderOutput(x.mean(2), lengths)
+        return base.EncoderOutput(tap(x).mean(2), lengths)

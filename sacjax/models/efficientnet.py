@@ -16,6 +16,7 @@ from sacjax.layers.depthwise import DepthwiseConv
 from sacjax.layers.dropout import DropPath
 from sacjax.layers.norm import BatchNorm
 from sacjax.layers.pooling import masked_mean
+from sacjax.layers.tap import tap
 from sacjax.models import base, pictures
 from sacjax.parts import part
 
@@ -179,4 +180,4 @@ class EfficientNetB0(base.Encoder):
         for number, block in enumerate(block for stage in self.blocks for block in stage):
             x, n = block(x, n, ctx.child(number))
         x, n = self.conv_head(x, n)
-        return base.EncoderOutput(nnx.silu(self.bn2(x, n, ctx)).mean(2), n)
+        return base.EncoderOutput(tap(nnx.silu(self.bn2(x, n, ctx))).mean(2), n)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from sacjax.context import Context
 from sacjax.layers.pooling import max_pool
+from sacjax.layers.tap import tap
 from sacjax.models import base, pictures
 from sacjax.models.pictures import ConvNorm
 from sacjax.parts import part
@@ -289,4 +290,4 @@ class InceptionV3(base.Encoder):
         x, n = max_pool(x, n, 3, 2)
         for block in BLOCKS:
             x, n = getattr(self, block.name)(x, n, ctx)
-        return base.EncoderOutput(x.mean(2), n)
+        return base.EncoderOutput(tap(x).mean(2), n)

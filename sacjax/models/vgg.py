@@ -12,6 +12,7 @@ from sacjax.context import Context
 from sacjax.layers.conv import Conv
 from sacjax.layers.norm import BatchNorm
 from sacjax.layers.pooling import max_pool
+from sacjax.layers.tap import tap
 from sacjax.models import base, pictures
 from sacjax.parts import part
 
@@ -71,4 +72,4 @@ class VGG11(base.Encoder):
                 x, lengths = conv(x, lengths)
                 x = nnx.relu(bn(x, lengths, ctx))
             x, lengths = max_pool(x, lengths, 2)
-        return base.EncoderOutput(x.mean(2), lengths)
+        return base.EncoderOutput(tap(x).mean(2), lengths)

@@ -141,12 +141,18 @@ class Distillation(Classification):
         """Returns the values of the teacher.
 
         Raises:
-          UserError: its labels are not the student's.
+          UserError: its labels, or its loss, are not the student's.
         """
-        trained = self.trained
+        trained, loss = self.trained, self.options.loss
         if self.options.match == "labels" and tuple(trained.labels) != self.class_names:
             raise UserError(
                 f"objective.options.teacher={self.options.teacher} has other labels: set "
+                "objective.options.match=features"
+            )
+        if self.options.match == "labels" and trained.objective.options.loss != loss:
+            raise UserError(
+                f"objective.options.loss is {loss}, but the teacher {self.options.teacher} was "
+                f"trained with {trained.objective.options.loss}: set it to that, or "
                 "objective.options.match=features"
             )
         module = trained.module if self.options.network["classifier"] else trained.module.encoder

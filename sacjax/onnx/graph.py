@@ -160,7 +160,8 @@ class Graph:
             calls: dict[str, Any] = {
                 name: partial(self._of_sizes, kind) for name, kind in kinds.items()
             }
-            self._sizes[size] = eval(str(size), {"__builtins__": {}}, calls | self.symbols).name
+            text = str(size).replace("^", "**")
+            self._sizes[size] = eval(text, {"__builtins__": {}}, calls | self.symbols).name
         return self._sizes[size]
 
     def _of_sizes(self, kind: str, a: Any, b: Any) -> "Size":

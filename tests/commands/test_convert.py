@@ -11,6 +11,7 @@ import soundfile as sf
 from sacjax import errors, inference
 from sacjax.commands import convert, predict
 from sacjax.errors import UserError
+from sacjax.train.checkpoint_files import write_temperature
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else a local folder is looked up in the hub as well
 torch = pytest.importorskip("torch", reason="needs the extra `parity`")
@@ -75,6 +76,19 @@ def test_convert_from_the_shell_and_back_keeps_every_prediction(tmp_path, capsys
         convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)])
     with pytest.raises(UserError, match="give --from_huggingface"):
         convert.main(["--checkpoint", str(workdir)])
+
+
+def test_a_temperature_is_in_the_logits_that_are_written(tmp_path):
+    make(num_labels=3).save_pretrained(tmp_path / "hf")
+    flags = ["--from_huggingface", str(tmp_path / "hf"), "--workdir", str(tmp_path / "run")]
+    convert.main(flags)
+    write_temperature(tmp_path / "run", "finetune", 0.02)
+    wanted = inference.load(tmp_path / "run").predict(np.sin(np.arange(6000.0))).probabilities
+    flags = ["--checkpoint", str(tmp_path / "run"), "--to_huggingface", str(tmp_path / "back")]
+    convert.main(flags)
+    found = inference.load(f"hf:{tmp_path / 'back'}").predict(np.sin(np.arange(6000.0)))
+    assert np.abs(wanted - 1 / 3).max() > 0.01  # they are not all alike
+    np.testing.assert_allclose(found.probabilities, wanted, atol=1e-4)
 
 
 def test_two_classes_without_names_predict_as_transformers_does(tmp_path, capsys):

@@ -7,12 +7,16 @@ import pytest
 from flax import nnx
 
 from sacjax.convert import huggingface
-from sacjax.models import Classifier, Wav2Vec2
+from sacjax.models import ENCODERS, Classifier, Wav2Vec2
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 hub = pytest.importorskip("huggingface_hub", reason="needs the extra `hub`")
 transformers = pytest.importorskip("transformers", reason="needs the extra `parity`")
 
+SMALL = {
+    "whisper": dict(width=16, depth=1, heads=2, mlp_width=16, max_frames=20),
+    "hts_at": dict(width=8, depths=(1, 1), heads=(1, 1), window=4, picture=64, max_frames=33),
+}
 LABELS = ("dog", 'a "loud" one', "`tick`")
 
 
@@ -44,10 +48,12 @@ def test_the_card_of_a_classifier_tells_its_labels_and_its_code_runs(several, tm
     assert {row["label"] for row in found} == set(LABELS)
 
 
-def test_the_card_of_an_encoder_loads_it(tmp_path):
-    huggingface.save_huggingface(encoder(), tmp_path)
+@pytest.mark.parametrize("kind", ["wav2vec2", "whisper", "hts_at"])
+def test_the_card_of_an_encoder_loads_it(kind, tmp_path):
+    model = encoder() if kind == "wav2vec2" else ENCODERS[kind](**SMALL[kind], rngs=nnx.Rngs(0))
+    huggingface.save_huggingface(model, tmp_path)
     card = hub.ModelCard.load(tmp_path / "README.md")
     assert card.data.pipeline_tag is None and "Labels" not in card.text
     names = dict(FOLDER=str(tmp_path))
     exec(code(card), names)
-    assert names["model"].config.hidden_size == 32
+    assert names["model"].config.hidden_size == model.features

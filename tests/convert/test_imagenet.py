@@ -1,7 +1,9 @@
 """ImageNet's weights: PyTorch's ResNet and, where it is installed, timm's own networks."""
 
 import json
+from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,10 +15,14 @@ from safetensors.numpy import save_file
 from timm_alone import import_timm
 
 from sacjax import config as config_lib
-from sacjax import inference, stages
+from sacjax import inference, init_from, objectives
 from sacjax.convert import huggingface
+from sacjax.convert.imagenet import ResNetFamily, VGGFamily
 from sacjax.errors import UserError
+from sacjax.models import ENCODERS
 from sacjax.models.pictures import IMAGENET_MEAN, IMAGENET_STD
+from sacjax.train import sharding
+from sacjax.train.step import make_trainer
 
 torch = pytest.importorskip("torch", reason="needs the extra `parity`")
 
@@ -66,8 +72,25 @@ def test_a_resnet_sees_a_picture_of_which_time_is_the_width(depth, tmp_path):
         check(loaded.model, model(picture(x)), x)
 
 
-TIMM = ["resnet18", "resnet34", "resnet50", "resnet101", "vgg11_bn", "convnext_tiny"]
-TIMM += ["efficientnet_b0", "inception_v3"]
+TIMM = ["resnet18", "resnet50", "vgg11_bn", "convnext_tiny", "efficientnet_b0", "inception_v3"]
+
+
+@pytest.mark.parametrize("name", ["resnet34", "resnet101"])
+def test_deeper_resnets_have_timms_tensors(name):
+    """They are of the blocks of the others."""
+    timm, family = import_timm(), ResNetFamily()
+    with torch.device("meta"):
+        theirs = timm.create_model(name, num_classes=3).state_dict()
+    options = family.encoder_options(dict(model_type=name), {})
+    encoder = nnx.eval_shape(lambda: ENCODERS[family.encoder](**options, rngs=nnx.Rngs(0)))
+    ours = dict(nnx.to_flat_state(nnx.state(encoder)))
+    found = {
+        entry.theirs: (entry, ours[entry.ours].get_value().shape)
+        for entry in family.entries(encoder, name)
+    }
+    assert set(found) == {key for key in theirs if not family.leaves_out(key)}
+    for key, (entry, shape) in found.items():
+        assert entry.load(np.empty(theirs[key].shape, np.float32)).shape == shape, key
 
 
 @pytest.mark.parametrize("name", TIMM)
@@ -81,7 +104,8 @@ def test_features_are_timms(name, tmp_path):
                 value.add_(0.1 * torch.randn_like(value))
     told = {key: model.pretrained_cfg[key] for key in ("mean", "std")}
     source = save(model, tmp_path / "source", name, pretrained_cfg=told)
-    loaded, x = huggingface.load_huggingface(source), spectrogram(100, 80)
+    size = (100, 80) if name == "inception_v3" else (72, 40)
+    loaded, x = huggingface.load_huggingface(source), spectrogram(*size)
     with torch.no_grad():
         features = model.forward_features(picture(x, **told))
     check(loaded.model, features, x)
@@ -135,34 +159,55 @@ def flat(module):
 
 
 def test_the_recipe_trains_the_head_alone_and_then_each_part_at_its_own_rate(tmp_path):
-    source = save(torch_resnet(18, 8, 3), tmp_path / "source", "resnet18")
-    given = flat(huggingface.load_huggingface(source, width=8).model)
+    encoder = ENCODERS["vgg11"](width=8, in_channels=3, rngs=nnx.Rngs(0))  # the fewest layers
+    given = flat(encoder)
+    tensors = {
+        entry.theirs: torch.tensor(given["/".join(map(str, entry.ours))].T.copy())
+        for entry in VGGFamily().entries(encoder, "vgg11_bn")
+    }
+    network = SimpleNamespace(state_dict=lambda: tensors)
+    source = save(network, tmp_path / "source", "vgg11_bn")
     base = [
         "data.source=synthetic",
-        "data.examples=100",
-        "data.seconds=0.5",
+        "data.seconds=1.0",
         f"init_from=hf:{source}",
         "model.encoder.width=8",
         "frontend.n_mels=32",
-        "train.batch_size=8",
+        "train.batch_size=2",
         "train.steps=2",
         "optimizer.freeze=(('^encoder/', 1),)",
         "optimizer.warmup_fraction=0.0",
         "optimizer.weight_decay=0.0",
-        "eval.checkpoint=last",
-        "eval.batch_size=32",
-        "eval.splits=('test',)",
     ]
-    spec = str(ROOT / "configs/imagenet/finetune.py")
-    c = config_lib.load(spec, [f"--config.finetune.{change}" for change in base])
-    c.tensorboard = False
-    assert c.finetune.model.hidden == 500 and c.finetune.model.dropout == 0.5
-    results = stages.run(c, tmp_path / "run")
-    assert "test/accuracy" in results["finetune"]
-    found = flat(inference.load_trained(tmp_path / "run", "last").module)
-    assert found["hidden/kernel"].shape == (64, 500)
-    moved = {key: np.abs(found[f"encoder/{key}"] - value).max() for key, value in given.items()}
+    spec = f"{ROOT}/configs/imagenet/finetune.py:encoder=vgg11"
+    c = init_from.resolve(config_lib.load(spec, [f"--config.finetune.{x}" for x in base]))
+    stage = c.finetune
+    assert stage.model.hidden == 500 and stage.model.dropout == 0.5
+    objective = objectives.build(stage, ("a", "b"), np.ones(2))
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1])
+    trainer = make_trainer(objective, stage, mesh, 2, 0)
+    state = trainer.init(init_from.pretrained_of(stage, c, tmp_path), {})
+    noise = 3000 * np.random.default_rng(0).standard_normal([2, 22050])
+    rows = np.arange(2, dtype=np.int32)
+    batch = dict(
+        audio=noise.astype(np.int16),
+        length=np.full(2, 22050, np.int32),
+        label=rows,
+        index=rows,
+        mask=np.ones(2, np.float32),
+    )
+    for _ in range(2):
+        state = trainer.step(state, sharding.put_batch(batch, mesh))
+    params = jax.device_get(state.params)
+    assert params["hidden"]["kernel"].shape == (64, 500)
+
+    def moved(*path):
+        value = params["encoder"]
+        for key in path:
+            value = value[key]
+        return np.abs(value - given["/".join(map(str, path))]).max()
+
     # Adam's first step is the rate, and this its second. The trunk has only the second, of which
     # the rate is half; both together would come to more than 1e-4.
-    late, early = moved["layer4/1/conv2/kernel"], moved["layer1/0/conv1/kernel"]
+    late, early = moved("conv", 7, "kernel"), moved("conv", 0, "kernel")
     assert 1e-5 < late < 9e-5 and 0 < early < 1e-8 + 4e-9, (late, early)

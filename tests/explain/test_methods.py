@@ -161,6 +161,18 @@ def test_attention_weights_are_those_that_the_encoder_uses(encoder):
         assert found.values[0] == found.values.max()  # of which every token has a part
 
 
+@pytest.mark.parametrize("padding", ["silence", "mask"])
+def test_rollout_of_whisper_is_of_the_clip_not_of_the_silence_after_it(padding):
+    model = bursts.untrained("whisper", change=lambda s: s.model.encoder.update(padding=padding))
+    subject = subject_of(model)
+    found = methods.attention_rollout(subject)
+    # 41 frames at 16 ms, 21 tokens; of silence to the 60th frame there would be 30.
+    np.testing.assert_allclose(found.grid.times, np.arange(21) * 0.032, atol=1e-6)
+    flow = methods.rollout(subject.network.attention(subject.x, subject.length))
+    read = 30 if padding == "silence" else 21
+    np.testing.assert_allclose(found.values[:, 0], flow[:read].mean(0)[:21], rtol=1e-6)
+
+
 def test_maps_of_mfcc_and_of_a_front_end_that_learns():
     for encoder in ("autoencoder", "spectrogram_transformer"):
         mfcc = subject_of(bursts.untrained(encoder, n_mfcc=12))

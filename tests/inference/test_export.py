@@ -1,5 +1,6 @@
 """An exported model, called where sacjax cannot be imported, against the model itself."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -96,11 +97,23 @@ def test_the_file_runs_without_sacjax(objective, tmp_path, capsys):
         command.main(flags)
 
 
-def test_several_labels_a_clip_stay_several(monkeypatch):
+@pytest.mark.parametrize("several", [True, False])
+def test_probabilities_are_by_the_loss_and_the_temperature(several, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     model = untrained_classifier("small_cnn")
-    model.stage_config.data.multi_label = True
+    model.stage_config.data.multi_label = several
+    options = model.objective.options
+    model.objective.options = dataclasses.replace(options, loss="sigmoid")  # also of one label
+    model.objective.temperature = 2.0
     audio, length = sounds(8000)
     logits = np.asarray(model.logits(audio, length))
     found = export.function_of(model)(audio, length)
-    np.testing.assert_allclose(found, 1 / (1 + np.exp(-logits)), atol=1e-5)
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-logits / 2)), atol=1e-5)
+
+
+def test_a_model_too_large_for_a_file_is_told_before_it_is_traced(tmp_path, monkeypatch):
+    write_workdir(tmp_path / "run", "small_cnn")
+    monkeypatch.setattr(export, "LARGEST", 100)
+    with pytest.raises(UserError, match="GB of parameters, and an exported file holds 2 GB"):
+        export.write(inference.load(tmp_path / "run"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -205,6 +205,9 @@ def test_a_folder_of_transformers_is_loaded_as_a_workdir_is(networks, tmp_path):
     np.testing.assert_allclose(
         foreign.embed([sine(440)], seconds=0.5), model.embed([sine(440)]), atol=1e-5
     )
+    sound = np.asarray(sine(440), np.float32)[None]
+    vectors = foreign.embeddings(sound, np.array([sound.size], np.int32))  # as an export has them
+    np.testing.assert_allclose(vectors, foreign.embed(sound, seconds=0.5), atol=1e-3)
     with pytest.raises(UserError, match="cannot give any"):
         foreign.predict([sine(440)])
     with pytest.raises(UserError, match="there is no config.json in it"):

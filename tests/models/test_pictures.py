@@ -14,6 +14,7 @@ from sacjax import config as config_lib
 from sacjax import models
 from sacjax.errors import UserError
 from sacjax.layers.depthwise import DepthwiseConv
+from sacjax.layers.tap import tapped
 from sacjax.models.inception import mean_of_nine
 
 SMALL = {
@@ -27,7 +28,10 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_a_clip_gives_the_same_frames_alone_and_in_a_padded_batch(name, check_padding):
     model = models.ENCODERS[name](**SMALL[name], rngs=nnx.Rngs(0))
-    check_padding(model, size=(200,), lengths=(200, 117), features=(80,))
+    seen = []  # by Grad-CAM
+    with tapped(lambda x: seen.append(x.shape) or x):
+        check_padding(model, size=(200,), lengths=(200, 117), features=(80,))
+    assert seen and all(len(shape) == 4 and shape[-1] == model.features for shape in seen)
 
 
 PUBLISHED = {  # parameters of timm's, without the last layers

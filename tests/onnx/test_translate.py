@@ -156,6 +156,14 @@ def test_sizes_that_are_symbols():
         checked(function, normal(*size), symbolic={"x0": shape})
 
 
+def test_a_size_that_is_a_square():
+    def pairs(x):
+        return jnp.tanh(x)[:, None] + jnp.arange(x.shape[0] ** 2)
+
+    (n,) = jax.export.symbolic_shape("n")
+    checked(pairs, normal(3), symbolic={"x0": (n,)})
+
+
 def test_several_inputs():
     lengths = np.array([2, 6, 0, 4], np.int32)
     checked(lambda x, n: jnp.where(jnp.arange(6) < n[:, None], x, 0), normal(4, 6), lengths)
