@@ -43,12 +43,12 @@ def function_of(model: Model) -> Callable[[jax.Array, jax.Array], jax.Array]:
     views = make_views(model.stage_config, len(model.labels))
     graphdef, variables = nnx.split(model.module)
     objective = model.objective
-    final = jax.nn.sigmoid if model.multi_label else jax.nn.softmax
 
     def one(audio: jax.Array, length: jax.Array) -> jax.Array:
         batch = views(unlabelled(audio[None], length[None]))
         module = nnx.merge(graphdef, variables)
         if model.is_classifier:
+            final = jax.nn.softmax if objective.options.loss == "softmax" else jax.nn.sigmoid
             return final(objective.predict(module, batch, Context())[0] / objective.temperature)
         return objective.embed(module, batch, Context())[0]
 
