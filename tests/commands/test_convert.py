@@ -11,6 +11,7 @@ import soundfile as sf
 from sacjax import errors, inference
 from sacjax.commands import convert, predict
 from sacjax.errors import UserError
+from sacjax.train.checkpoint_files import write_temperature
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else a local folder is looked up in the hub as well
 torch = pytest.importorskip("torch", reason="needs the extra `parity`")
@@ -48,6 +49,19 @@ def test_several_labels_a_clip_stay_several(tmp_path):
     convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)])
     config = transformers.AutoConfig.from_pretrained(back)
     assert config.problem_type == "multi_label_classification"
+
+
+def test_a_temperature_goes_into_the_head(tmp_path):
+    source, workdir, back = tmp_path / "hf", tmp_path / "workdir", tmp_path / "back"
+    model = make(num_labels=2)
+    model.save_pretrained(source)
+    convert.main(["--from_huggingface", str(source), "--workdir", str(workdir)])
+    write_temperature(workdir, "finetune", 2.0)
+    convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)])
+    halved = transformers.AutoModelForAudioClassification.from_pretrained(back).state_dict()
+    for key, value in model.state_dict().items():
+        wanted = value / 2 if key.startswith("classifier.") else value
+        torch.testing.assert_close(halved[key], wanted)
 
 
 def test_convert_from_the_shell_and_back_keeps_every_prediction(tmp_path, capsys):
