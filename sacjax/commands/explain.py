@@ -15,6 +15,7 @@ for the label; --start picks another.
 """
 
 import argparse
+import itertools
 import sys
 from collections import Counter
 from pathlib import Path
@@ -83,12 +84,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def names_of(files: list[str]) -> list[str]:
-    """Returns a name without its extension for each file; equal ones are numbered."""
-    stems, seen = [Path(file).stem for file in files], Counter[str]()
+    """Returns a name without its extension for each file; equal ones are numbered.
+
+    No two names are equal: a number that makes another file's name is left out.
+    """
+    stems = [Path(file).stem for file in files]
     often, names = Counter(stems), []
+    taken = {stem for stem in stems if often[stem] == 1}
     for stem in stems:
-        seen[stem] += 1
-        names.append(f"{stem}_{seen[stem]}" if often[stem] > 1 else stem)
+        name = stem
+        if often[stem] > 1:
+            numbered = (f"{stem}_{k}" for k in itertools.count(1))
+            name = next(name for name in numbered if name not in taken)
+            taken.add(name)
+        names.append(name)
     return names
 
 

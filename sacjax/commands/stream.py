@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,19 +145,41 @@ class Clock:
         return text
 
 
+class Stop:
+    """What Ctrl-C and SIGTERM do: they end the wait for sound, but not what is done with it."""
+
+    def __init__(self) -> None:
+        self.waiting = self.asked = False
+
+    def __call__(self, *_: Any) -> None:
+        """Is the handler; the second signal ends whatever is done."""
+        again, self.asked = self.asked, True
+        if self.waiting or again:
+            raise KeyboardInterrupt
+
+    def until(self, chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yields chunks until the signal."""
+        waited, end = iter(chunks), np.zeros(0)
+        while True:
+            self.waiting = True
+            chunk = end if self.asked else next(waited, end)
+            self.waiting = False
+            if chunk is end:
+                return
+            yield chunk
+
+
 @contextlib.contextmanager
-def until_stopped() -> Iterator[None]:
+def until_stopped() -> Iterator[Stop]:
     """Ends what is inside at Ctrl-C or SIGTERM, as if the sound ended there."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+    stop = Stop()
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            yield
+            yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def hear(source: "Source", listener: "Listener", tracker: "EventTracker", form: str) -> float:
@@ -165,23 +187,31 @@ def hear(source: "Source", listener: "Listener", tracker: "EventTracker", form: 
 
     Returns:
       how many seconds were heard.
+
+    Raises:
+      UserError: what the source raises, when the events up to there are printed.
     """
     from sacjax.inference import live
 
-    clock, heard = Clock(), 0
-    with until_stopped():
-        for samples in live.listen(source, listener.sample_rate, listener.hop):
-            heard += len(samples)
-            segments: list[Any] = []
-            with clock.measure(segments):
-                segments += listener.push(samples)
-            show(tracker.push(segments), form)
+    clock, heard, failed = Clock(), 0, None
+    with until_stopped() as stop:
+        try:
+            for samples in stop.until(live.listen(source, listener.sample_rate, listener.hop)):
+                heard += len(samples)
+                segments: list[Any] = []
+                with clock.measure(segments):
+                    segments += listener.push(samples)
+                show(tracker.push(segments), form)
+        except UserError as error:
+            failed = error
     seconds = heard / listener.sample_rate
     show(tracker.push(listener.finish()) + tracker.finish(), form)
     if overflows := getattr(source, "overflows", 0):
         print(f"the microphone lost sound {overflows} times", file=sys.stderr)
     if seconds:
         print(clock.summary(listener, seconds), file=sys.stderr)
+    if failed is not None:
+        raise failed
     return seconds
 
 
@@ -199,7 +229,8 @@ def main(argv: list[str] | None = None) -> int:
     listener = Listener(model, args.hop, args.windows)
     listener.warm_up()
     source = None
-    with until_stopped():
+    with until_stopped() as stop:
+        stop.waiting = True
         source = source_of(args, listener.sample_rate, listener.channel)
     if source is None or not hear(source, listener, tracker, args.format):
         print("no sound was heard", file=sys.stderr)

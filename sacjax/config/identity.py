@@ -1,11 +1,16 @@
 """Decides whether two configs describe the same experiment, to resume runs or pool them.
 
 The functions take configs as `config.json` holds them: plain dicts, without stages that do not run.
+A key that was added to sacjax since a config was written counts as its default.
 """
 
 import json
 from collections.abc import Mapping
 from typing import Any
+
+from sacjax.config.loading import from_json, to_json
+from sacjax.config.schema import check
+from sacjax.errors import UserError
 
 Config = Mapping[str, Any]
 
@@ -60,7 +65,16 @@ def difference(a: Config, b: Config, *, across_folds: bool = False) -> str | Non
       across_folds: whether runs of one cross-validation count as the same; see `cross_validated`.
     """
     kept = cross_validated if across_folds else learned
-    return _difference(_plain(kept(a)), _plain(kept(b)), "config")
+    compare = lambda a, b: _difference(_plain(kept(a)), _plain(kept(b)), "config")
+    return compare(a, b) and compare(_complete(a), _complete(b))
+
+
+def _complete(config: Config) -> Config:
+    """Returns a config of an earlier version with the defaults of the keys added since then."""
+    try:
+        return json.loads(to_json(check(from_json(json.dumps(config)))))
+    except UserError:  # a key that there is not any more, or a value out of range
+        return config
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,7 @@
 """Whole workdirs from folders of transformers' checkpoints, and back."""
 
+from typing import Any
+
 from sacjax import config as config_lib
 from sacjax.convert import huggingface
 from sacjax.errors import UserError
@@ -32,7 +34,7 @@ def to_workdir(path: str, workdir: str) -> str:
 def to_huggingface(workdir: str, path: str, which: str | None = None) -> None:
     """Writes the model of a workdir's last stage as a folder that transformers reads.
 
-    Its logits are those of the workdir divided by the temperature that was fitted to them.
+    A temperature of `eval.temperature` goes into the head's weights.
 
     Args:
       workdir: of a run, or of `to_workdir`.
@@ -43,10 +45,10 @@ def to_huggingface(workdir: str, path: str, which: str | None = None) -> None:
       UserError: no workdir, no checkpoint in it, or transformers has no counterpart of its model.
     """
     trained = load_trained(workdir, which)
-    if trained.is_classifier:
-        head, temperature = trained.module.head, trained.objective.temperature
-        for variable in (head.kernel, head.bias):
-            variable[...] = variable[...] / temperature
+    if trained.is_classifier and trained.objective.temperature != 1:
+        head: Any = trained.module.head
+        for weights in (head.kernel, head.bias):
+            weights[...] = weights[...] / trained.objective.temperature
     huggingface.save_huggingface(
         trained.module,
         path,

@@ -53,14 +53,15 @@ def find_suspects(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.nda
 
     Args:
       probabilities: of a model that has not learned from the example, [N, C]; a row of zeros is
-        not judged.
+        not judged, and judges none.
       labels: int [N].
     """
     count, classes = probabilities.shape
     own = probabilities[np.arange(count), labels]
     thresholds = np.full(classes, np.inf)
-    for k in np.unique(labels):
-        thresholds[k] = own[labels == k].mean()
+    judged = probabilities.any(1)
+    for k in np.unique(labels[judged]):
+        thresholds[k] = own[judged & (labels == k)].mean()
     likely = np.where(probabilities >= thresholds - 1e-12, probabilities, -1.0)
     found = np.flatnonzero((likely.max(1) > 0) & (likely.argmax(1) != labels))
     others = probabilities.copy()
@@ -80,7 +81,7 @@ def cross_validated(
     """Returns each example's probabilities by a classifier that has not seen it, [N, C].
 
     Logistic regression on standardized vectors, in stratified folds. A row is zeros where the rest
-    has fewer than two classes.
+    has fewer than two classes, or none of the example's own class: all of it is in one group.
 
     Args:
       vectors: [N, D].
@@ -102,7 +103,9 @@ def cross_validated(
         if len(np.unique(labels[train])) < 2:
             continue
         model = classifier().fit(vectors[train], labels[train])
-        found[np.ix_(test, model.classes_)] = model.predict_proba(vectors[test])
+        known = test[np.isin(labels[test], model.classes_)]
+        if len(known):
+            found[np.ix_(known, model.classes_)] = model.predict_proba(vectors[known])
     return found
 
 

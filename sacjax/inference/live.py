@@ -16,6 +16,9 @@ from sacjax.errors import UserError, first_line
 from sacjax.inference.timeline import blocks
 
 ENCODINGS = {"s16le": "<i2", "f32le": "<f4"}
+# How files begin that are neither WAV nor raw samples.
+FILES = {b"fLaC": "FLAC", b"OggS": "Ogg", b"FORM": "AIFF", b"ID3": "MP3", b"RF64": "RF64"}
+UNKNOWN = 0x7FF00000  # bytes of sound, from which on a WAV file says only that it does not know
 UNANSWERED = 10.0  # seconds without a sample, after which a microphone is taken for dead
 
 
@@ -58,10 +61,16 @@ class Pipe:
         magic = stream.read(4)
         if not magic:
             raise UserError("no sound: standard input ended before the first sample")
+        for first, kind in FILES.items():
+            if magic.startswith(first):
+                raise UserError(
+                    f"standard input is a file of {kind}: name it as FILE, or pipe it through "
+                    "ffmpeg -i - -f wav -"
+                )
         if magic == b"RIFF":  # what streams say of their size is no help, and may be 0
             magic += stream.read(4) and b"\xff" * 4
         self.stream = _Prefixed(magic, stream)
-        self.wav: wave.Wave_read | None = None
+        self.left: int | None = None  # bytes of sound; None: all to the end
         self.type, self.channels = ENCODINGS[encoding], channels
         self.sample_rate = sample_rate or default_rate
         if magic.startswith(b"RIFF"):
@@ -74,14 +83,14 @@ class Pipe:
 
     def _read_header(self, sample_rate: int | None) -> None:
         try:
-            self.wav = wave.open(self.stream, "rb")  # type: ignore[call-overload]
+            wav = wave.open(self.stream, "rb")  # type: ignore[call-overload]
         except (wave.Error, EOFError, RuntimeError) as error:
             raise UserError(
                 f"standard input is a WAV file that cannot be read ({first_line(error)}): write "
                 "16 bits, such as by ffmpeg -i FILE -f wav -acodec pcm_s16le -"
             ) from error
-        width, self.sample_rate = self.wav.getsampwidth(), self.wav.getframerate()
-        self.channels = self.wav.getnchannels()
+        width, self.sample_rate = wav.getsampwidth(), wav.getframerate()
+        self.channels = wav.getnchannels()
         if width not in (2, 4):
             raise UserError(f"standard input is a WAV file of {8 * width} bits: write 16 or 32")
         if sample_rate not in (None, self.sample_rate):
@@ -89,14 +98,18 @@ class Pipe:
                 f"--rate is {sample_rate}, but the WAV file of standard input has "
                 f"{self.sample_rate} Hz: leave --rate out"
             )
-        self.type = f"<i{width}"
+        self.type, size = f"<i{width}", wav.getnframes() * width * self.channels
+        self.left = size if 0 < size < UNKNOWN else None
 
     def chunks(self, seconds: float) -> Iterator[np.ndarray]:
         """Yields samples until the end; a part of a sample there is left out."""
         count = max(round(seconds * self.sample_rate), 1)
         frame = self.channels * np.dtype(self.type).itemsize
         while True:
-            data = self.wav.readframes(count) if self.wav else self.stream.read(count * frame)
+            size = count * frame if self.left is None else min(count * frame, self.left)
+            data = self.stream.read(size)
+            if self.left is not None:
+                self.left -= len(data)
             if not (whole := len(data) // frame):
                 return
             x = np.frombuffer(data[: whole * frame], self.type).reshape(whole, self.channels)

@@ -86,7 +86,12 @@ def listeners_of(
     listeners = [Listener(model, hop, windows) for model in models]
     first, *others = listeners
     for other in others:
-        for what in ("labels", "sample_rate", "window", "hop", "carries", "channel"):
+        if other.carries != first.carries:
+            raise UserError(
+                "one of the checkpoints carries its encoder's state and another slides windows: "
+                "give --windows, so that both do"
+            )
+        for what in ("labels", "sample_rate", "window", "hop", "channel"):
             if getattr(other, what) != getattr(first, what):
                 raise UserError(
                     f"the checkpoints have different {what.replace('_', ' ')} "

@@ -51,6 +51,19 @@ def test_several_labels_a_clip_stay_several(tmp_path):
     assert config.problem_type == "multi_label_classification"
 
 
+def test_a_temperature_goes_into_the_head(tmp_path):
+    source, workdir, back = tmp_path / "hf", tmp_path / "workdir", tmp_path / "back"
+    model = make(num_labels=2)
+    model.save_pretrained(source)
+    convert.main(["--from_huggingface", str(source), "--workdir", str(workdir)])
+    write_temperature(workdir, "finetune", 2.0)
+    convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)])
+    halved = transformers.AutoModelForAudioClassification.from_pretrained(back).state_dict()
+    for key, value in model.state_dict().items():
+        wanted = value / 2 if key.startswith("classifier.") else value
+        torch.testing.assert_close(halved[key], wanted)
+
+
 def test_convert_from_the_shell_and_back_keeps_every_prediction(tmp_path, capsys):
     model = make(id2label={0: "a", 1: "b", 2: "c"}, use_weighted_layer_sum=True)
     source, workdir, back = tmp_path / "hf", tmp_path / "workdir", tmp_path / "back"

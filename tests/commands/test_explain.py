@@ -108,3 +108,9 @@ def test_silence_and_a_single_sample(networks, tmp_path):
     for name in silent["methods"]:
         sound, _ = sf.read(tmp_path / "out" / f"silent.{name}.wav")
         assert not sound.any()
+
+
+def test_no_two_files_have_one_name():
+    assert explain.names_of(["x/a.wav", "y/b.wav"]) == ["a", "b"]
+    assert explain.names_of(["x/a.wav", "y/a.flac"]) == ["a_1", "a_2"]
+    assert explain.names_of(["x/a.wav", "y/a.wav", "a_1.wav"]) == ["a_2", "a_3", "a_1"]

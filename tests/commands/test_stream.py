@@ -14,6 +14,7 @@ import soundfile as sf
 from sacjax import inference
 from sacjax.commands import predict, stream
 from sacjax.errors import UserError
+from sacjax.inference.listening import Listener
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +95,34 @@ def test_a_signal_ends_it_as_the_end_of_the_sound_does(run, number):
     assert code == 0 and [(e["label"], e["end"]) for e in events] == [("low", 0.9), ("high", 2.0)]
     assert err.startswith("heard 2.00 s")
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_loses_nothing_of_what_is_being_heard(run, monkeypatch, number):
+    """It comes while the chunk after 2 s is computed, and before its events are printed."""
+    push, heard = Listener.push, []
+
+    def stopped(self, samples):
+        heard.append(len(samples))
+        if sum(heard) == 2 * crossings.RATE:
+            os.kill(os.getpid(), number)
+        return push(self, samples)
+
+    monkeypatch.setattr(Listener, "push", stopped)
+    before = signal.getsignal(signal.SIGINT)
+    code, out, err = run(sound().tobytes(), "--hop", "0.1", "--format", "json")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [(e["label"], e["end"]) for e in events] == [("low", 0.9), ("high", 2.0)]
+    assert err.startswith("heard 2.00 s") and signal.getsignal(signal.SIGINT) == before
+
+
+def test_events_until_the_source_fails_are_told(run, capsys):
+    floats = (sound()[: 2 * crossings.RATE] / 32768).astype("<f4").tobytes()
+    with pytest.raises(UserError, match="NaN or infinite"):
+        run(floats + b"\xff" * 4, "--hop", "0.1", "--format", "json", "--encoding", "f32le")
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["label"] for line in out.splitlines()] == ["low", "high"]
+    assert err.startswith("heard 2.00 s")
 
 
 def test_a_signal_before_any_sound(run):

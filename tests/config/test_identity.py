@@ -61,6 +61,16 @@ def test_an_absent_key_and_null_are_not_the_same():
     )
 
 
+def test_a_config_of_an_earlier_version_has_the_defaults_of_keys_added_since():
+    one, other = saved(), saved()
+    del other["finetune"]["eval"]["analysis"], other["pretrain"]["data"]["windows"]
+    assert identity.same(one, other) and identity.same(other, one, across_folds=True)
+    assert "analysis" not in other["finetune"]["eval"]  # the argument is left alone
+    one["finetune"]["eval"]["analysis"] = True
+    told = "config.finetune.eval.analysis is false there and true here"
+    assert identity.difference(other, one) == told
+
+
 def test_tuples_and_the_lists_that_json_makes_of_them_are_the_same():
     config = config_lib.load("configs/fsdd/wav2vec2.py:fold=1", [])
     assert identity.same(config.to_dict(), saved())

@@ -57,6 +57,20 @@ def test_no_example_is_judged_by_what_has_learned_from_it():
     assert (alone.argmax(1) == labels).mean() > 0.95 > 0.8 > (apart.argmax(1) == labels).mean()
 
 
+def test_a_class_of_one_group_makes_no_suspects():
+    """The classifier of its fold has not met the class, and cannot deny it."""
+    vectors, labels, _ = blobs(count=90, wrong=0)
+    vectors += np.random.default_rng(2).normal(0, 0.4, vectors.shape)  # some are not sure
+    groups = np.where(labels == 2, 90, np.arange(90))
+    p = suspects.cross_validated(vectors, labels, 3, groups)
+    assert not p[labels == 2].any()
+    found, likely = suspects.find_suspects(p, labels)
+    assert 2 not in labels[found] and 2 not in likely
+    rest = labels != 2
+    alone, _ = suspects.find_suspects(p[rest], labels[rest])
+    np.testing.assert_array_equal(found, np.flatnonzero(rest)[alone])
+
+
 def test_nearest_by_cosine():
     others = np.array([[1.0, 0], [0, 5], [3, 3]])
     order, similar = suspects.nearest(np.array([[2.0, 0.1], [0, 0]]), others)

@@ -29,9 +29,11 @@ def subject_of(model, label=1, seed=5):
     return Subject(Network(model), audio[1], audio.shape[1], label)
 
 
-def map_of(name, subject):
-    found = getattr(methods, name)(subject)
-    return found.map if name == "integrated_gradients" else found
+def map_of(name, subject, **options):
+    """Returns a method's map; `options` are of integrated gradients."""
+    if name == "integrated_gradients":
+        return methods.integrated_gradients(subject, **options).map
+    return getattr(methods, name)(subject)
 
 
 @pytest.mark.parametrize("encoder", DEFINED)
@@ -39,6 +41,7 @@ def test_every_method_finds_the_tone_and_no_random_network_does_so_alike(encoder
     model = bursts.trained(encoder)
     subject = subject_of(model)
     learned = subject.network.variables
+    random = [nnx.split(bursts.untrained(encoder, seed=k).module)[1] for k in (1, 2, 3, 4)]
     assert set(available(subject.network)) == DEFINED[encoder]
     for name in DEFINED[encoder]:
         found = map_of(name, subject)
@@ -51,10 +54,9 @@ def test_every_method_finds_the_tone_and_no_random_network_does_so_alike(encoder
             assert abs(found.grid.hertz[column] / bursts.TONE - 1) < 0.15, name
         # Adebayo et al. 2018: what a map shows is of the network, not of the sound alone.
         correlations = []
-        for seed in (1, 2, 3, 4):
-            random = bursts.untrained(encoder, seed=seed).module
-            subject.network.variables = nnx.split(random)[1]
-            other = map_of(name, subject).values
+        for variables in random:
+            subject.network.variables = variables
+            other = map_of(name, subject, most=180).values  # nearly exact will do
             if other.any() and other.size >= 10:  # a handful correlates by chance
                 correlations.append(spearmanr(found.values.ravel(), other.ravel()).statistic)
         assert not correlations or abs(np.mean(correlations)) < 0.5, name
@@ -129,12 +131,13 @@ def test_grad_cam_of_a_mean_and_a_head_is_the_class_activation_map():
     model = bursts.untrained("audionet", seed=3)
     subject = subject_of(model)
     inputs, lengths = jnp.asarray(subject.x)[None], jnp.array([subject.length])
-    frames = np.asarray(model.module.encoder(inputs, lengths).frames)[0]
-    frames = frames[: int(model.module.encoder(inputs, lengths).lengths[0])]
+    output = nnx.jit(lambda encoder: encoder(inputs, lengths))(model.module.encoder)
+    frames = np.asarray(output.frames)[0, : int(output.lengths[0])]
     for label in (0, 1):
         weights = np.asarray(model.module.head.kernel[...])[:, label]
         want = np.maximum(frames @ weights / len(frames), 0)
-        found = methods.grad_cam(subject_of(model, label)).values[:, 0]
+        subject.label = label
+        found = methods.grad_cam(subject).values[:, 0]
         np.testing.assert_allclose(found, want, atol=1e-6)
     assert want.any()
 
@@ -180,8 +183,8 @@ def test_maps_of_mfcc_and_of_a_front_end_that_learns():
             bursts.untrained(encoder, change=lambda s: s.model.update(frontend="pcen"))
         )
         for name in DEFINED[encoder]:
-            assert map_of(name, mfcc).grid.shape[1] == 1, name
-            found = map_of(name, leaf)
+            assert map_of(name, mfcc, most=0).grid.shape[1] == 1, name
+            found = map_of(name, leaf, most=0)
             assert found.values.shape == found.grid.shape and found.grid.shape[1] > 1, name
             assert (np.diff(found.grid.hertz) > 0).all() and found.grid.times[-1] <= 0.65
 

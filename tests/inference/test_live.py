@@ -68,11 +68,21 @@ def test_wav_files_also_those_of_unknown_length():
     # As ffmpeg writes into a pipe, with a chunk of notes before the sound.
     notes = b"LIST" + struct.pack("<I", 6) + b"INFOxx"
     for size in (b"\xff" * 4, b"\0" * 4):
-        streamed = data[:4] + size + data[8:36] + notes + b"data" + b"\xff" * 4 + data[44:]
-        np.testing.assert_array_equal(listened(pipe(streamed)), SOUND)
+        for sound in (b"\xff" * 4, b"\0" * 4, data[40:44]):
+            streamed = data[:4] + size + data[8:36] + notes + b"data" + sound + data[44:]
+            np.testing.assert_array_equal(listened(pipe(streamed)), SOUND)
+    np.testing.assert_array_equal(listened(pipe(data + notes)), SOUND)  # notes are no sound
     wide = wav((SOUND.astype(np.int32) << 16).tobytes(), width=4)
     np.testing.assert_array_equal(listened(pipe(wide)), SOUND)
     assert pipe(wav(SOUND.tobytes(), rate=44100)).sample_rate == 44100
+
+
+def test_a_stream_does_not_end_where_the_counter_of_its_header_does(monkeypatch):
+    """A WAV file counts 4 GiB at the most: 37 h at 16 kHz, and 6 h of stereo at 48 kHz."""
+    data = wav(SOUND.tobytes())
+    monkeypatch.setattr(live, "UNKNOWN", 1000)
+    streamed = data[:40] + struct.pack("<I", 2000) + data[44:]
+    np.testing.assert_array_equal(listened(pipe(streamed)), SOUND)
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(11025, 0.01), (44100, 0.05), (16000, 10.0)])
@@ -94,6 +104,9 @@ def test_pipes_that_give_no_sound():
     ]:
         with pytest.raises(UserError, match=message):
             pipe(data, **options)
+    for first, kind in ((b"fLaC", "FLAC"), (b"ID3\x03", "MP3"), (b"RF64", "RF64")):
+        with pytest.raises(UserError, match=f"is a file of {kind}: name it as FILE"):
+            pipe(first + bytes(99))
     assert len(listened(pipe(wav(b"")))) == 0 and len(listened(pipe(b"\0"))) == 0
     with pytest.raises(UserError, match="NaN or infinite: is --encoding"):
         listened(pipe(b"\xff" * 400, encoding="f32le"))

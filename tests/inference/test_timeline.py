@@ -1,5 +1,7 @@
 """Recordings read block by block: the same samples and times as the whole."""
 
+from types import SimpleNamespace
+
 import crossings
 import numpy as np
 import pytest
@@ -54,7 +56,11 @@ def test_what_cannot_be_read(tmp_path):
     assert (first.start, last.end) == (0, 1) and np.argmax(last.probabilities) == 1
 
 
-def test_models_that_do_not_fit_together():
+def test_models_that_do_not_fit_together(monkeypatch):
+    both = [SimpleNamespace(carries=carries, labels=("a", "b")) for carries in (True, False)]
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="give --windows"):
+        patch.setattr(timeline, "Listener", lambda model, hop, windows: model)
+        timeline.listeners_of(both)
     with pytest.raises(UserError, match="different labels"):
         timeline.listeners_of([crossings.model(), crossings.model(names=("high", "low", "x"))])
     with pytest.raises(UserError, match="different sample rate"):

@@ -1,5 +1,7 @@
 """Strong labels: the events of long recordings, as labelled windows to train on."""
 
+import bisect
+import itertools
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,7 +68,7 @@ def windows_of(recordings: Recordings, files: Sequence[str], data: ConfigDict) -
             data.windows,
             "" if data.multi_label else data.background,
         )
-        found += [(own[0], w) for w in cut if not heard or any(_within(w, s) for s in heard)]
+        found += [(own[0], w) for w in (inside(cut, heard) if heard else cut)]
     first = [k for k, _ in found]
     take = lambda column: [column[k] for k in first] if column else None
     labels = [window.labels for _, window in found]
@@ -107,18 +109,20 @@ def label_windows(
     count = max(math.ceil((duration - seconds) / hop - ROUNDING), 0) + 1
     edges = [(seconds - hop) / 2 + k * hop for k in range(count + 1)]
     edges[0], edges[-1] = 0.0, duration
-    windows = []
-    for k in range(count):
-        low, high = edges[k], edges[k + 1]
-        filled: dict[str, float] = {}
-        for start, end, labels in events:
+    filled: list[dict[str, float]] = [{} for _ in range(count)]
+    for start, end, labels in events:
+        first, last = bisect.bisect_right(edges, start) - 1, bisect.bisect_left(edges, end)
+        for k in range(max(first, 0), min(last, count)):  # the stretches that it meets
+            low, high = edges[k], edges[k + 1]
             overlap = min(end, high) - max(start, low)
             if overlap > 0 and overlap >= min(high - low, end - start) / 2 - ROUNDING:
                 for label in labels:
-                    filled[label] = filled.get(label, 0.0) + overlap
-        own = tuple(sorted(filled))
+                    filled[k][label] = filled[k].get(label, 0.0) + overlap
+    windows = []
+    for k, of_labels in enumerate(filled):
+        own = tuple(sorted(of_labels))
         if background:
-            own = (max(own, key=filled.__getitem__, default=background),)
+            own = (max(own, key=of_labels.__getitem__, default=background),)
         windows.append(Span(k * hop, min(k * hop + seconds, duration), own))
     return windows
 
@@ -144,5 +148,13 @@ def _is_heard(recordings: Recordings, opened: OpenFiles, k: int) -> bool:
     return timed and not recordings.labels[k]
 
 
-def _within(window: Span, heard: Span) -> bool:
-    return window.start >= heard.start - ROUNDING and window.end <= heard.end + ROUNDING
+def inside(windows: Sequence[Span], heard: Sequence[Span]) -> list[Span]:
+    """Returns the windows that lie inside of one of some stretches."""
+    heard = sorted(heard, key=lambda span: span.start)
+    starts = [span.start for span in heard]
+    ends = [-math.inf, *itertools.accumulate((span.end for span in heard), max)]
+    return [
+        window
+        for window in windows  # of the stretches that begin before it, one ends after it
+        if window.end <= ends[bisect.bisect_right(starts, window.start + ROUNDING)] + ROUNDING
+    ]

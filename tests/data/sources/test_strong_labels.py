@@ -6,7 +6,7 @@ from sounds import settings, tone, write
 
 from sacjax import config as config_lib
 from sacjax.data import sources, splits
-from sacjax.data.sources.strong_labels import Span, label_windows
+from sacjax.data.sources.strong_labels import Span, inside, label_windows
 from sacjax.errors import UserError
 from sacjax.inference.listening import SlidingWindows
 
@@ -45,6 +45,44 @@ def test_each_event_is_in_a_window_and_windows_are_those_of_predict(seed):
     cut = SlidingWindows(seconds, hop)
     spans = [(x[0], x[-1] + 1) for x in cut.push(np.arange(duration)) + cut.finish()]
     np.testing.assert_allclose([w[:2] for w in found], np.array(spans) / 100, atol=1e-9)
+
+
+class Counted(float):
+    """A time that counts how often it is compared."""
+
+    often = 0
+
+    def __lt__(self, other):
+        Counted.often += 1
+        return float(self) < other
+
+    def __gt__(self, other):
+        Counted.often += 1
+        return float(self) > other
+
+    __hash__ = float.__hash__
+
+
+def test_days_of_many_events_are_cut_by_what_is_near():
+    """Work grows with the windows and the events, not with their product."""
+    events = [Span(Counted(5 * k), Counted(5 * k + 1), ("a",)) for k in range(200)]
+    found = label_windows(events, 1000.0, 1.0, 1.0, "none")
+    assert [w.labels[0] for w in found] == ["a" if k % 5 == 0 else "none" for k in range(1000)]
+    assert 0 < Counted.often < 200 * 50
+    Counted.often = 0
+    kept = inside(found, events)
+    assert kept == found[::5] and Counted.often < 1000 * 50
+
+
+def test_windows_inside_of_stretches():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        a, b = rng.integers(0, 30, [2, 12]) / 2, rng.integers(1, 9, [2, 12]) / 2
+        windows, heard = (
+            [Span(*pair, ()) for pair in zip(a[k], a[k] + b[k], strict=True)] for k in (0, 1)
+        )
+        want = [w for w in windows if any(s.start <= w.start and w.end <= s.end for s in heard)]
+        assert inside(windows, heard) == want
 
 
 def test_rows_of_a_manifest_become_windows(tmp_path):
