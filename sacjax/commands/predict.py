@@ -14,6 +14,7 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from sacjax.commands import _events
@@ -57,14 +58,23 @@ def escape_bad_names() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def check_timeline(args: argparse.Namespace) -> None:
-    """Raises UserError for flags that do not go together, or are out of range."""
-    for name in ("reference", "hop", "off", "min_duration", "merge_gap", "ignore", "windows"):
-        if getattr(args, name) and not args.timeline:
-            raise UserError(f"--{name} needs --timeline FILE")
+OVER_TIME = ("reference", "hop", "on", "off", "min_duration", "merge_gap", "ignore", "windows")
+
+
+def check_timeline(args: argparse.Namespace, default: Callable[[str], Any]) -> None:
+    """Raises UserError for flags that do not go together, or are out of range.
+
+    Args:
+      args: all flags.
+      default: name of a flag → its default.
+    """
     for name in ("segment", "collar"):
         if not 0 < getattr(args, name) < float("inf"):
             raise UserError(f"--{name} is {getattr(args, name):g}: it must be more than 0")
+    for names, needed in ((OVER_TIME, "timeline"), (("segment", "collar"), "reference")):
+        for name in names:
+            if getattr(args, name) != default(name) and not getattr(args, needed):
+                raise UserError(f"--{name} needs --{needed} FILE")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -110,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.top_k < 1:
         raise UserError(f"--top_k is {args.top_k}: it must be 1 or more")
-    check_timeline(args)
+    check_timeline(args, parser.get_default)
     escape_bad_names()
     from sacjax import compilation, inference
     from sacjax.inference.sounds import find_files

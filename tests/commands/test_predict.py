@@ -217,6 +217,8 @@ def test_a_timeline_is_scored_by_a_reference(tmp_path, capsys):
     [
         (("--reference", "x.csv"), "--reference needs --timeline"),
         (("--windows",), "--windows needs --timeline"),
+        (("--on", "0.3"), "--on needs --timeline"),
+        (("--timeline", "out.csv", "--collar", "1"), "--collar needs --reference"),
         (("--timeline", "x.mp3"), "must end in .csv"),
         (("--timeline", "x.csv", "--hop", "0.6"), "--hop is 0.6: the model hears 0.5 s"),
         (("--timeline", "x.csv", "--on", "0"), "--on is 0"),
