@@ -63,6 +63,8 @@ def test_the_panels_are_those_of_the_display(tmp_path):
 def test_every_objective_says_what_its_report_draws(name):
     stage = stage_of(name) if name in FAMILY else config_of("small_cnn").supervised
     stage.objective.name = name
+    if name == "distillation":
+        stage.objective.options = dict(teacher="teacher")
     display = objectives.build(stage).display
     assert "loss" in display.panels and display.bar["loss"] == "train/loss"
     metrics = [metric for panel in display.panels.values() for metric in panel]
