@@ -67,15 +67,13 @@ def attend(
     padded = jnp.pad(query, [(0, 0), (0, blocks * ROWS - count), (0, 0), (0, 0)])
     parts = padded.reshape(batch, blocks, ROWS, *query.shape[2:]).swapaxes(0, 1)
     biases = None if bias is None else Bias(_blocks(bias.gate, blocks), _blocks(bias.table, blocks))
-    # A mask for each block: what all share would be broadcast to pairs before the loop, and kept.
-    masks = jnp.broadcast_to(mask, (blocks, *mask.shape))
 
     def block(xs: tuple[Any, ...]) -> jax.Array:
-        part, mask, number, bias = xs
+        part, number, bias = xs
         own = None if rng is None else jax.random.fold_in(rng, number)
         return rows(part, key, value, mask, number * ROWS, own, bias)
 
-    y = jax.lax.map(block, (parts, masks, jnp.arange(blocks), biases))
+    y = jax.lax.map(block, (parts, jnp.arange(blocks), biases))
     return y.swapaxes(0, 1).reshape(padded.shape)[:, :count]
 
 
@@ -132,4 +130,19 @@ def attention_weights(
     scores = scores * query.shape[-1] ** -0.5
     if bias is not None:
         scores = scores + bias.gate[..., None] * bias.table
-    return jax.nn.softmax(jnp.where(pairs, scores, NEVER), -1)
+    return jax.nn.softmax(_hide(scores, pairs), -1)
+
+
+@jax.custom_vjp
+def _hide(scores: jax.Array, pairs: jax.Array) -> jax.Array:
+    """Returns scores, but `NEVER` where `pairs`, which broadcasts to them, is False.
+
+    Its gradient is written out, as JAX would broadcast the pairs ahead of all loops and keep them.
+    """
+    return jnp.where(pairs, scores, NEVER)
+
+
+_hide.defvjp(
+    lambda scores, pairs: (_hide(scores, pairs), pairs),
+    lambda pairs, grad: (jnp.where(pairs, grad, 0), None),
+)

@@ -222,9 +222,13 @@ class TransformerLayer(nnx.Module):
 
     @part("feed-forward")
     def _mlp(self, x: jax.Array, ctx: Context) -> jax.Array:
-        inner = gelu(self.mlp_in(x))
-        inner = drop(inner, self.inner_dropout, ctx.rng(2))
-        return drop(self.mlp_out(inner), self.dropout, ctx.rng(3))
+        def outer(inner: jax.Array) -> jax.Array:
+            inner = drop(gelu(inner), self.inner_dropout, ctx.rng(2))
+            return drop(self.mlp_out(inner), self.dropout, ctx.rng(3))
+
+        if platform() == "tpu":  # one array of the MLP's width is kept there, not three
+            outer = jax.checkpoint(outer, prevent_cse=False)
+        return outer(self.mlp_in(x))
 
 
 class Transformer(nnx.Module):

@@ -8,6 +8,8 @@ from flax import nnx
 from networks import count_draws, quick
 
 from sacjax.context import Context
+from sacjax.layers import attention
+from sacjax.layers.platform import compiled_for
 from sacjax.layers.transformer import Transformer
 
 B, N, D, DEPTH = 2, 7, 8, 3
@@ -204,3 +206,24 @@ def test_a_stream_is_the_whole_and_beyond_its_memory_hears_the_last_tokens(pre_n
     np.testing.assert_allclose(one[:, :3], whole[:, :3], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)  # however it is cut
     assert np.abs(one - whole)[:, 3:].max() > 1e-4
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_form_for_a_tpu_has_the_same_values_and_gradients(causal, monkeypatch):
+    """Its attention goes through blocks of queries, and more is computed again."""
+    monkeypatch.setattr(attention, "ROWS", 4)
+    model = make(causal=causal, relative_buckets=4, relative_distance=3)
+    graphdef, variables = nnx.split(model)
+
+    def value(variables, x, ctx):
+        y, _ = nnx.merge(graphdef, variables)(x, MASK, ctx)
+        return jnp.sum(jnp.sin(y)), y
+
+    def found(platform, ctx=Context()):
+        with compiled_for(platform):
+            run = jax.jit(jax.value_and_grad(value, (0, 1), has_aux=True))
+            return jax.tree.leaves(run(variables, X, ctx))
+
+    for ours, plain in zip(found("tpu"), found("cpu"), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
+    assert all(np.isfinite(leaf).all() for leaf in found("tpu", Context(key=jax.random.key(0))))
