@@ -324,10 +324,11 @@ def check_parts(
         )
     needs_labels = objectives.OBJECTIVES[stage.objective.name].needs_labels
     if needs_labels and len(recordings.class_names) < 2:
-        folders = "; a sub-folder is a label" if stage.data.source == "folder" else ""
+        count = len(recordings.class_names)
+        folders = "; a sub-folder of data.path is a label" if stage.data.source == "folder" else ""
         raise UserError(
-            f"config.{name}.data: {len(recordings.class_names)} class found; a classifier needs "
-            f"two or more{folders}"
+            f"config.{name}.data: {'1 class' if count else 'no classes'} found; a classifier needs "
+            f"two or more{folders}, or what data.label_pattern finds in the names"
         )
     if stage.eval.temperature and not needs_labels:
         raise UserError(

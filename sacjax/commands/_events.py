@@ -69,7 +69,8 @@ def write_timeline(args: argparse.Namespace, models: "list[Model]", files: list[
     reference = None
     if args.reference:
         reference = read_reference(args.reference, models[0].labels, options.ignore, files)
-    found = {}
+    found, highest = {}, 0.0
+    heard = [label not in options.ignore for label in models[0].labels]
     for file in files:
         try:
             segments = timeline.timeline(listeners, file)
@@ -77,8 +78,11 @@ def write_timeline(args: argparse.Namespace, models: "list[Model]", files: list[
             print(f"skipped {file}: {bad}", file=sys.stderr)
             continue
         found[file] = events.events_of(segments, models[0].labels, options)
+        highest = max([highest, *(s.probabilities[heard].max(initial=0) for s in segments)])
     event_files.write_events(path, found)
     print(f"{path}: {sum(map(len, found.values()))} events of {len(found)} recordings")
+    if found and not any(found.values()) and highest < options.on:
+        print(f"no probability reaches --on {options.on:g}: the highest is {highest:.3f}")
     if reference is not None:
         print(score_events(reference, found, models[0].labels, args.segment, args.collar))
     return 0 if found else 1

@@ -100,4 +100,6 @@ def main(argv: list[str] | None = None) -> int:
         print("" if args.kind else f"{kind}:")
         for name, meaning in lines.items():
             print(f"  {name:{width}s}  {meaning}")
+        if kind == "configs" and not lines:
+            print("  none: the current folder has no configs/, as a checkout of sacjax does")
     return 0

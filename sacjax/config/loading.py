@@ -24,7 +24,9 @@ def load(spec: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
     """
     path, _, arg = spec.partition(":")
     if not Path(path).is_file():
-        raise UserError(f"--config: there is no file {path}")
+        checkout = Path(path).parts[:1] == ("configs",) and not Path("configs").is_dir()
+        where = "; configs/ is in the checkout of sacjax: give its whole path" if checkout else ""
+        raise UserError(f"--config: there is no file {path}{where}")
     module_spec = importlib.util.spec_from_file_location("sacjax_config_file", path)
     assert module_spec and module_spec.loader
     module = importlib.util.module_from_spec(module_spec)
@@ -109,6 +111,9 @@ def _child(node: Any, part: str, parent: str) -> Any:
         return node[int(part)]
     if not isinstance(node, ConfigDict | dict) or part not in node:
         known = node if isinstance(node, ConfigDict | dict) else ()
+        for stage in known.get("stages", ()) if not parent else ():
+            if part in known[stage]:
+                raise UserError(f"--config.{part}: it belongs to a stage: --config.{stage}.{part}")
         raise UserError(f"--{where}.{part}: unknown key{nearest(part, known)}")
     return node[part]
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sacjax.data.hosts import tell
 from sacjax.data.labels import label_array
 from sacjax.errors import UserError
 from sacjax.evaluators.base import Judged
@@ -111,4 +112,9 @@ def calibrate(judged: Judged) -> float:
         )
     sigmoid = judged.objective.options.loss == "sigmoid"
     judged.objective.temperature = fit_temperature(logits[known], labels[known], sigmoid)
+    if judged.objective.temperature > 0.99 * LIMITS[1]:
+        tell(
+            f"the temperature is at its limit, {LIMITS[1]:g}: on the validation part the logits "
+            "say nothing of the labels, and all probabilities become nearly equal"
+        )
     return judged.objective.temperature

@@ -235,6 +235,13 @@ def test_mistakes_over_time(tmp_path, monkeypatch, flags, message):
     assert not (tmp_path / "x.csv").exists()
 
 
+def test_a_timeline_without_events_tells_the_highest_probability(tmp_path, capsys):
+    flags = ("--checkpoint", "one", "--timeline", tmp_path / "x.csv", "--hop", "0.1", "--on", "1")
+    code, said, _ = run(capsys, *flags, sound_of(tmp_path))
+    assert code == 0 and "0 events of 1 recordings\n" in said
+    assert "no probability reaches --on 1: the highest is 0." in said
+
+
 def test_a_timeline_of_nothing_readable_is_exit_code_1(tmp_path, capsys):
     (tmp_path / "text.wav").write_text("this is no sound")
     out = tmp_path / "x.csv"

@@ -66,7 +66,11 @@ def test_bad_overrides_stop_before_anything_is_written(trained, tmp_path, overri
 def test_empty_and_one_class_data(trained, tmp_path):
     (tmp_path / "empty").mkdir()
     shutil.copytree(trained.sounds / "low", tmp_path / "one" / "low")
-    for name, message in (("empty", "no sound files"), ("one", "1 class found")):
+    for name, message in (
+        ("empty", "no sound files"),
+        ("one", "1 class found"),
+        ("one/low", "no classes found"),
+    ):
         path = f"supervised.data.path={tmp_path / name}"
         with pytest.raises(UserError, match=message):
             train.main(arguments(tmp_path / "run", trained.overrides, path))

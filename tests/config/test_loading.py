@@ -73,6 +73,7 @@ def test_json_round_trip_keeps_every_leaf(file):
             r"--config.supervised.data.fol: unknown key; did you mean 'fold'\?",
         ),
         ("supervized.data.fold=1", r"did you mean 'supervised'\?"),
+        ("data.fold=1", "--config.data: it belongs to a stage: --config.supervised.data"),
         ("supervised.data.cache=1", "data.cache=1: expected bool"),
         ("supervised.train.batch_size=3.5", "expected int, such as 64"),
         ("supervised.train.batch_size=many", "expected int"),
@@ -111,6 +112,12 @@ def test_a_broken_config_file_is_one_line(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as error:
         config_lib.load(str(path))
     assert str(path) in str(error.value)
+
+
+def test_a_config_of_the_checkout_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no file configs/folder.py; configs/ is in the checkout"):
+        config_lib.load("configs/folder.py")
 
 
 def test_other_mistakes(file):
