@@ -110,7 +110,7 @@ def _child(node: Any, part: str, parent: str) -> Any:
             raise UserError(f"--{where}.{part}: {where} has entries 0 to {len(node) - 1}")
         return node[int(part)]
     if not isinstance(node, ConfigDict | dict) or part not in node:
-        known = node if isinstance(node, ConfigDict | dict) else ()
+        known: Any = node if isinstance(node, ConfigDict | dict) else {}
         for stage in known.get("stages", ()) if not parent else ():
             if part in known[stage]:
                 raise UserError(f"--config.{part}: it belongs to a stage: --config.{stage}.{part}")
