@@ -1,6 +1,6 @@
 """The contract of an encoder."""
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,6 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 from sacjax.config import options as options_lib
 from sacjax.context import Context
 from sacjax.layers.transformer import States
+
+T = TypeVar("T")
 
 
 class EncoderOutput(NamedTuple):
@@ -39,6 +41,12 @@ class Options(options_lib.Options):
     """Base of the options of an encoder: the keys of `model.encoder`."""
 
     where = "model.encoder"
+
+    def resize(self, size: T) -> T:
+        """Returns what a size fixes, a NamedTuple, with the options of its names that are set."""
+        known: Any = size
+        given = {name: getattr(self, name) for name in known._fields}
+        return known._replace(**{k: v for k, v in given.items() if v is not None})
 
 
 class Encoder(nnx.Module):

@@ -175,8 +175,7 @@ class Options(base.Options):
     @property
     def architecture(self) -> Architecture:
         """What the size fixes, with the options that replace it."""
-        given = {name: getattr(self, name) for name in Architecture._fields}
-        return SIZES[self.size]._replace(**{k: v for k, v in given.items() if v is not None})
+        return self.resize(SIZES[self.size])
 
     def check(self) -> None:
         """Raises UserError for values out of range, or that do not fit together."""
