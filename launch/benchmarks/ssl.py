@@ -32,7 +32,7 @@ import numpy as np
 if __name__ == "__main__":  # in place of this folder, whose ssl.py would hide Python's own
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from launch.benchmarks import jobs, ssl_features, ssl_halving, ssl_table
+from launch.benchmarks import jobs, ssl_development, ssl_features, ssl_halving, ssl_table
 from launch.benchmarks.ssl_table import ALL, DRAWS, REFERENCE, TASKS, Cell, Found
 from sacjax import config as config_lib
 from sacjax import errors
@@ -356,14 +356,19 @@ def development_scores(
         for method in methods
     }
     jobs.run([j for p in each.values() for j in pretraining_job(p, runs)], args.jobs)
-    probes = [j for p in each.values() for j in probing_jobs(task, p, folds, args.draws, runs, {})]
-    jobs.run(probes, args.jobs)
-    scores = {}
-    for method, p in each.items():
-        paths = [p.workdir(runs) / f"{task}_probe_fold{fold}.json" for fold in folds]
-        tables = [json.loads(path.read_text())["trained"]["few_shot_accuracy"] for path in paths]
-        scores[method] = 100 * float(np.mean([table[str(shots)] for table in tables]))
-    return scores
+    paths = {m: p.workdir(runs) / f"{task}_development_{shots}.json" for m, p in each.items()}
+    todo = []
+    for method, path in paths.items():
+        if not path.is_file():
+            p = each[method]
+            specs = [f"{CONFIG}:{_labelled(task, p, f, ALL, 0)},stages=finetune" for f in folds]
+            pooling = TASKS[task].pooling
+            todo.append(
+                ssl_development.job(p.workdir(runs), specs, pooling, shots, args.draws, path)
+            )
+    jobs.run(todo, args.jobs)
+    found = {method: json.loads(path.read_text())["accuracy"] for method, path in paths.items()}
+    return {method: 100 * float(np.mean(accuracies)) for method, accuracies in found.items()}
 
 
 def run_halving(tasks: Iterable[str], args: argparse.Namespace) -> None:

@@ -13,9 +13,10 @@ from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.conv import valid
 from sacjax.layers.positional import sinusoids
-from sacjax.layers.transformer import NORMAL, Past, Remat, States, Transformer
+from sacjax.layers.transformer import NORMAL, Past, States
 from sacjax.models import base
 from sacjax.models.frames import FrameEncoder, keep_tokens, put_mask
+from sacjax.models.transformers import TransformerOptions
 
 Size = Literal["tera", "base", "mini"]
 
@@ -39,23 +40,11 @@ SIZES: dict[Size, Architecture] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(base.Options):
+class Options(TransformerOptions):
     """`model.encoder` of `model.name = 'causal_transformer'`; None: as `size` says."""
 
     size: Size = "base"
     """tera or base as published, mini for less."""
-
-    width: int | None = None
-    """Of the Transformer, D of the frames; an even number."""
-
-    depth: int | None = None
-    """Layers."""
-
-    heads: int | None = None
-    """Of the attention."""
-
-    mlp_width: int | None = None
-    """Inside the MLP."""
 
     pre_norm: bool | None = None
     """Norms before each branch or after it."""
@@ -70,19 +59,7 @@ class Options(base.Options):
     """Tokens that a stream attends to at the most; longer clips stream otherwise than whole."""
 
     dropout: float = 0.1
-    """Of the Transformer's input and of its branches."""
-
     attention_dropout: float = 0.1
-    """Of the attention weights."""
-
-    activation_dropout: float = 0.0
-    """Inside the MLP."""
-
-    layer_drop: float = 0.0
-    """Rate at which a training step leaves a layer out (Fan et al. 2020)."""
-
-    remat: Remat = "none"
-    """What a layer's backward pass computes again to save memory."""
 
     @property
     def architecture(self) -> Architecture:
@@ -91,11 +68,10 @@ class Options(base.Options):
 
     def check(self) -> None:
         """Raises UserError for values out of range, or that do not fit together."""
-        self.require_positive("width", "depth", "heads", "mlp_width", "stack", "memory")
-        self.require_rates("dropout", "attention_dropout", "activation_dropout", "layer_drop")
-        a = self.architecture
-        self.require(a.width % a.heads == 0, "width", f"{a.heads} heads must divide it", a.width)
-        self.require(a.width % 2 == 0, "width", "sinusoidal positions need an even one", a.width)
+        super().check()
+        self.require_positive("stack", "memory")
+        width = self.architecture.width
+        self.require(width % 2 == 0, "width", "sinusoidal positions need an even one", width)
 
 
 class CausalTransformer(FrameEncoder):
@@ -118,20 +94,8 @@ class CausalTransformer(FrameEncoder):
         self.features, self.depth, self.token_features = a.width, a.depth, o.stack * num_features
         self.projection = nnx.Linear(self.token_features, a.width, dtype=dtype, rngs=rngs)
         self.mask_embedding = nnx.Param(NORMAL(rngs.params(), [a.width]))
-        self.transformer = Transformer(
-            a.width,
-            a.depth,
-            a.heads,
-            a.mlp_width,
-            pre_norm=a.pre_norm,
-            causal=o.causal,
-            dropout=o.dropout,
-            attention_dropout=o.attention_dropout,
-            activation_dropout=o.activation_dropout,
-            layer_drop=o.layer_drop,
-            remat=o.remat,
-            dtype=dtype,
-            rngs=rngs,
+        self.transformer = o.transformer(
+            pre_norm=a.pre_norm, causal=o.causal, dtype=dtype, rngs=rngs
         )
 
     def context(

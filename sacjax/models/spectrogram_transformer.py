@@ -21,8 +21,9 @@ from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.conv import out_length, zero_padding
 from sacjax.layers.positional import sincos_grid
-from sacjax.layers.transformer import NORMAL, Remat, States, Transformer
+from sacjax.layers.transformer import NORMAL, States
 from sacjax.models import base
+from sacjax.models.transformers import TransformerOptions
 from sacjax.parts import part
 
 Size = Literal["base", "small", "tiny", "mini"]
@@ -47,23 +48,11 @@ SIZES: dict[Size, Architecture] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(base.Options):
+class Options(TransformerOptions):
     """`model.encoder` of `model.name = 'spectrogram_transformer'`; None: as `size` says."""
 
     size: Size = "base"
     """base, small or tiny as published; mini for two cores."""
-
-    width: int | None = None
-    """Of the Transformer, D of the frames."""
-
-    depth: int | None = None
-    """Layers of the Transformer."""
-
-    heads: int | None = None
-    """Of its attention."""
-
-    mlp_width: int | None = None
-    """Inside its MLP."""
 
     patch_frames: int = 16
     """Frames of a patch."""
@@ -99,23 +88,8 @@ class Options(base.Options):
     norm_epsilon: float = 1e-6
     """Added to the norms' variances: ViT's; AST has 1e-12."""
 
-    dropout: float = 0.0
-    """Of the Transformer's input and of its branches."""
-
-    attention_dropout: float = 0.0
-    """Of the attention weights."""
-
-    activation_dropout: float = 0.0
-    """Inside the MLP."""
-
-    layer_drop: float = 0.0
-    """Rate at which a training step leaves a layer out (Fan et al. 2020)."""
-
     mask_probability: float = 0.0
     """In training without a given mask, the share of tokens that the mask embedding replaces."""
-
-    remat: Remat = "none"
-    """What a layer's backward pass computes again to save memory."""
 
     @property
     def architecture(self) -> Architecture:
@@ -124,17 +98,16 @@ class Options(base.Options):
 
     def check(self) -> None:
         """Raises UserError for values out of range, or that do not fit together."""
+        super().check()
         a = self.architecture
-        self.require_positive("width", "depth", "heads", "mlp_width", "max_frames", "norm_epsilon")
+        self.require_positive("max_frames", "norm_epsilon")
         self.require_positive("patch_frames", "patch_bands", "stride_frames", "stride_bands")
-        self.require(a.width % a.heads == 0, "width", f"{a.heads} heads must divide it", a.width)
         even = self.positions == "learned" or a.width % 4 == 0
         self.require(even, "width", "4 must divide it where positions=sincos", a.width)
         longest = self.positions == "sincos" or self.max_frames >= self.patch_frames
         self.require(longest, "max_frames", f"it is below patch_frames {self.patch_frames}")
         alone = self.output == "frames" or self.class_tokens > 0
         self.require(alone, "output", "class needs class_tokens of 1 or 2")
-        self.require_rates("dropout", "attention_dropout", "activation_dropout", "layer_drop")
         self.require_shares("mask_probability")
 
 
@@ -182,19 +155,10 @@ class SpectrogramTransformer(base.TokenEncoder):
         rows = classes + ((o.max_frames - self.patch[0]) // self.stride[0] + 1) * self.bands
         learned = o.positions == "learned"
         self.positions = nnx.Param(init(rngs.params(), [rows, a.width])) if learned else None
-        self.transformer = Transformer(
-            a.width,
-            a.depth,
-            a.heads,
-            a.mlp_width,
+        self.transformer = o.transformer(
             pre_norm=o.pre_norm,
             qkv_bias=o.qkv_bias,
             epsilon=o.norm_epsilon,
-            dropout=o.dropout,
-            attention_dropout=o.attention_dropout,
-            activation_dropout=o.activation_dropout,
-            layer_drop=o.layer_drop,
-            remat=o.remat,
             dtype=dtype,
             rngs=rngs,
         )
@@ -205,7 +169,7 @@ class SpectrogramTransformer(base.TokenEncoder):
     @property
     def options(self) -> dict[str, Any]:
         """The options, those of the size among them, as a checkpoint's config.json tells them."""
-        return dataclasses.asdict(self.settings) | self.settings.architecture._asdict()
+        return self.settings.spelled_out()
 
     @property
     def stack(self) -> int:

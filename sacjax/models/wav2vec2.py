@@ -24,8 +24,9 @@ from sacjax.layers.masking import span_mask
 from sacjax.layers.norm import GroupNorm, LayerNorm, standardize
 from sacjax.layers.positional import PositionalConv
 from sacjax.layers.tap import tap
-from sacjax.layers.transformer import NORMAL, Remat, States, Transformer
+from sacjax.layers.transformer import NORMAL, States
 from sacjax.models import base
+from sacjax.models.transformers import TransformerOptions
 from sacjax.parts import part
 
 Size = Literal["base", "large", "small", "mini", "tiny"]
@@ -71,7 +72,7 @@ SIZES: dict[Size, Architecture] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(base.Options):
+class Options(TransformerOptions):
     """`model.encoder` of `model.name = 'wav2vec2'`; None: as `size` says."""
 
     size: Size = "base"
@@ -91,18 +92,6 @@ class Options(base.Options):
 
     conv_bias: bool | None = None
     """Whether the convolutions have biases."""
-
-    width: int | None = None
-    """Of the Transformer, D of the frames."""
-
-    depth: int | None = None
-    """Layers of the Transformer."""
-
-    heads: int | None = None
-    """Of its attention."""
-
-    mlp_width: int | None = None
-    """Inside its MLP."""
 
     pre_norm: bool | None = None
     """Norms before each branch ("stable layer norm", large) or after it (base)."""
@@ -134,19 +123,10 @@ class Options(base.Options):
     """Tokens from which on relative positions are in the last bucket."""
 
     dropout: float = 0.1
-    """Of the Transformer's input and of its branches."""
-
     attention_dropout: float = 0.1
-    """Of the attention weights."""
-
-    activation_dropout: float = 0.0
-    """Inside the MLP."""
 
     projection_dropout: float = 0.1
     """After the projection."""
-
-    layer_drop: float = 0.0
-    """Rate at which a training step leaves a layer out (Fan et al. 2020)."""
 
     feature_gradient_scale: float | None = None
     """Factor of the convolutions' gradient; 0.1 where nothing is normalized (base)."""
@@ -169,9 +149,6 @@ class Options(base.Options):
     """Whether the last hidden state is the output, after the final norm of the pre-norm order (as
     in transformers up to 5.15), or what goes into that norm (from 5.16 on)."""
 
-    remat: Remat = "none"
-    """What a layer's backward pass computes again to save memory."""
-
     @property
     def architecture(self) -> Architecture:
         """What the size fixes, with the options that replace it."""
@@ -179,6 +156,7 @@ class Options(base.Options):
 
     def check(self) -> None:
         """Raises UserError for values out of range, or that do not fit together."""
+        super().check()
         a = self.architecture
         counts = {k: len(getattr(a, k)) for k in ("conv_channels", "conv_kernels", "conv_strides")}
         for name, count in counts.items():
@@ -186,10 +164,8 @@ class Options(base.Options):
             self.require(count > 0 and min(numbers) > 0, name, "give positive numbers", numbers)
         same = len(set(counts.values())) == 1
         self.require(same, "conv_channels", f"lengths differ: {counts}", a.conv_channels)
-        self.require_positive("width", "depth", "heads", "mlp_width", "mask_span")
+        self.require_positive("mask_span", "mask_feature_span")
         self.require_positive("positional_kernel", "positional_groups", "positional_layers")
-        self.require_positive("mask_feature_span")
-        self.require(a.width % a.heads == 0, "width", f"{a.heads} heads must divide it", a.width)
         groups = a.width % self.positional_groups == 0
         self.require(groups, "positional_groups", f"it must divide the width {a.width}")
         buckets = self.relative_buckets
@@ -197,8 +173,7 @@ class Options(base.Options):
         self.require(good, "relative_buckets", "0, or an even number from 4 on", buckets)
         far = self.relative_distance > buckets // 4
         self.require(far, "relative_distance", f"it must exceed {buckets // 4}")
-        self.require_rates("dropout", "attention_dropout", "activation_dropout")
-        self.require_rates("projection_dropout", "layer_drop")
+        self.require_rates("projection_dropout")
         self.require_shares("mask_probability", "mask_feature_probability")
 
 
@@ -292,19 +267,10 @@ class Wav2Vec2(base.TokenEncoder):
                 for _ in range(o.positional_layers)
             ]
         )
-        self.transformer = Transformer(
-            a.width,
-            a.depth,
-            a.heads,
-            a.mlp_width,
+        self.transformer = o.transformer(
             pre_norm=a.pre_norm,
             relative_buckets=o.relative_buckets,
             relative_distance=o.relative_distance,
-            dropout=o.dropout,
-            attention_dropout=o.attention_dropout,
-            activation_dropout=o.activation_dropout,
-            layer_drop=o.layer_drop,
-            remat=o.remat,
             dtype=dtype,
             rngs=rngs,
         )
@@ -316,7 +282,7 @@ class Wav2Vec2(base.TokenEncoder):
     @property
     def options(self) -> dict[str, Any]:
         """The options, those of the size among them, as a checkpoint's config.json tells them."""
-        return dataclasses.asdict(self.settings) | self.settings.architecture._asdict()
+        return self.settings.spelled_out()
 
     def frame_lengths(self, lengths: Int[Array, "..."] | int) -> Int[Array, "..."]:
         """Returns the tokens of clips of so many samples: at least 1, but 0 for an empty one."""

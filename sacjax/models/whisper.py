@@ -17,9 +17,10 @@ from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.activation import gelu
 from sacjax.layers.conv import KAIMING, Conv, out_length, valid, zero_padding
-from sacjax.layers.transformer import NORMAL, Remat, States, Transformer
+from sacjax.layers.transformer import NORMAL, States
 from sacjax.models import base
 from sacjax.models.frames import keep_tokens, put_mask
+from sacjax.models.transformers import TransformerOptions
 from sacjax.parts import part
 
 Size = Literal["tiny", "base", "small", "medium", "large"]
@@ -51,23 +52,11 @@ RANGE = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(base.Options):
+class Options(TransformerOptions):
     """`model.encoder` of `model.name = 'whisper'`; None: as `size` says."""
 
     size: Size = "tiny"
     """As published."""
-
-    width: int | None = None
-    """Of the convolutions and the Transformer, D of the frames."""
-
-    depth: int | None = None
-    """Layers of the Transformer."""
-
-    heads: int | None = None
-    """Of its attention."""
-
-    mlp_width: int | None = None
-    """Inside its MLP."""
 
     max_frames: int = 3000
     """Of the spectrogram, 100 a second: half as many tokens have positions."""
@@ -77,21 +66,6 @@ class Options(base.Options):
     are frames, as published; mask: what is after its end is left out, which costs less for short
     clips, but the published weights have never seen it."""
 
-    dropout: float = 0.0
-    """Of the Transformer's input and of its branches."""
-
-    attention_dropout: float = 0.0
-    """Of the attention weights."""
-
-    activation_dropout: float = 0.0
-    """Inside the MLP."""
-
-    layer_drop: float = 0.0
-    """Rate at which a training step leaves a layer out (Fan et al. 2020)."""
-
-    remat: Remat = "none"
-    """What a layer's backward pass computes again to save memory."""
-
     @property
     def architecture(self) -> Architecture:
         """What the size fixes, with the options that replace it."""
@@ -99,13 +73,12 @@ class Options(base.Options):
 
     def check(self) -> None:
         """Raises UserError for values out of range, or that do not fit together."""
-        a = self.architecture
-        self.require_positive("width", "depth", "heads", "mlp_width", "max_frames")
+        super().check()
+        self.require_positive("max_frames")
         self.require(self.max_frames % 2 == 0, "max_frames", "it must be even")
-        self.require(a.width % a.heads == 0, "width", f"{a.heads} heads must divide it", a.width)
-        even = a.width % 2 == 0 and a.width > 2
-        self.require(even, "width", "it must be even and above 2", a.width)
-        self.require_rates("dropout", "attention_dropout", "activation_dropout", "layer_drop")
+        width = self.architecture.width
+        even = width % 2 == 0 and width > 2
+        self.require(even, "width", "it must be even and above 2", width)
 
 
 def whisper_positions(count: int, width: int) -> Float[Array, "count width"]:
@@ -147,27 +120,14 @@ class Whisper(base.TokenEncoder):
         self.mask_embedding = nnx.Param(NORMAL(rngs.params(), [a.width]))
         # No parameter: nothing learns it, though a checkpoint has it.
         self.positions = nnx.Variable(whisper_positions(o.max_frames // 2, a.width))
-        self.transformer = Transformer(
-            a.width,
-            a.depth,
-            a.heads,
-            a.mlp_width,
-            pre_norm=True,
-            dropout=o.dropout,
-            attention_dropout=o.attention_dropout,
-            activation_dropout=o.activation_dropout,
-            layer_drop=o.layer_drop,
-            remat=o.remat,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.transformer = o.transformer(pre_norm=True, dtype=dtype, rngs=rngs)
         self.settings, self.num_features = o, num_features
         self.features, self.depth, self.token_features = a.width, a.depth, a.width
 
     @property
     def options(self) -> dict[str, Any]:
         """The options, those of the size among them, as a checkpoint's config.json tells them."""
-        return dataclasses.asdict(self.settings) | self.settings.architecture._asdict()
+        return self.settings.spelled_out()
 
     def frame_lengths(self, lengths: Int[Array, "..."] | int) -> Int[Array, "..."]:
         """Returns the tokens of clips of so many frames of the spectrogram."""

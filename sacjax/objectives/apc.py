@@ -15,7 +15,6 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.frontend import frame_lengths
@@ -29,6 +28,7 @@ from sacjax.objectives.base import (
     Display,
     Loss,
     Objective,
+    Options,
     Sums,
     build_encoder,
 )
@@ -42,18 +42,17 @@ MOVES = ("shift", "speed", "time_warp", "resize_crop")
 class ApcOptions(Options):
     """`objective.options` of APC; the defaults are those published (s3prl)."""
 
-    where = "objective.options"
-
     ahead: int = 5  # n: how many frames later the predicted frame is
     target: Literal["view", "clean"] = "view"  # clean: of the clip without augmentation
     codebook_entries: int = 0  # > 0: predict from one of so many codes (VQ-APC; s3prl: 512)
     codebook_temperature: float = 0.5  # of the Gumbel softmax
-    collapse_patience: int = 20  # log lines in a row that learn nothing before a stop; 0 = never
+    collapse_patience: int = 20
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
+        super().check()
         self.require_positive("ahead", "codebook_temperature")
-        self.require_not_negative("codebook_entries", "collapse_patience")
+        self.require_not_negative("codebook_entries")
 
 
 class ApcModel(nnx.Module):
@@ -98,11 +97,6 @@ class Apc(Objective):
         "what usually helps: a lower optimizer.learning_rate with a longer warm-up, "
         "frontend.normalize=band, optimizer.clip_norm, a smaller objective.options.ahead"
     )
-
-    @property
-    def patience(self) -> int:  # type: ignore[override]
-        """Log lines in a row that learn nothing before the run stops."""
-        return self.options.collapse_patience
 
     @property
     def display(self) -> Display:  # type: ignore[override]

@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 
 from sacjax import augment, models
 from sacjax.augment.draws import example_keys
-from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.conv import valid
@@ -33,6 +32,7 @@ from sacjax.objectives.base import (
     Display,
     Loss,
     Objective,
+    Options,
     Sums,
     build_encoder,
     num_features,
@@ -48,18 +48,16 @@ LONG = 4096
 class AutoencoderOptions(Options):
     """`objective.options` of the autoencoder."""
 
-    where = "objective.options"
-
     noise: float = 0.0  # standard deviation of what is added to the input's cells in training
     target: Literal["view", "clean"] = "view"  # the augmented clip, or the clip as it is
     activate_output: bool = False  # the last layer's too; a ReLU gives no negative decibels
     hidden: int = 512  # width inside the decoder of encoders that have no mirror
-    collapse_patience: int = 10  # log lines in a row that look collapsed before a stop; 0 = never
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
+        super().check()
         self.require_positive("hidden")
-        self.require_not_negative("noise", "collapse_patience")
+        self.require_not_negative("noise")
 
 
 class FrameDecoder(nnx.Module):
@@ -121,11 +119,6 @@ class AutoencoderObjective(Objective):
             "norms": NORMS,
         },
     )
-
-    @property
-    def patience(self) -> int:  # type: ignore[override]
-        """Log lines in a row that look collapsed before the run stops."""
-        return self.options.collapse_patience
 
     @classmethod
     def check(cls, stage: ConfigDict) -> None:

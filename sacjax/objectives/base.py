@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from sacjax import models
-from sacjax.config.options import Options as OptionsBase
+from sacjax.config import options as options_lib
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.pooling import masked_mean
@@ -44,8 +44,17 @@ class Loss(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class NoOptions(OptionsBase):
-    """Options of an objective that has none."""
+class Options(options_lib.Options):
+    """Base of an objective's options: the keys of `objective.options`."""
+
+    where = "objective.options"
+
+    collapse_patience: int = 10
+    """Log lines in a row with a complaint of `health` before the run stops; 0 = never."""
+
+    def check(self) -> None:
+        """Raises UserError for a value out of range."""
+        self.require_not_negative("collapse_patience")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +89,7 @@ class Objective:
     first line is what `sacjax list objectives` shows.
     """
 
-    Options: type = NoOptions
+    Options: type[options_lib.Options] = Options
     """Frozen dataclass of `objective.options`: defaults, meanings, checks."""
 
     hears_targets = False
@@ -104,9 +113,6 @@ class Objective:
     display = Display()
     trained: Any = None
     """The encoder that `source` names, or its `inference.Model`, while `prepare` runs."""
-
-    patience = 0
-    """Log lines in a row with a complaint of `health` before the run stops; 0 = never."""
 
     advice = ""
     """What usually helps against a collapse."""

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from sacjax import models
-from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.conv import valid
@@ -30,6 +29,7 @@ from sacjax.objectives.base import (
     Display,
     Loss,
     Objective,
+    Options,
     build_encoder,
     follow,
     teacher_of,
@@ -43,17 +43,14 @@ MOMENTUM = 0.9  # of the running statistics
 class ByolAOptions(Options):
     """`objective.options` of BYOL-A; the defaults are those published."""
 
-    where = "objective.options"
-
     hidden: int = 4096  # width inside the projector and the predictor
     projection_dim: int = 256  # in which views are compared
     teacher_decay: float = 0.99  # of the teacher's moving average, once an update
-    collapse_patience: int = 10  # log lines in a row that look collapsed before a stop; 0 = never
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
+        super().check()
         self.require_positive("hidden", "projection_dim")
-        self.require_not_negative("collapse_patience")
         self.require_shares("teacher_decay")
 
 
@@ -154,11 +151,6 @@ class ByolA(Objective):
             "norms": NORMS,
         },
     )
-
-    @property
-    def patience(self) -> int:  # type: ignore[override]
-        """Log lines in a row that look collapsed before the run stops."""
-        return self.options.collapse_patience
 
     @classmethod
     def check(cls, stage: ConfigDict) -> None:

@@ -11,17 +11,14 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from sacjax import models
-from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
-from sacjax.objectives.base import LOSS, NORMS, Display, Loss, Objective, num_features
+from sacjax.objectives.base import LOSS, NORMS, Display, Loss, Objective, Options, num_features
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationOptions(Options):
     """`objective.options` of a classifier."""
-
-    where = "objective.options"
 
     loss: Literal["softmax", "sigmoid"] = "softmax"  # sigmoid: multi-label, or one-vs-rest
     label_smoothing: float = 0.0  # share of a label that is spread over all classes, in training
@@ -29,6 +26,7 @@ class ClassificationOptions(Options):
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
+        super().check()
         self.require_shares("label_smoothing")
 
 

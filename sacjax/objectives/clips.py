@@ -37,11 +37,6 @@ class ClipContrast(Objective):
     views = 2
 
     @property
-    def patience(self) -> int:  # type: ignore[override]
-        """Log lines in a row that look collapsed before the run stops."""
-        return self.options.collapse_patience
-
-    @property
     def features(self) -> int:
         """D of the embeddings: of the pooled frames."""
         return pooled_width(self.stage.model.pooling, models.width(self.stage.model))

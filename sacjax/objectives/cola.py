@@ -14,19 +14,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.norm import LayerNorm
 from sacjax.layers.similarity import NEVER, spread, unit
-from sacjax.objectives.base import (
-    LOSS,
-    NEIGHBOURS,
-    NORMS,
-    Display,
-    Loss,
-    build_encoder,
-)
+from sacjax.objectives.base import LOSS, NEIGHBOURS, NORMS, Display, Loss, Options, build_encoder
 from sacjax.objectives.clips import ClipContrast, ClipModel
 from sacjax.views import join
 
@@ -35,17 +27,14 @@ from sacjax.views import join
 class ColaOptions(Options):
     """`objective.options` of COLA; the defaults are those published."""
 
-    where = "objective.options"
-
     projection_dim: int = 512  # in which crops are compared
     similarity: Literal["bilinear", "cosine"] = "bilinear"
     temperature: float = 0.2  # of the cosine; the bilinear form learns its own scale
-    collapse_patience: int = 10  # log lines in a row that look collapsed before a stop; 0 = never
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
+        super().check()
         self.require_positive("projection_dim", "temperature")
-        self.require_not_negative("collapse_patience")
 
 
 class ColaModel(ClipModel):

@@ -53,13 +53,12 @@ class Data2VecOptions(MaskOptions):
     teacher_decay_end: float = 0.9999
     teacher_ramp: float = 30_000.0  # steps from the one to the other; up to 1: share of the run
     mask_minimum: int = 1
-    collapse_patience: int = 10  # log lines in a row that look collapsed before a stop; 0 = never
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
         super().check()
         self.require_positive("top_layers", "clones")
-        self.require_not_negative("loss_beta", "teacher_ramp", "collapse_patience")
+        self.require_not_negative("loss_beta", "teacher_ramp")
         self.require_shares("teacher_decay", "teacher_decay_end")
 
 
@@ -99,11 +98,6 @@ class Data2Vec(Objective):
             "norms": NORMS,
         },
     )
-
-    @property
-    def patience(self) -> int:  # type: ignore[override]
-        """Log lines in a row that look collapsed before the run stops."""
-        return self.options.collapse_patience
 
     @classmethod
     def check(cls, stage: ConfigDict) -> None:

@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from ml_collections import ConfigDict
 
 from sacjax.augment.draws import fold_in
-from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.activation import gelu
@@ -33,6 +32,7 @@ from sacjax.objectives.base import (
     Display,
     Loss,
     Objective,
+    Options,
     build_encoder,
     ema_decay,
     follow,
@@ -51,8 +51,6 @@ KERNEL = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorc
 class EatOptions(Options):
     """`objective.options` of EAT; the defaults are published, but for the weight."""
 
-    where = "objective.options"
-
     clones: int = 16  # masked copies of a clip that share the teacher's pass
     mask_ratio: float = 0.8  # share of a clip's patches that is left out
     block: int = 5  # patches along each side of a block that is kept
@@ -67,16 +65,16 @@ class EatOptions(Options):
     teacher_decay: float = 0.9998  # decay of the teacher's moving average at first
     teacher_decay_end: float = 0.99999  # and from the end of the ramp on
     teacher_ramp: float = 0.25  # steps, or up to 1 a share of the run
-    collapse_patience: int = 10  # log lines in a row that look collapsed before a stop; 0 = never
 
     def check(self) -> None:
         """Raises UserError for values out of range."""
+        super().check()
         self.require(0 < self.mask_ratio < 1, "mask_ratio", "it must lie between 0 and 1")
         self.require_positive("clones", "block", "average_layers", "decoder_depth")
         self.require_positive("decoder_width", "decoder_kernel", "decoder_groups")
         self.require(self.decoder_kernel % 2 == 1, "decoder_kernel", "it must be odd")
         self.require_not_negative("mask_noise", "block_adjust", "utterance_weight")
-        self.require_not_negative("teacher_ramp", "collapse_patience")
+        self.require_not_negative("teacher_ramp")
         self.require_shares("teacher_decay", "teacher_decay_end")
 
 
@@ -159,11 +157,6 @@ class Eat(Objective):
             "norms": NORMS,
         }
     )
-
-    @property
-    def patience(self) -> int:  # type: ignore[override]
-        """Log lines in a row that look collapsed before the run stops."""
-        return self.options.collapse_patience
 
     @classmethod
     def check(cls, stage: ConfigDict) -> None:

@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from sacjax import augment, frontend, models
 from sacjax.augment.draws import example_keys
-from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.conv import valid, zero_padding
@@ -31,6 +30,7 @@ from sacjax.objectives.base import (
     Display,
     Loss,
     Objective,
+    Options,
     build_encoder,
     num_features,
 )
@@ -47,8 +47,6 @@ POWER_FLOOR, MEL_FLOOR = 1e-7, 1e-7
 class InversionOptions(Options):
     """`objective.options` of inversion; the sizes are Vocos's."""
 
-    where = "objective.options"
-
     source: Literal["spectrogram", "encoder"] = "encoder"  # what the waveform is made from
     width: int = 512  # of the ConvNeXt stack
     hidden: int = 1536  # inside its blocks
@@ -57,13 +55,12 @@ class InversionOptions(Options):
     stft_weight: float = 1.0  # of the multi-resolution STFT loss
     mel_weight: float = 1.0  # of the log-mel distance; Vocos, with an adversary: 45
     griffin_lim: int = 32  # rounds of Griffin-Lim beside it in evaluation; 0 = none
-    silence_patience: int = 10  # log lines in a row of near silence before a stop; 0 = never
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
+        super().check()
         self.require_positive("width", "hidden", "depth")
-        names = ("stft_weight", "mel_weight", "griffin_lim", "silence_patience")
-        self.require_not_negative(*names)
+        self.require_not_negative("stft_weight", "mel_weight", "griffin_lim")
         self.require(self.stft_weight + self.mel_weight > 0, "stft_weight", "one must be above 0")
 
 
@@ -149,11 +146,6 @@ class Inversion(Objective):
             "norms": NORMS,
         },
     )
-
-    @property
-    def patience(self) -> int:  # type: ignore[override]
-        """Log lines in a row that look silent before the run stops."""
-        return self.options.silence_patience
 
     @property
     def features(self) -> int:

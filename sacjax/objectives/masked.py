@@ -11,13 +11,12 @@ from ml_collections import ConfigDict
 
 from sacjax import models
 from sacjax.augment.draws import example_keys, fold_in
-from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers import masking
 from sacjax.layers.conv import valid
 from sacjax.models.base import Tokens
-from sacjax.objectives.base import LOSS, NEIGHBOURS, NORMS, Display, Loss, Objective, Sums
+from sacjax.objectives.base import LOSS, NEIGHBOURS, NORMS, Display, Loss, Objective, Options, Sums
 from sacjax.objectives.tokens import is_token_encoder, token_number
 from sacjax.train import metrics
 from sacjax.views import View
@@ -27,8 +26,6 @@ from sacjax.views import View
 class MaskOptions(Options):
     """Which tokens an objective masks; the base of its `objective.options`."""
 
-    where = "objective.options"
-
     mask_probability: float = 0.065  # of starting a span at a token; mask_exact: share masked
     mask_span: int = 10  # tokens
     mask_minimum: int = 2  # spans of a clip at the least
@@ -36,6 +33,7 @@ class MaskOptions(Options):
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
+        super().check()
         self.require_positive("mask_span")
         self.require_not_negative("mask_minimum")
         self.require_shares("mask_probability")
@@ -124,12 +122,11 @@ class CodeOptions(MaskOptions):
 
     targets_from: Literal["source", "view"] = "source"  # the crop before or after augmentation
     feature_penalty: float = 0.0  # weight of the mean square of the token features; fairseq: 10
-    collapse_patience: int = 10  # log lines in a row that look collapsed before a stop; 0 = never
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
         super().check()
-        self.require_not_negative("feature_penalty", "collapse_patience")
+        self.require_not_negative("feature_penalty")
 
 
 class MaskedCodes(Objective):
@@ -161,11 +158,6 @@ class MaskedCodes(Objective):
             "norms": NORMS,
         },
     )
-
-    @property
-    def patience(self) -> int:  # type: ignore[override]
-        """Log lines in a row that look collapsed before the run stops."""
-        return self.options.collapse_patience
 
     def codes(self, model: Any, view: View, tokens: Tokens, positions: jax.Array) -> jax.Array:
         """Returns the codes of the tokens at positions [B, K] of a view, int32 [B, K, G]."""

@@ -15,7 +15,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.layers.masking import Kept, keep_best
 from sacjax.layers.positional import sincos_grid
@@ -29,6 +28,7 @@ from sacjax.objectives.base import (
     Display,
     Loss,
     Objective,
+    Options,
     Sums,
     build_encoder,
 )
@@ -44,20 +44,18 @@ FLAT = 0.995  # of the loss that the mean patch would have: nothing is learned
 class MaskedAutoencoderOptions(Options):
     """`objective.options` of the masked autoencoder; the decoder is for small encoders."""
 
-    where = "objective.options"
-
     mask_ratio: float = 0.75  # share of a clip's patches that is left out; Audio-MAE: 0.8
     normalize_patches: bool = True  # targets of zero mean and unit variance in each patch
     decoder_width: int = 128  # MAE: 512
     decoder_depth: int = 2  # layers; MAE: 8
     decoder_heads: int = 4  # MAE: 16
-    flat_patience: int = 0  # log lines in a row with the mean patch's loss before a stop; 0 = never
+    collapse_patience: int = 0
 
     def check(self) -> None:
         """Raises UserError for values out of range."""
+        super().check()
         self.require(0 < self.mask_ratio < 1, "mask_ratio", "it must lie between 0 and 1")
         self.require_positive("decoder_width", "decoder_depth", "decoder_heads")
-        self.require_not_negative("flat_patience")
         divides = self.decoder_width % self.decoder_heads == 0 and self.decoder_width % 4 == 0
         wanted = f"4 and the {self.decoder_heads} heads must divide it"
         self.require(divides, "decoder_width", wanted)
@@ -157,11 +155,6 @@ class MaskedAutoencoder(Objective):
             "norms": NORMS,
         }
     )
-
-    @property
-    def patience(self) -> int:  # type: ignore[override]
-        """Log lines in a row with a flat loss before the run stops."""
-        return self.options.flat_patience
 
     @classmethod
     def check(cls, stage: ConfigDict) -> None:

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from sacjax.augment.alteration import add_noise, alter_time, draw_band
 from sacjax.augment.draws import example_keys
-from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.layers.activation import gelu
@@ -31,6 +30,7 @@ from sacjax.objectives.base import (
     Display,
     Loss,
     Objective,
+    Options,
     build_encoder,
     num_features,
 )
@@ -41,8 +41,6 @@ from sacjax.views import View
 class MaskedPredictionOptions(Options):
     """`objective.options`; the defaults are TERA's, and Mockingjay's with band_share=0."""
 
-    where = "objective.options"
-
     time_share: float = 0.15  # of the frames, in spans; 0 = none
     time_span: int = 7  # frames
     zero_probability: float = 0.8  # that a clip's spans become zeros
@@ -50,12 +48,13 @@ class MaskedPredictionOptions(Options):
     band_share: float = 0.2  # of the bands that are zeroed at the most; 0 = none
     noise_probability: float = 0.0  # that noise is added to a clip
     noise_std: float = 0.2
-    collapse_patience: int = 20  # log lines in a row that learn nothing before a stop; 0 = never
+    collapse_patience: int = 20
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
+        super().check()
         self.require_positive("time_span")
-        self.require_not_negative("noise_std", "collapse_patience")
+        self.require_not_negative("noise_std")
         self.require_shares("time_share", "zero_probability", "swap_probability")
         self.require_shares("band_share", "noise_probability")
         total = self.zero_probability + self.swap_probability
@@ -127,11 +126,6 @@ class MaskedPrediction(Objective):
             "norms": NORMS,
         },
     )
-
-    @property
-    def patience(self) -> int:  # type: ignore[override]
-        """Log lines in a row that learn nothing before the run stops."""
-        return self.options.collapse_patience
 
     @classmethod
     def check(cls, stage: ConfigDict) -> None:

@@ -13,18 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sacjax.config.options import Options
 from sacjax.context import Context
 from sacjax.layers.heads import MLP
 from sacjax.layers.similarity import NEVER, spread, unit
-from sacjax.objectives.base import (
-    LOSS,
-    NEIGHBOURS,
-    NORMS,
-    Display,
-    Loss,
-    build_encoder,
-)
+from sacjax.objectives.base import LOSS, NEIGHBOURS, NORMS, Display, Loss, Options, build_encoder
 from sacjax.objectives.clips import ClipContrast, ClipModel
 from sacjax.views import join
 
@@ -33,17 +25,14 @@ from sacjax.views import join
 class SimCLROptions(Options):
     """`objective.options` of SimCLR."""
 
-    where = "objective.options"
-
     hidden: int = 512  # width inside the projector
     projection_dim: int = 128  # in which views are compared
     temperature: float = 0.2  # of the cosines
-    collapse_patience: int = 10  # log lines in a row that look collapsed before a stop; 0 = never
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
+        super().check()
         self.require_positive("hidden", "projection_dim", "temperature")
-        self.require_not_negative("collapse_patience")
 
 
 class SimCLRModel(ClipModel):

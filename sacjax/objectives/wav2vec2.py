@@ -62,15 +62,12 @@ class Wav2Vec2Options(MaskOptions):
     temperature_start: float = 2.0  # of the Gumbel softmax: start · decay^step, at least end
     temperature_end: float = 0.5
     temperature_decay: float = 0.999995
-    collapse_patience: int = (
-        10  # log lines in a row that look collapsed before the run stops; 0 = never
-    )
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
         super().check()
         self.require_positive("negatives", "projection_dim", "logit_temperature", "temperature_end")
-        self.require_not_negative("diversity_weight", "feature_penalty", "collapse_patience")
+        self.require_not_negative("diversity_weight", "feature_penalty")
         self.require_shares("temperature_decay")
         self.require_rates("feature_dropout")
         if not self.temperature_start >= self.temperature_end:
@@ -161,11 +158,6 @@ class Wav2Vec2Objective(Objective):
         "larger batch or optimizer.accumulation, a lower optimizer.learning_rate with a longer "
         "warm-up, model.encoder.feature_gradient_scale=0.1"
     )
-
-    @property
-    def patience(self) -> int:  # type: ignore[override]
-        """Log lines in a row that look collapsed before the run stops."""
-        return self.options.collapse_patience
 
     @property
     def display(self) -> Display:  # type: ignore[override]

@@ -152,7 +152,7 @@ class HealthHook(Hook):
     """Stops a run that has collapsed, as its objective judges by the log lines."""
 
     def after_step(self, run: Run) -> None:
-        """Raises UserError after `patience` log lines in a row that look collapsed."""
+        """Raises UserError after `collapse_patience` log lines in a row that look collapsed."""
         if not is_logged(run, run.step):
             return
         objective, record = run.task.objective, run.record
@@ -160,7 +160,8 @@ class HealthHook(Hook):
         values = {k.removeprefix(prefix): v for k, v in run.values.items() if k.startswith(prefix)}
         reason = objective.health(values)
         record.collapsed = record.collapsed + 1 if reason else 0
-        if objective.patience and record.collapsed >= objective.patience:
+        patience = objective.options.collapse_patience
+        if patience and record.collapsed >= patience:
             raise UserError(
                 f"stage {run.name} has collapsed ({record.collapsed} log lines in a row, up to "
                 f"step {run.step}): {reason}; {objective.advice}"

@@ -218,15 +218,15 @@ def test_the_better_go_on():
 
 def test_halving_asks_development_folds_alone_and_resumes(tmp_path, monkeypatch, capsys):
     scores = dict(apc=0.9, simclr=0.8, cola=0.7, byol_a=0.6, wav2vec2=0.5, eat=0.4)
-    started = []
+    started, asked = [], []
 
     def run(todo, count):
         for job in todo:
             started.append(str(job.result.relative_to(tmp_path)))
             method = re.search(r"speech/([a-z0-9_]+?)_[a-z]+_\d+min", started[-1])[1]
-            table = {"few_shot_accuracy": {"10": [scores[method] - 0.1, scores[method] + 0.1]}}
             if job.result.suffix:
-                write(job.result, {"trained": table})
+                asked.append(" ".join(job.command))
+                write(job.result, {"accuracy": [[scores[method] - 0.1], [scores[method] + 0.1]]})
             else:
                 write(job.result / "results.json", {})
 
@@ -236,7 +236,7 @@ def test_halving_asks_development_folds_alone_and_resumes(tmp_path, monkeypatch,
     output = tmp_path / "ssl.csv"
     args = ["--halving", "--methods", *scores, "--runs", str(tmp_path), "--output", str(output)]
     assert ssl.main([*args, "--only"]) == 0
-    assert {name[-6:] for name in started if "probe" in name} == {"1.json", "2.json", "3.json"}
+    assert {fold for text in asked for fold in re.findall(r"fold=(\d)", text)} == {"1", "2", "3"}
     told = capsys.readouterr().out
     assert "apc: 90.0 %; goes on: among the best 3 of 6" in told
     assert "wav2vec2: left at an earlier budget; goes on: which the others" in told

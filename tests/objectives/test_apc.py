@@ -199,7 +199,7 @@ def test_a_flat_run_is_seen_in_its_own_metrics():
     batch = batch_of((F,) * B)
     run = quick(model, lambda model: objective.loss(model, batch, Context()).metrics)
     values = objective.summarize(run())
-    assert "no better" in objective.health(values) and objective.patience == 20
+    assert "no better" in objective.health(values) and objective.options.collapse_patience == 20
 
 
 @pytest.mark.parametrize("encoder", ["gru", "causal_transformer"])

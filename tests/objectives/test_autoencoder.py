@@ -182,7 +182,7 @@ def test_codes_that_are_all_alike_are_told():
     last.kernel[...], last.bias[...] = 0 * last.kernel[...], 1 + 0 * last.bias[...]
     assert objective.health(spread()).startswith("code_spread is 0 of 1")
     assert objective.verdict({"explained": -0.1}) and not objective.verdict({"explained": 0.1})
-    assert objective.patience == 10
+    assert objective.options.collapse_patience == 10
 
 
 @pytest.mark.parametrize(

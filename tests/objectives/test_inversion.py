@@ -138,7 +138,7 @@ def test_a_network_that_gives_silence_is_told(made):
     bias = silent.vocoder.head.linear.bias
     bias[...] = bias[...].at[:65].set(-30.0)  # of the log magnitudes
     values = [objective.summarize(judge(nnx.state(m), batch_of())[0]) for m in (model, silent)]
-    assert not objective.health(values[0]) and objective.patience == 10
+    assert not objective.health(values[0]) and objective.options.collapse_patience == 10
     assert objective.health(values[1]).startswith("level is")
 
 

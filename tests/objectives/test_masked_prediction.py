@@ -196,7 +196,7 @@ def test_a_flat_run_is_seen_in_its_own_metrics():
     model.head.bias[...] = jnp.asarray(inside.mean(0))
     run = quick(model, lambda m: objective.loss_of(m, View(X, LENGTHS), altered(), Context()))
     values = objective.summarize(run().metrics)
-    assert "no better" in objective.health(values) and objective.patience == 20
+    assert "no better" in objective.health(values) and objective.options.collapse_patience == 20
     assert objective.health({"gain_over_mean": 0.1}) == objective.health({}) == ""
 
 

@@ -119,7 +119,7 @@ def test_without_a_number_of_steps_it_evaluates_once_an_epoch_and_no_more_often_
 class Sick:
     """An objective whose health follows a metric."""
 
-    patience, advice = 2, "drink water"
+    options, advice = SimpleNamespace(collapse_patience=2), "drink water"
 
     def health(self, values):
         """Looks at 'fever', without its prefix."""
