@@ -64,6 +64,19 @@ TASKS: dict[str, Task] = {
         ),
         splits=seeds(3),
     ),
+    "music": Task(
+        "three genres of synthesized music",
+        "half of 240 pieces train, half test; three draws",
+        dict(
+            source="synthetic",
+            name="music",
+            examples=240,
+            holdout=(0.5, 0.0, 0.5),
+            sample_rate=16000,
+            seconds=4.0,
+        ),
+        splits=seeds(3),
+    ),
     "esc10": Task(
         "10 kinds of environmental sound",
         "the five official folds",
@@ -115,6 +128,21 @@ TASKS: dict[str, Task] = {
         ),
         path="voxlingua107",
         splits=seeds(3),
+    ),
+    "circor": Task(
+        "normal and abnormal hearts, by patients never heard (no medical device)",
+        "a fifth of the patients test; five draws",
+        dict(
+            source="folder",
+            label_pattern=r"/(\d+)_[^/]*$",
+            group_pattern=r"/(\d+)_[^/]*$",
+            label_table="training_data.csv",
+            label_columns=("Patient ID", "Outcome"),
+            holdout=(0.8, 0.0, 0.2),
+        ),
+        path="circor",
+        splits=seeds(5),
+        metric="balanced_accuracy",
     ),
 }
 
