@@ -1,6 +1,6 @@
 """Pieces of music made by rule, of three genres, for trying a recipe without a download.
 
-Tempo, key, timbre and level are drawn alike for all genres, so that they differ in rhythm, chords
+Tempo, key, timbre, noise and levels are drawn alike for all genres, which differ in rhythm, chords
 and instruments: broken triads without drums; swung cymbals over a walking bass; a drum on each beat
 with the bass in octaves.
 """
@@ -32,6 +32,7 @@ class Score:
         self.beat = 60 / rng.uniform(*TEMPO)  # seconds
         self.key = 110 * 2 ** (rng.integers(0, 12) / 12)
         self.partials = int(rng.integers(3, 7))
+        self.drums = 10 ** (-rng.uniform(0, 18) / 20)  # their level in the mix
         self.beats = int(np.ceil(samples / rate / self.beat))
 
     def add(self, beat: float, sound: np.ndarray, level: float) -> None:
@@ -53,13 +54,14 @@ class Score:
         """Adds a cymbal: blue noise that dies away."""
         n = max(round(seconds * self.rate), 8)
         shape = np.exp(-4 * np.arange(n) / n).astype(np.float32)
-        self.add(beat, noise(self.rng, n, self.rate, -1.0) * shape, level)
+        self.add(beat, noise(self.rng, n, self.rate, -1.0) * shape, self.drums * level)
 
     def kick(self, beat: float, level: float) -> None:
         """Adds a bass drum: a sine that falls from 120 to 45 Hz."""
         t = np.arange(round(0.18 * self.rate)) / self.rate
         phase = np.cumsum(45 + 75 * np.exp(-t / 0.03)) / self.rate
-        self.add(beat, (np.sin(2 * np.pi * phase) * np.exp(-t / 0.06)).astype(np.float32), level)
+        sound = (np.sin(2 * np.pi * phase) * np.exp(-t / 0.06)).astype(np.float32)
+        self.add(beat, sound, self.drums * level)
 
 
 def _classical(score: Score) -> None:
@@ -74,9 +76,9 @@ def _jazz(score: Score) -> None:
     for beat in range(score.beats):
         root = DEGREES[beat // 4 % 4]
         score.note(beat, root + int(score.rng.choice([0, 2, 4, 6])), 0.9, 0.8, 0.01)
-        score.hiss(beat, 0.12, 0.25)
+        score.hiss(beat, 0.12, 0.6)
         if beat % 2:
-            score.hiss(beat + 2 / 3, 0.08, 0.2)
+            score.hiss(beat + 2 / 3, 0.08, 0.5)
         if score.rng.random() < 0.5:  # a seventh chord between the beats
             for step in (2, 4, 6):
                 score.note(beat + 2 / 3, root + 7 + step, 0.4, 0.25, 0.01)
@@ -86,7 +88,7 @@ def _disco(score: Score) -> None:
     for beat in range(score.beats):
         root = DEGREES[beat // 4 % 4]
         score.kick(beat, 1.0)
-        score.hiss(beat + 0.5, 0.12, 0.3)
+        score.hiss(beat + 0.5, 0.12, 0.7)
         for k in range(2):
             score.note(beat + k / 2, root + 7 * k, 0.45, 0.6, 0.005)
         if beat % 2:
@@ -111,7 +113,7 @@ def make_piece(seed: int, index: int, samples: int, rate: float) -> np.ndarray:
     score = Score(rng, samples, rate)
     MAKERS[GENRES[index % len(GENRES)]](score)
     hum = noise(rng, samples, rate, rng.uniform(0, 2)) * np.float32(
-        10 ** (-rng.uniform(30, 50) / 20)
+        10 ** (-rng.uniform(15, 40) / 20)
     )
     sound = score.sound / (np.abs(score.sound).max() + 1e-9) + hum
     return sound * np.float32(10 ** (-rng.uniform(1, 12) / 20) / np.abs(sound).max())

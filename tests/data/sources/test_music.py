@@ -28,25 +28,25 @@ def test_the_scale_is_in_equal_temperament():
 
 
 def test_drums_tell_the_genres():
-    """The share of the energy below 80 Hz, of the bass drum, and above 2.5 kHz, of cymbals."""
+    """The energy below 80 Hz is of the bass drum, that above 5 kHz of cymbals."""
 
     def shares(index):
-        power = np.abs(np.fft.rfft(music.make_piece(1, index, 4 * RATE, RATE))) ** 2
-        hertz = np.fft.rfftfreq(4 * RATE, 1 / RATE)
-        return power[hertz < 80].sum() / power.sum(), power[hertz > 2500].sum() / power.sum()
+        power = np.abs(np.fft.rfft(music.make_piece(1, index, 64000, 16000))) ** 2
+        hertz = np.fft.rfftfreq(64000, 1 / 16000)
+        return power[hertz < 80].sum() / power.sum(), power[hertz > 5000].sum() / power.sum()
 
     low, high = (
         {genre: np.median(values[g::3]) for g, genre in enumerate(music.GENRES)}
-        for values in np.transpose([shares(k) for k in range(15)])
+        for values in np.transpose([shares(k) for k in range(30)])
     )
     assert low["disco"] > 3 * max(low["classical"], low["jazz"])
-    assert min(high["jazz"], high["disco"]) > 3 * high["classical"]
+    assert min(high["jazz"], high["disco"]) > 2 * high["classical"]
 
 
 def test_as_a_source():
     data = settings(
         source="synthetic", name="music", examples=30, seconds=0.5, sample_rate=RATE,
-        holdout=(0.5, 0.0, 0.5),
+        holdout=(0.5, 0.0, 0.5), validation_fraction=0.0,
     )  # fmt: skip
     found = load(data)
     assert found.class_names == ("classical", "disco", "jazz")
