@@ -21,10 +21,12 @@ def get_config(arg=""):
     c = config_lib.default()
     s = c.supervised
     path = os.path.join(config_lib.data_root(), "gtzan", "genres_original")
+    s.train.epochs = 30
     if arg.synthetic or not os.path.isdir(path):
         s.data.source = "synthetic"
         s.data.name = "music"
         s.data.examples = 300
+        s.train.epochs = 10
     else:
         s.data.source = "folder"
         s.data.path = path
@@ -49,6 +51,5 @@ def get_config(arg=""):
     s.optimizer.learning_rate = 2e-3
     s.optimizer.weight_decay = 0.05
     s.train.batch_size = 32
-    s.train.epochs = 30
     s.eval.checkpoint = "best"
     return c
