@@ -35,7 +35,8 @@ def knn(
 
     others = len(train) - (test is None)
     model = KNeighborsClassifier(min(neighbours, others), metric="cosine").fit(train, train_labels)
-    return _score(model.predict(test), train_labels if test is None else test_labels, metric)
+    wanted = train_labels if test_labels is None else test_labels
+    return _score(model.predict(test), wanted, metric)
 
 
 def linear(
