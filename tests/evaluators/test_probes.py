@@ -72,12 +72,12 @@ def test_draws_of_few_shots(monkeypatch):
     train = np.arange(len(labels))[:, None]  # each vector is its place
     taken = []
 
-    def record(model, vectors, own, test, answers):
+    def record(model, vectors, own, test, answers, metric):
         assert np.array_equal(own, labels[vectors[:, 0]])
         taken.append(vectors[:, 0].tolist())
         return len(taken)
 
-    monkeypatch.setattr(probes, "_accuracy", record)
+    monkeypatch.setattr(probes, "_fitted_score", record)
     result = probes.few_shot(train, labels, train, labels, (1, 5), 3, 7)
     assert result == {1: [1, 3, 5], 5: [2, 4, 6]}
     ones, fives = taken[::2], taken[1::2]
