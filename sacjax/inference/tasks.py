@@ -54,7 +54,7 @@ def seeds(count: int) -> tuple[dict[str, Any], ...]:
 TASKS: dict[str, Task] = {
     "sounds": Task(
         "20 kinds of synthesized sound",
-        "half of 800 clips train, half test; three draws",
+        "about half of 800 clips train, the others test; three draws",
         dict(
             source="synthetic",
             examples=800,
@@ -67,7 +67,7 @@ TASKS: dict[str, Task] = {
     ),
     "music": Task(
         "three genres of synthesized music",
-        "half of 240 pieces train, half test; three draws",
+        "half of 240 pieces train, the others test; three draws",
         dict(
             source="synthetic",
             name="music",
