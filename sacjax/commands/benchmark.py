@@ -16,6 +16,7 @@ two splits at the most and few clips of each class: a look, not a result.
 import argparse
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     store = benchmark.Store(output.with_suffix(".json") if output else None)
     compilation.start()
     prepared = {name: benchmark.prepare(name, task, settings) for name, task in found.items()}
+    loaders: dict[str, Callable[[], dict[str, Any]]]
     loaders = {path: functools.partial(load, name, path, args) for name, path in names.items()}
     tell = functools.partial(print, file=sys.stderr)
     results = benchmark.run(loaders, list(prepared.values()), settings, store, tell)
