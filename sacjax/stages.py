@@ -277,6 +277,7 @@ class Stage:
             logits=on_mesh(trainer.predict),
             embeddings=on_mesh(trainer.embed),
             sums=on_mesh(trainer.evaluate),
+            losses=on_mesh(trainer.losses),
         )
 
     def validate(self, state: TrainState) -> dict[str, float]:
@@ -386,23 +387,32 @@ def print_scores(name: str, scores: dict[str, float], stage: ConfigDict, objecti
             precision = 100 * value["mean_average_precision"]
             figures.insert(0, f"mean average precision {precision:.2f} %")
         elif "accuracy" in value:
-            interval = ""
-            if "accuracy_low" in value:
-                low, high = (100 * value[f"accuracy_{end}"] for end in ("low", "high"))
-                interval = f" (95 % interval {low:.1f} to {high:.1f})"
-            figures.insert(0, f"accuracy {100 * value['accuracy']:.2f} %{interval}")
+            shown = f"accuracy {100 * value['accuracy']:.2f} %{_interval(value, 'accuracy')}"
+            figures.insert(0, shown)
         elif not objective.needs_labels and "loss" in value:
             figures.append(objective.describe(value))
         for key, label in (
             ("knn_accuracy", "k-nearest neighbours"),
             ("linear_accuracy", "linear probe"),
+            ("sensitivity", "sensitivity"),
+            ("specificity", "specificity"),
+            ("anomaly_auc", "area under the ROC curve of anomalies"),
+            ("anomaly_partial_auc", "at few false alarms"),
         ):
             if key in value:
-                figures.append(f"{label} {100 * value[key]:.1f} %")
+                figures.append(f"{label} {100 * value[key]:.1f} %{_interval(value, key)}")
         print(f"{name}: {part} {', '.join(figures)}")
         warning = "" if objective.needs_labels or "loss" not in value else objective.verdict(value)
         if warning:
             print(f"warning: {name} {warning}")
+
+
+def _interval(value: dict[str, float], key: str) -> str:
+    """Returns a score's interval as text, '' where it has none."""
+    if f"{key}_low" not in value:
+        return ""
+    low, high = (100 * value[f"{key}_{end}"] for end in ("low", "high"))
+    return f" (95 % interval {low:.1f} to {high:.1f})"
 
 
 def read_results(workdir: Path) -> Results:

@@ -12,6 +12,7 @@ COMMANDS = {
     "explain": "which part of a sound makes its label: a picture, and the part to hear",
     "embed": "turn sounds into vectors of a trained encoder",
     "probe": "nearest neighbours, linear probe and few labels on a frozen encoder",
+    "benchmark": "frozen encoders on a list of tasks, each by its protocol: one table",
     "inspect": "look at a data set before training on it",
     "prepare": "turn a data set into ArrayRecord shards",
     "plan": "will a step fit, how fast, on which mesh, without the hardware",

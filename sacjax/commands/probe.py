@@ -84,11 +84,14 @@ def compare(results: "dict[str, Probed]", neighbours: int) -> str:
     return aligned([["test accuracy, %", *next(iter(lines.values()))], *rows])
 
 
-def aligned(rows: list[list[str]]) -> str:
-    """Returns rows of text as a table: the first column to the left, the others to the right."""
+def aligned(rows: list[list[str]], left: int = 1) -> str:
+    """Returns rows of text as a table: `left` columns to the left, the others to the right."""
     wide = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return "\n".join(
-        "  ".join([row[0].ljust(wide[0]), *map(str.rjust, row[1:], wide[1:])]) for row in rows
+        "  ".join(
+            [*map(str.ljust, row[:left], wide[:left]), *map(str.rjust, row[left:], wide[left:])]
+        )
+        for row in rows
     )
 
 

@@ -17,7 +17,8 @@ class Options(options_lib.Options):
         "folder", "manifest", "tfds", "arrayrecord", "synthetic", "huggingface", "webdataset"
     ] = "synthetic"
     path: str = ""  # folder, manifest, published layout of a TFDS builder, shards, Parquet, tars
-    name: str = ""  # tfds: such as 'esc50/esc10'; huggingface: 'ORG/NAME:CONFIG@REVISION'
+    # tfds: such as 'esc50/esc10'; huggingface: 'ORG/NAME:CONFIG@REVISION'; synthetic: music or ''.
+    name: str = ""
     data_dir: str = ""  # tfds, huggingface: where data sets are kept ('' = the library's default)
     # huggingface, webdataset: which columns, or keys, are what ('' = by type and name).
     audio_column: str = ""
@@ -35,6 +36,11 @@ class Options(options_lib.Options):
     label_pattern: str = ""
     fold_pattern: str = ""
     group_pattern: str = ""
+    # A csv below `path` (* stands for anything) that has the label of what label_pattern finds; its
+    # columns of both, numbers from 0 on where it has no header; and what is a label in its cells.
+    label_table: str = ""
+    label_columns: tuple[str, str] = ("0", "1")
+    label_values: str = ""
     empty_label: Literal["unknown", "none"] = (
         "unknown"  # csv, multi-label: what an empty cell means
     )
@@ -65,10 +71,14 @@ class Options(options_lib.Options):
         wanted = f"it is of data.source=manifest, and at most data.seconds {self.seconds:g}"
         self.require(good, "windows", wanted, self.windows)
         self.require(bool(self.background), "background", "it needs a name")
+        good = bool(self.label_pattern) or not self.label_table
+        self.require(good, "label_table", "data.label_pattern must say what to look for in it")
+        good = len(self.label_columns) == 2 and all(isinstance(c, str) for c in self.label_columns)
+        self.require(good, "label_columns", "give two: of the key and of the label")
         shares = self.holdout
         good = len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6
         self.require(good, "holdout", "give three shares that sum to 1")
-        for key in ("label_pattern", "fold_pattern", "group_pattern"):
+        for key in ("label_pattern", "fold_pattern", "group_pattern", "label_values"):
             try:
                 re.compile(getattr(self, key))
             except re.error as error:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from sacjax.data import hosts
+from sacjax.data import hosts, label_table
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 
@@ -21,14 +21,20 @@ def apply(recordings: Recordings, data: ConfigDict) -> Recordings:
     own: what is right is not guessed where a pattern says something else.
 
     Raises:
-      UserError: a name without a match, or labels or folds from both the data and a pattern.
+      UserError: a name without a match, labels or folds from both the data and a pattern, or a
+        table of labels that does not fit.
     """
     names, found = recordings.names, recordings
     if data.label_pattern:
         if data.source != "folder":
             _refuse_both("label", any(own is not None for own in found.labels))
-        labels = [(label,) for label in find(names, data.label_pattern, "label")]
-        classes = tuple(sorted({label for (label,) in labels}))
+        labels: label_table.Labels
+        if data.label_table:
+            keys = search(names, data.label_pattern, "label")
+            labels = label_table.find(names, keys, data)
+        else:
+            labels = [(label,) for label in find(names, data.label_pattern, "label")]
+        classes = tuple(sorted({label for own in labels for label in own or ()}))
         found = dataclasses.replace(found, labels=labels, class_names=classes)
     if data.fold_pattern:
         _refuse_both("fold", found.folds is not None)
@@ -55,8 +61,7 @@ def find(names: Sequence[str], pattern: str, what: str) -> list[str]:
         is not left without: a slip in the expression would go unseen, and a speaker would be in
         training and test.
     """
-    expression = _compiled(pattern, what)
-    found = [_first_group(expression.search(_PART.sub("", name))) for name in names]
+    found = search(names, pattern, what)
     missing = [name for name, text in zip(names, found, strict=True) if not text]
     if missing:
         more = f" and {len(missing) - 1} more names" if len(missing) > 1 else ""
@@ -65,6 +70,12 @@ def find(names: Sequence[str], pattern: str, what: str) -> list[str]:
             "change it so that it fits every file name"
         )
     return found
+
+
+def search(names: Sequence[str], pattern: str, what: str) -> list[str]:
+    """Returns what `find` does, but '' for a name without a match."""
+    expression = _compiled(pattern, what)
+    return [_first_group(expression.search(_PART.sub("", name))) for name in names]
 
 
 def number_folds(texts: Sequence[str], where: str) -> list[int]:

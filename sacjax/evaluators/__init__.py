@@ -13,16 +13,21 @@ from ml_collections import ConfigDict
 from sacjax import objectives
 from sacjax.config import options
 from sacjax.errors import UserError, nearest
+from sacjax.evaluators import anomaly
+from sacjax.evaluators.anomaly import AnomalyEvaluator
 from sacjax.evaluators.base import Evaluator, Judged, Scores
 from sacjax.evaluators.classification import ClassificationEvaluator
 from sacjax.evaluators.objective import ObjectiveEvaluator
 from sacjax.evaluators.probing import LinearProbe, NeighbourProbe
+from sacjax.evaluators.screening import ScreeningEvaluator
 
 EVALUATORS: dict[str, type[Evaluator]] = {
     "classification": ClassificationEvaluator,
     "objective": ObjectiveEvaluator,
     "knn": NeighbourProbe,
     "linear": LinearProbe,
+    "anomaly": AnomalyEvaluator,
+    "screening": ScreeningEvaluator,
 }
 
 __all__ = [
@@ -70,7 +75,10 @@ def build(stage: ConfigDict) -> list[Evaluator]:
     """Returns the evaluators of a stage's config. Raises UserError for an unknown one."""
     kind = objectives.OBJECTIVES[stage.objective.name]
     entries = stage.eval.evaluators or kind.evaluators
-    return [_make(k, entry, kind.needs_labels) for k, entry in enumerate(entries)]
+    made = [_make(k, entry, kind.needs_labels) for k, entry in enumerate(entries)]
+    if any(isinstance(one, AnomalyEvaluator) for one in made):
+        anomaly.check(stage, kind)
+    return made
 
 
 def check(stage: ConfigDict) -> None:
@@ -87,7 +95,7 @@ def _make(number: int, entry: Any, has_classes: bool) -> Evaluator:
         raise UserError(f"{where} is {entry!r}: give dict(name=…, …)") from None
     if name not in EVALUATORS:
         raise UserError(f"{where}.name is '{name}'{nearest(str(name), EVALUATORS)}")
-    if name == "classification" and not has_classes:
+    if name in ("classification", "screening") and not has_classes:
         raise UserError(f"{where}: an objective without labels gives no classes to score")
     options.check(where, name, given, EVALUATORS[name].Options)
     return EVALUATORS[name](**given)

@@ -47,6 +47,9 @@ class Judged:
     sums: Callable[[dict[str, Any]], metrics.Sums]
     """Host batch → {metric: (sum, count)} of the objective."""
 
+    losses: Callable[[dict[str, Any]], Any] | None = None
+    """Host batch → [B, 1], the objective's loss of each example alone."""
+
     def predict(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns (logits [n, C] of clips, seen [n]); see `predictions.predict`."""
         classes = len(self.recordings.class_names)
@@ -56,6 +59,12 @@ class Judged:
         """Returns (embeddings [n, D] of clips, seen [n])."""
         width = self.objective.features
         return predict(self.embeddings, self.batches(indices), indices, width)
+
+    def losses_of(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (the loss [n] of each clip, averaged over its windows; seen [n])."""
+        assert self.losses is not None
+        values, seen = predict(self.losses, self.batches(indices), indices, 1)
+        return values[:, 0], seen
 
     def evaluate(self, indices: np.ndarray) -> dict[str, float]:
         """Returns the objective's own metrics of clips."""

@@ -10,6 +10,7 @@ from sacjax.errors import UserError
 
 REGULARIZATION = tuple(10.0**k for k in range(-4, 3))  # values of C to choose from
 FOLDS = 5
+METRICS = ("accuracy", "balanced_accuracy")  # the latter is the mean of the classes' recalls
 
 
 def knn(
@@ -18,6 +19,7 @@ def knn(
     test: np.ndarray | None,
     test_labels: np.ndarray | None,
     neighbours: int = 10,
+    metric: str = "accuracy",
 ) -> float:
     """Returns the accuracy of k-nearest-neighbour classification by cosine distance.
 
@@ -27,12 +29,14 @@ def knn(
       train, train_labels: vectors [N, D] and their labels [N].
       test, test_labels: vectors [M, D] and their labels [M], or None.
       neighbours: k.
+      metric: one of `METRICS`.
     """
     from sklearn.neighbors import KNeighborsClassifier
 
     others = len(train) - (test is None)
     model = KNeighborsClassifier(min(neighbours, others), metric="cosine").fit(train, train_labels)
-    return float(np.mean(model.predict(test) == (train_labels if test is None else test_labels)))
+    wanted = train_labels if test_labels is None else test_labels
+    return _score(model.predict(test), wanted, metric)
 
 
 def linear(
@@ -41,11 +45,13 @@ def linear(
     test: np.ndarray,
     test_labels: np.ndarray,
     seed: int = 0,
+    metric: str = "accuracy",
 ) -> float:
-    """Returns the test accuracy of logistic regression on standardized vectors [N, D].
+    """Returns the test accuracy, or another of `METRICS`, of logistic regression.
 
-    The strength of its regularization is chosen by stratified 5-fold cross-validation on the
-    training vectors where each class has 5 or more, else C = 1. `seed` shuffles the folds.
+    Vectors [N, D] are standardized. The strength of its regularization is chosen by stratified
+    5-fold cross-validation on the training vectors where each class has 5 or more, else C = 1.
+    `seed` shuffles the folds.
 
     Raises:
       UserError: fewer than two classes to train on, or nothing to test.
@@ -56,8 +62,9 @@ def linear(
     model = classifier()
     if np.unique(train_labels, return_counts=True)[1].min() >= FOLDS:
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-        model = GridSearchCV(model, {"logisticregression__C": REGULARIZATION}, cv=folds)
-    return _accuracy(model, train, train_labels, test, test_labels)
+        grid = {"logisticregression__C": REGULARIZATION}
+        model = GridSearchCV(model, grid, cv=folds, scoring=metric)
+    return _fitted_score(model, train, train_labels, test, test_labels, metric)
 
 
 def few_shot(
@@ -68,12 +75,13 @@ def few_shot(
     shots: Sequence[int] = (1, 5, 10, 50),
     draws: int = 5,
     seed: int = 0,
+    metric: str = "accuracy",
 ) -> dict[int, list[float]]:
     """Returns {shot: [test accuracy of each draw]} of logistic regression (C = 1).
 
-    It is trained on `shot` random training vectors of each class. A class that has fewer gives all
-    it has; shots that no class has are left out. Within a draw the vectors of a smaller shot are
-    among those of a larger one.
+    Instead of accuracy it may be another of `METRICS`. It is trained on `shot` random training
+    vectors of each class. A class that has fewer gives all it has; shots that no class has are left
+    out. Within a draw the vectors of a smaller shot are among those of a larger one.
 
     Raises:
       UserError: fewer than two classes to train on, nothing to test, or shots or draws that are not
@@ -90,9 +98,8 @@ def few_shot(
         order = shuffled_classes(train_labels, seed, draw)
         for shot in accuracy:
             kept = np.concatenate([own[:shot] for own in order])
-            accuracy[shot].append(
-                _accuracy(classifier(), train[kept], train_labels[kept], test, test_labels)
-            )
+            few = train[kept], train_labels[kept]
+            accuracy[shot].append(_fitted_score(classifier(), *few, test, test_labels, metric))
     return accuracy
 
 
@@ -106,18 +113,19 @@ def all_scores(
     shots: Sequence[int] = (1, 5, 10, 50),
     draws: int = 5,
     seed: int = 0,
+    metric: str = "accuracy",
 ) -> dict[str, Any]:
-    """Returns the test accuracies of all probes, as JSON has them.
+    """Returns the test accuracies of all probes, or another of `METRICS`, as JSON has them.
 
     They are `knn_accuracy` and `linear_accuracy`, and `few_shot_accuracy`, {shot: [of each draw]}.
     The arguments and errors are those of `knn`, `linear` and `few_shot`. Vectors of another encoder
     of the same clips get the same draws.
     """
     four = train, train_labels, test, test_labels
-    few = few_shot(*four, shots, draws, seed)
+    few = few_shot(*four, shots, draws, seed, metric)
     return {
-        "knn_accuracy": knn(*four, neighbours),
-        "linear_accuracy": linear(*four, seed),
+        "knn_accuracy": knn(*four, neighbours, metric),
+        "linear_accuracy": linear(*four, seed, metric),
         "few_shot_accuracy": {str(shot): values for shot, values in few.items()},
     }
 
@@ -162,16 +170,26 @@ def classifier() -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
 
 
-def _accuracy(
+def _fitted_score(
     model: Any,
     train: np.ndarray,
     train_labels: np.ndarray,
     test: np.ndarray,
     test_labels: np.ndarray,
+    metric: str,
 ) -> float:
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
         # With little regularization it may not converge, long after its accuracy has settled.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return float(model.fit(train, train_labels).score(test, test_labels))
+        model.fit(train, train_labels)
+    return _score(model.predict(test), test_labels, metric)
+
+
+def _score(predicted: np.ndarray, labels: np.ndarray, metric: str) -> float:
+    """Returns one of `METRICS`; classes that no clip has do not count in balanced accuracy."""
+    right = predicted == labels
+    if metric == "balanced_accuracy":
+        return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+    return float(np.mean(right))

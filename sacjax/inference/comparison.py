@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 from sacjax.evaluators import probes
-from sacjax.inference.embedder import Layer, embed_recordings
+from sacjax.inference.embedder import Embedder, Layer, embed_recordings
 from sacjax.inference.model import Model, untrained
 
 # Keys of `data` that say how a clip is read and fed, not which clips there are.
@@ -97,15 +97,19 @@ class Clips(NamedTuple):
     test: np.ndarray
 
 
-def clips_of(data: ConfigDict) -> Clips:
+def clips_of(data: ConfigDict, recordings: Recordings | None = None) -> Clips:
     """Returns the labelled training and test clips of a `data` config.
+
+    Args:
+      data: says which they are.
+      recordings: of `data`, where they are loaded.
 
     Raises:
       UserError: too few to probe.
     """
     from sacjax.data import sources, splits
 
-    recordings = sources.load(data)
+    recordings = sources.load(data) if recordings is None else recordings
     labels = splits.first_labels(recordings)
     if (labels < 0).all():
         raise UserError(
@@ -190,10 +194,8 @@ def probe(
         tables[name] = {}
         for kind, one in kinds.items():
             embedder = one.embedder(layer, pooling=pooling)
-            vectors, seen = embed_recordings(embedder, clips.recordings, indices, bad)
-            _check_finite(name, vectors)
+            tables[name][kind], seen = vectors_of(name, embedder, clips.recordings, indices, bad)
             good &= seen
-            tables[name][kind] = vectors
     learned, tested = good[: len(clips.train)], good[len(clips.train) :]
     kept = clips._replace(train=clips.train[learned], test=clips.test[tested])
     y, wanted = kept.labels[kept.train], kept.labels[kept.test]
@@ -211,6 +213,24 @@ def probe(
         for name, kinds in tables.items()
     }
     return results, kept, bad
+
+
+def vectors_of(
+    name: str, embedder: Embedder, recordings: Recordings, indices: np.ndarray, bad: dict[int, str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (vectors float32 [n, D], seen bool [n]) of the recordings at `indices` [n].
+
+    Args:
+      name: of the encoder, for the message.
+      embedder: it.
+      recordings, indices, bad: as of `embed_recordings`.
+
+    Raises:
+      UserError: vectors that are not finite.
+    """
+    vectors, seen = embed_recordings(embedder, recordings, indices, bad)
+    _check_finite(name, vectors)
+    return vectors, seen
 
 
 def _check_finite(name: str, vectors: np.ndarray) -> None:

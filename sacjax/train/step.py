@@ -225,6 +225,9 @@ class Trainer:
     samples: Any
     """(state, batch) → the objective's sounds to be played, {name: [B, T]}."""
 
+    losses: Any
+    """(state, batch) → the objective's loss of each example alone, [B, 1]."""
+
     evaluate: Any
     """(state, batch) → {metric: (sum, count)} of the objective in evaluation mode."""
 
@@ -323,6 +326,7 @@ def make_trainer(
         predict=apply(partial(_predict, setup)),
         embed=apply(partial(_embed, setup)),
         samples=apply(partial(_samples, setup)),
+        losses=apply(partial(_losses, setup)),
         evaluate=apply(partial(_evaluate, setup), out_shardings=replicated(mesh)),
         state_shapes=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, at_rest
@@ -360,6 +364,20 @@ def _evaluate(setup: Setup, state: TrainState, batch: dict[str, Any]) -> Any:
     key = jax.random.key(0) if setup.objective.views > 1 else None
     ctx = Context(progress=progress)
     return setup.objective.loss(_evaluated(setup, state), setup.views(batch, key), ctx).metrics
+
+
+def _losses(setup: Setup, state: TrainState, batch: dict[str, Any]) -> jax.Array:
+    """Returns what `_evaluate` has as the loss, of batches of one example each."""
+    graphdef, variables = nnx.split(_evaluated(setup, state))
+    progress = schedule_progress(state.step, state.progress, setup.stage.optimizer.schedule_count)
+
+    def loss(example: dict[str, Any]) -> jax.Array:
+        model = nnx.merge(graphdef, variables)
+        found = setup.objective.loss(model, example, Context(progress=progress))
+        return found.total / jnp.maximum(found.count, 1)
+
+    alone = jax.tree.map(lambda x: x[:, None], setup.views(batch))
+    return jax.vmap(loss)(alone)[:, None]
 
 
 def batch_shapes(stage: ConfigDict, size: int, num_classes: int) -> dict[str, Any]:

@@ -32,8 +32,8 @@ def test_every_command_has_a_line_and_tells_its_flags(capsys):
     [
         (
             ["evaluate"],
-            "error: there is no command 'evaluate'; known: convert, embed, explain, export, "
-            "inspect",
+            "error: there is no command 'evaluate'; known: benchmark, convert, embed, "
+            "explain, export, inspect",
         ),
         (["predcit"], "error: there is no command 'predcit'; did you mean 'predict'?"),
         (["train", "--workdir", "x"], "error: training needs one --config and one --workdir"),

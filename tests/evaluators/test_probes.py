@@ -72,12 +72,12 @@ def test_draws_of_few_shots(monkeypatch):
     train = np.arange(len(labels))[:, None]  # each vector is its place
     taken = []
 
-    def record(model, vectors, own, test, answers):
+    def record(model, vectors, own, test, answers, metric):
         assert np.array_equal(own, labels[vectors[:, 0]])
         taken.append(vectors[:, 0].tolist())
         return len(taken)
 
-    monkeypatch.setattr(probes, "_accuracy", record)
+    monkeypatch.setattr(probes, "_fitted_score", record)
     result = probes.few_shot(train, labels, train, labels, (1, 5), 3, 7)
     assert result == {1: [1, 3, 5], 5: [2, 4, 6]}
     ones, fives = taken[::2], taken[1::2]
@@ -119,3 +119,26 @@ def test_what_cannot_be_probed():
         probes.linear(vectors[:3], labels[:3], vectors, labels)
     with pytest.raises(UserError, match="--draws 0"):
         probes.few_shot(vectors, labels, vectors, labels, (1,), 0)
+
+
+def test_balanced_accuracy_counts_classes_alike():
+    """As scikit-learn has it, of the same predictions; one class is five times the other."""
+    from sklearn.metrics import balanced_accuracy_score
+
+    x, labels = clouds(60, 2, 4, 2.0, 0)
+    kept = np.r_[0:60, 60:72]
+    x, labels = x[kept], labels[kept]
+    model = LogisticRegression(max_iter=1000)
+    standard = (x - x.mean(0)) / x.std(0)
+    predicted = model.fit(standard, labels).predict(standard)
+    wanted = balanced_accuracy_score(labels, predicted)
+    four = x, labels, x, labels
+    (got,) = probes.few_shot(*four, (60,), 1, metric="balanced_accuracy")[60]
+    (plain,) = probes.few_shot(*four, (60,), 1)[60]
+    assert got == pytest.approx(wanted) and plain == pytest.approx((predicted == labels).mean())
+    assert plain > got + 0.02
+    # Of three neighbours among all, the rare class never has most.
+    far = np.array([[1.0, 0.0]] * 5 + [[1.0, 0.1]])
+    six = np.array([0] * 5 + [1])
+    assert probes.knn(far, six, far, six, 3, "balanced_accuracy") == pytest.approx(0.5)
+    assert probes.knn(far, six, far, six, 3) == pytest.approx(5 / 6)

@@ -30,7 +30,7 @@ def load_array_record(data: ConfigDict) -> Recordings:
 
 
 def load_synthetic(data: ConfigDict) -> Recordings:
-    """Sounds made by rule, 20 classes, for trying everything without a download."""
+    """Sounds of 20 classes, or music of three, made by rule: for trying without a download."""
     from sacjax.data.sources import synthetic
 
     return synthetic.load_synthetic(data)

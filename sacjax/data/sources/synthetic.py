@@ -29,7 +29,7 @@ def _log_uniform(rng: Rng, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def _voice(
+def voice(
     rng: Rng, frequency: float | np.ndarray, t: np.ndarray, rate: float, partials: int = 5
 ) -> np.ndarray:
     """A harmonic sound of a frequency in Hz, fixed or [n].
@@ -54,7 +54,7 @@ def _voice(
     return sound.imag
 
 
-def _noise(rng: Rng, n: int, rate: float, exponent: float) -> np.ndarray:
+def noise(rng: Rng, n: int, rate: float, exponent: float) -> np.ndarray:
     """Gaussian noise of power ~ f ** -exponent above 40 Hz, of unit peak.
 
     An exponent of 0 is white, 1 pink, 2 brown, -1 blue.
@@ -67,7 +67,7 @@ def _noise(rng: Rng, n: int, rate: float, exponent: float) -> np.ndarray:
 
 
 def _coloured(low: float, high: float) -> Maker:
-    return lambda rng, t, rate: _noise(rng, len(t), rate, rng.uniform(low, high))
+    return lambda rng, t, rate: noise(rng, len(t), rate, rng.uniform(low, high))
 
 
 def _swing(rng: Rng, t: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -82,24 +82,24 @@ def _tremolo(rng: Rng, t: np.ndarray, fast: bool) -> np.ndarray:
 
 
 def _tone(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    return _voice(rng, _log_uniform(rng, LOW, HIGH), t, rate)
+    return voice(rng, _log_uniform(rng, LOW, HIGH), t, rate)
 
 
 def _chirp(rng: Rng, t: np.ndarray, rate: float, up: bool) -> np.ndarray:
     span = rng.uniform(1.6, 2.6)
     share = t / t[-1]
-    return _voice(
+    return voice(
         rng, _log_uniform(rng, LOW, HIGH / span) * span ** (share if up else 1 - share), t, rate
     )
 
 
 def _vibrato(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
     depth = rng.uniform(0.06, 0.12)
-    return _voice(rng, _log_uniform(rng, LOW, HIGH) * (1 + depth * _swing(rng, t, 8, 12)), t, rate)
+    return voice(rng, _log_uniform(rng, LOW, HIGH) * (1 + depth * _swing(rng, t, 8, 12)), t, rate)
 
 
 def _siren(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
-    return _voice(
+    return voice(
         rng,
         _log_uniform(rng, LOW * 1.4, HIGH / 1.4) * 2 ** (0.45 * _swing(rng, t, 2, 3.2)),
         t,
@@ -111,7 +111,7 @@ def _staircase(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
     """Four to six notes, upwards."""
     notes, span = int(rng.integers(4, 7)), rng.uniform(1.8, 2.8)
     note = np.minimum(np.floor(t / t[-1] * notes), notes - 1)
-    return _voice(rng, _log_uniform(rng, LOW, HIGH / span) * span ** (note / (notes - 1)), t, rate)
+    return voice(rng, _log_uniform(rng, LOW, HIGH / span) * span ** (note / (notes - 1)), t, rate)
 
 
 def _bell(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
@@ -146,22 +146,20 @@ def _rain(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
     keep = np.exp(-1 / (0.004 * rate))
     return scipy.signal.lfilter(
         np.ones(1, np.float32), np.array([1, -keep], np.float32), drops
-    ) * _noise(rng, len(t), rate, rng.uniform(-1, 0.3))
+    ) * noise(rng, len(t), rate, rng.uniform(-1, 0.3))
 
 
 def _clicks(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
     period = rng.uniform(0.09, 0.14)
     since = (t + rng.uniform(0, period)) % period
-    return np.exp((-since / 0.006).astype(np.float32)) * _noise(
-        rng, len(t), rate, rng.uniform(0, 2)
-    )
+    return np.exp((-since / 0.006).astype(np.float32)) * noise(rng, len(t), rate, rng.uniform(0, 2))
 
 
 def _engine(rng: Rng, t: np.ndarray, rate: float) -> np.ndarray:
     """Thuds 25 to 40 times a second, at a speed that wanders."""
     speed = rng.uniform(25, 40) * (1 + 0.1 * _swing(rng, t, 0.5, 2))
     pulse = np.sin((np.pi * (np.cumsum(speed) / rate % 1.0)).astype(np.float32)) ** 8
-    return pulse * _noise(rng, len(t), rate, rng.uniform(1.5, 2.2))
+    return pulse * noise(rng, len(t), rate, rng.uniform(1.5, 2.2))
 
 
 MAKERS: dict[str, Maker] = {
@@ -175,10 +173,10 @@ MAKERS: dict[str, Maker] = {
     "clicks": _clicks,
     "engine": _engine,
     "noise_fast": lambda rng, t, rate: (
-        _noise(rng, len(t), rate, rng.uniform(-1, 1)) * _tremolo(rng, t, True) ** 2
+        noise(rng, len(t), rate, rng.uniform(-1, 1)) * _tremolo(rng, t, True) ** 2
     ),
     "noise_slow": lambda rng, t, rate: (
-        _noise(rng, len(t), rate, rng.uniform(0, 2)) * _tremolo(rng, t, False) ** 2
+        noise(rng, len(t), rate, rng.uniform(0, 2)) * _tremolo(rng, t, False) ** 2
     ),
     "pink_noise": _coloured(0.85, 1.15),
     "plucked": _plucked,
@@ -214,7 +212,7 @@ def make_clip(seed: int, index: int, samples: int, rate: float) -> np.ndarray:
     the sound; in 3 of 10 clips a sound of another class, 14 to 22 dB below.
     """
     rng = np.random.default_rng([seed, index])
-    sound = _noise(rng, samples, rate, rng.uniform(0, 2)) * np.float32(
+    sound = noise(rng, samples, rate, rng.uniform(0, 2)) * np.float32(
         10 ** (-rng.uniform(22, 40) / 20)
     )
     part, event = _event(rng, CLASSES[index % len(CLASSES)], samples, rate)
@@ -231,6 +229,7 @@ def make_clip(seed: int, index: int, samples: int, rate: float) -> np.ndarray:
 class SyntheticClip:
     """A clip that is made when it is read."""
 
+    make: Callable[[int, int, int, float], np.ndarray]
     seed: int
     index: int
     num_samples: int
@@ -238,37 +237,45 @@ class SyntheticClip:
 
     def read(self, start: int, count: int) -> np.ndarray:
         """Returns float32 [n, 1]."""
-        return make_clip(self.seed, self.index, self.num_samples, self.sample_rate)[
-            start : start + count, None
-        ]
+        sound = self.make(self.seed, self.index, self.num_samples, self.sample_rate)
+        return sound[start : start + count, None]
 
 
 @dataclasses.dataclass
 class OpenSynthetic:
     """Makes the i-th clip."""
 
+    make: Callable[[int, int, int, float], np.ndarray]
     seed: int
     samples: int
     rate: int
 
     def __call__(self, i: int) -> SyntheticClip:
         """Returns clip `i`."""
-        return SyntheticClip(self.seed, i, self.samples, self.rate)
+        return SyntheticClip(self.make, self.seed, i, self.samples, self.rate)
 
 
 def load_synthetic(data: ConfigDict) -> Recordings:
     """Returns `data.examples` clips of `data.seconds` at `data.sample_rate`, classes in turn.
 
-    The seed is `data.split_seed`. Twenty neighbours, one of each class, go to one part. Which one
-    depends on the index and `data.holdout` alone: a larger `data.examples` adds clips to the parts
-    and moves none.
+    They are the 20 sounds of this file, or with `data.name` 'music' pieces of three genres. The
+    seed is `data.split_seed`. Neighbours, one of each class, go to one part. Which one depends on
+    the index and `data.holdout` alone: a larger `data.examples` adds clips to the parts and moves
+    none.
 
     Raises:
-      UserError: fewer clips than classes, or clips or a rate too short for the sounds.
+      UserError: an unknown name, fewer clips than classes, or clips or a rate too short for the
+        sounds.
     """
-    if data.examples < len(CLASSES):
+    from sacjax.data.sources import music  # it builds on this file
+
+    kinds = {"": (CLASSES, make_clip), "music": (music.GENRES, music.make_piece)}
+    if data.name not in kinds:
+        raise UserError(f"data.name is '{data.name}': synthetic sounds are '', or music")
+    classes, make = kinds[data.name]
+    if data.examples < len(classes):
         raise UserError(
-            f"data.examples is {data.examples}: give at least {len(CLASSES)}, a clip for each "
+            f"data.examples is {data.examples}: give at least {len(classes)}, a clip for each "
             "synthetic class"
         )
     if data.sample_rate < 4000 or data.seconds < 0.1:
@@ -278,17 +285,17 @@ def load_synthetic(data: ConfigDict) -> Recordings:
         )
     train, validation, _ = data.holdout
     # Multiples of the golden ratio fill [0, 1) evenly, however many there are.
-    share = np.arange(data.examples) // len(CLASSES) * 0.6180339887498949 % 1
+    share = np.arange(data.examples) // len(classes) * 0.6180339887498949 % 1
     part = np.where(
         share < train, "train", np.where(share < train + validation, "validation", "test")
     )
-    names = [f"{CLASSES[i % len(CLASSES)]}_{i:06d}" for i in range(data.examples)]
-    labels: list[tuple[str, ...]] = [(CLASSES[i % len(CLASSES)],) for i in range(data.examples)]
+    names = [f"{classes[i % len(classes)]}_{i:06d}" for i in range(data.examples)]
+    labels: list[tuple[str, ...]] = [(classes[i % len(classes)],) for i in range(data.examples)]
     samples = round(data.seconds * data.sample_rate)
     return Recordings(
         names,
         labels,
-        CLASSES,
-        OpenSynthetic(data.split_seed, samples, data.sample_rate),
+        classes,
+        OpenSynthetic(make, data.split_seed, samples, data.sample_rate),
         splits=part.tolist(),
     )

@@ -1,0 +1,122 @@
+"""Sensitivity and specificity of finding one class among the others, with intervals."""
+
+import dataclasses
+
+import numpy as np
+
+from sacjax.config.options import Options as OptionsBase
+from sacjax.data import hosts, splits
+from sacjax.errors import UserError
+from sacjax.evaluators.base import Evaluator, Judged, Scores, When
+
+NO_DEVICE = (
+    "warning: this is no medical device. Its figures are of these recordings alone, are validated "
+    "by nobody, and must not be used to judge anyone's health"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(OptionsBase):
+    """Options of the screening scores."""
+
+    where = "eval.evaluators"
+
+    when: When = "end"
+    positive: str = ""  # the label that is to be found
+    threshold: float = 0.5  # of its probability, from which on it is found
+
+    def check(self) -> None:
+        """Raises UserError for a missing label, or a threshold that is none."""
+        self.require(bool(self.positive), "positive", "give the label that is to be found")
+        self.require_shares("threshold")
+
+
+class ScreeningEvaluator(Evaluator):
+    """Sensitivity, specificity and ROC area of one label, of each patient, with 95 % intervals."""
+
+    Options = Options
+
+    def __call__(self, judged: Judged, part: str, *, final: bool) -> Scores:
+        """Returns `sensitivity` and `specificity`, each with `_low` and `_high`, and others.
+
+        The recordings of a group, such as a patient, are one: its probability is their mean, and it
+        is positive if one of them is. So the intervals count people, not recordings. There are also
+        `screened_positive` and `screened_negative`, how many there are, and `screening_auc`. A
+        figure of which there is no case is left out. It also prints `NO_DEVICE`.
+
+        Raises:
+          UserError: a label that the data do not have.
+        """
+        names = judged.recordings.class_names
+        if self.options.positive not in names:
+            raise UserError(
+                f"eval.evaluators: screening: positive is '{self.options.positive}', but the "
+                f"labels are {', '.join(names)}"
+            )
+        target = names.index(self.options.positive)
+        indices = np.asarray(judged.parts[part], int)
+        labels = splits.first_labels(judged.recordings)[indices]
+        indices, labels = indices[labels >= 0], labels[labels >= 0]
+        logits, seen = judged.predict(indices)
+        if not seen.any():
+            return Scores({}, [])
+        probabilities = np.asarray(judged.objective.probabilities(logits))[seen, target]
+        groups = judged.recordings.groups or [""] * len(judged.recordings)
+        owners = [groups[k] or f"\0{k}" for k in indices[seen]]
+        values = screening(
+            *by_owner(probabilities, labels[seen] == target, owners), self.options.threshold
+        )
+        hosts.tell(NO_DEVICE)
+        return Scores(values, [])
+
+
+def by_owner(
+    probabilities: np.ndarray, positive: np.ndarray, owners: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (mean probability, whether any is positive) of each owner's recordings.
+
+    Args:
+      probabilities: float [N].
+      positive: bool [N].
+      owners: N names; the result is in their alphabetical order.
+    """
+    which = np.unique(np.asarray(owners, object), return_inverse=True)[1]
+    counts = np.bincount(which)
+    return np.bincount(which, probabilities) / counts, np.bincount(which, positive) > 0
+
+
+def screening(
+    probabilities: np.ndarray, positive: np.ndarray, threshold: float = 0.5
+) -> dict[str, float]:
+    """Returns the figures of a screening of N people.
+
+    Sensitivity is the share of the positive that are found, specificity that of the others that are
+    not. Intervals are Wilson's (1927), 95 %, by SciPy; the area under the ROC curve scikit-learn's.
+
+    Args:
+      probabilities: float [N], of being positive.
+      positive: bool [N].
+      threshold: of the probability, from which on a person is found.
+    """
+    from scipy.stats import binomtest  # here: they take long to import
+    from sklearn.metrics import roc_auc_score
+
+    positive = np.asarray(positive, bool)
+    found = np.asarray(probabilities) >= threshold
+    count = int(positive.sum())
+    values = {"screened_positive": float(count), "screened_negative": float(len(positive) - count)}
+    for name, own, right in (
+        ("sensitivity", positive, found),
+        ("specificity", ~positive, ~found),
+    ):
+        if own.any():
+            cases, correct = int(own.sum()), int((own & right).sum())
+            interval = binomtest(correct, cases).proportion_ci(0.95, method="wilson")
+            values[name] = correct / cases
+            values[f"{name}_low"], values[f"{name}_high"] = (
+                float(interval.low),
+                float(interval.high),
+            )
+    if 0 < count < len(positive):
+        values["screening_auc"] = float(roc_auc_score(positive, probabilities))
+    return values
