@@ -2,11 +2,16 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from sacjax import oversampling
 from sacjax.errors import UserError
+
+Balance = Literal["none", "weights", "over", "smote", "borderline_smote", "adasyn"]
+"""What a linear probe does about classes of unequal size: weights lets the rare ones weigh more;
+the others are of `oversampling`."""
 
 REGULARIZATION = tuple(10.0**k for k in range(-4, 3))  # values of C to choose from
 FOLDS = 5
@@ -41,23 +46,54 @@ def linear(
     test: np.ndarray,
     test_labels: np.ndarray,
     seed: int = 0,
+    balance: Balance = "none",
 ) -> float:
+    """Returns the test accuracy of `linear_scores`, with its arguments and errors."""
+    scores = linear_scores(train, train_labels, test, test_labels, seed, balance)
+    return scores["linear_accuracy"]
+
+
+def linear_scores(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    seed: int = 0,
+    balance: Balance = "none",
+) -> dict[str, float]:
     """Returns the test accuracy of logistic regression on standardized vectors [N, D].
 
     The strength of its regularization is chosen by stratified 5-fold cross-validation on the
-    training vectors where each class has 5 or more, else C = 1. `seed` shuffles the folds.
+    training vectors where each class has 5 or more, else C = 1. `seed` shuffles the folds. Vectors
+    that balance the classes are made within each fold, of its training vectors alone.
+
+    Args:
+      train, train_labels: vectors [N, D] and their labels [N].
+      test, test_labels: vectors [M, D] and their labels [M].
+      seed: of the folds and of made-up vectors.
+      balance: what is done about classes of unequal size; see `Balance`.
+
+    Returns:
+      `linear_accuracy`, and `linear_balanced_accuracy`, the mean of the classes' own.
 
     Raises:
-      UserError: fewer than two classes to train on, or nothing to test.
+      UserError: fewer than two classes to train on, nothing to test, or no imbalanced-learn.
     """
+    from sklearn.metrics import recall_score
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
     check(train_labels, test_labels)
-    model = classifier()
+    model = classifier(balance, seed)
     if np.unique(train_labels, return_counts=True)[1].min() >= FOLDS:
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
         model = GridSearchCV(model, {"logisticregression__C": REGULARIZATION}, cv=folds)
-    return _accuracy(model, train, train_labels, test, test_labels)
+    found = _predicted(model, train, train_labels, test)
+    present = np.unique(test_labels)
+    recall = recall_score(test_labels, found, labels=present, average="macro", zero_division=0)
+    return {
+        "linear_accuracy": float(np.mean(found == test_labels)),
+        "linear_balanced_accuracy": float(recall),
+    }
 
 
 def few_shot(
@@ -106,18 +142,20 @@ def all_scores(
     shots: Sequence[int] = (1, 5, 10, 50),
     draws: int = 5,
     seed: int = 0,
+    balance: Balance = "none",
 ) -> dict[str, Any]:
     """Returns the test accuracies of all probes, as JSON has them.
 
-    They are `knn_accuracy` and `linear_accuracy`, and `few_shot_accuracy`, {shot: [of each draw]}.
-    The arguments and errors are those of `knn`, `linear` and `few_shot`. Vectors of another encoder
-    of the same clips get the same draws.
+    They are `knn_accuracy`, those of `linear_scores`, and `few_shot_accuracy`, {shot: [of each
+    draw]}. The arguments and errors are those of `knn`, `linear_scores` and `few_shot`, whose
+    classes are of equal size as they are. Vectors of another encoder of the same clips get the same
+    draws.
     """
     four = train, train_labels, test, test_labels
     few = few_shot(*four, shots, draws, seed)
     return {
         "knn_accuracy": knn(*four, neighbours),
-        "linear_accuracy": linear(*four, seed),
+        **linear_scores(*four, seed, balance),
         "few_shot_accuracy": {str(shot): values for shot, values in few.items()},
     }
 
@@ -128,6 +166,8 @@ def in_percent(scores: dict[str, Any], neighbours: int) -> dict[str, str]:
         f"{neighbours} nearest neighbours": f"{100 * scores['knn_accuracy']:.1f}",
         "linear probe": f"{100 * scores['linear_accuracy']:.1f}",
     }
+    if "linear_balanced_accuracy" in scores:
+        cells["linear probe, mean of classes"] = f"{100 * scores['linear_balanced_accuracy']:.1f}"
     for shot, values in scores["few_shot_accuracy"].items():
         draws = 100 * np.asarray(values)
         cells[f"{shot} labels a class"] = f"{draws.mean():.1f} ± {draws.std():.1f}"
@@ -153,13 +193,23 @@ def check(train_labels: np.ndarray, test_labels: np.ndarray) -> None:
         raise UserError(f"the training part has {classes} class; a probe needs two or more")
 
 
-def classifier() -> Any:
-    """Returns logistic regression on standardized vectors, to be fitted."""
+def classifier(balance: Balance = "none", seed: int = 0) -> Any:
+    """Returns logistic regression on standardized vectors, to be fitted; see `Balance`."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
+    weights = "balanced" if balance == "weights" else None
+    head = LogisticRegression(C=1.0, max_iter=1000, class_weight=weights)
+    if balance in ("none", "weights"):
+        return make_pipeline(StandardScaler(), head)
+    oversampling.check_installed()
+    from imblearn import FunctionSampler
+    from imblearn import pipeline as resampled
+
+    options = dict(sampler=balance, seed=seed)
+    sampler = FunctionSampler(func=oversampling.balanced, kw_args=options)
+    return resampled.make_pipeline(StandardScaler(), sampler, head)
 
 
 def _accuracy(
@@ -169,9 +219,15 @@ def _accuracy(
     test: np.ndarray,
     test_labels: np.ndarray,
 ) -> float:
+    return float(np.mean(_predicted(model, train, train_labels, test) == test_labels))
+
+
+def _predicted(
+    model: Any, train: np.ndarray, train_labels: np.ndarray, test: np.ndarray
+) -> np.ndarray:
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
         # With little regularization it may not converge, long after its accuracy has settled.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return float(model.fit(train, train_labels).score(test, test_labels))
+        return model.fit(train, train_labels).predict(test)

@@ -92,6 +92,9 @@ class Objective:
     whole_source = False
     """Whether `prepare` needs the whole model of `source`, not only its encoder."""
 
+    needs_start = False
+    """Whether `prepare` needs the encoder that `init_from` names, as `trained`."""
+
     needs_labels = False
     """Whether a training example without a label is useless to it."""
 
@@ -103,7 +106,8 @@ class Objective:
 
     display = Display()
     trained: Any = None
-    """The encoder that `source` names, or its `inference.Model`, while `prepare` runs."""
+    """What `source` names, its encoder or its `inference.Model`, or the encoder that `init_from`
+    names, while `prepare` runs."""
 
     patience = 0
     """Log lines in a row with a complaint of `health` before the run stops; 0 = never."""
