@@ -7,7 +7,7 @@ all classes count alike. The encoder is in evaluation mode, so that its vectors 
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ from sacjax.views import make_views
 class OversampledOptions(ClassificationOptions):
     """`objective.options` of an oversampled head, beside those of any classifier."""
 
-    sampler: Literal["smote", "borderline_smote", "adasyn"] = "smote"
+    sampler: oversampling.Sampler = "smote"  # over: their own vectors, repeated
     neighbours: int = 5  # of the same class, between which and a vector a new one lies
     vectors: int = 64  # synthetic ones of each class to draw from
 
@@ -56,7 +56,8 @@ class Oversampled(Classification):
     def check(cls, stage: ConfigDict) -> None:
         """Raises UserError unless the vectors are of a pretrained encoder that stays as it is."""
         super().check(stage)
-        oversampling.check_installed()
+        if stage.objective.options.get("sampler") != "over":
+            oversampling.check_installed()
         name = "objective.name=oversampled"
         if not stage.init_from:
             raise UserError(f"init_from is empty: {name} needs a pretrained encoder")
