@@ -139,7 +139,7 @@ def apply(
                 sample_rate=sample_rate,
                 **options,
             )
-        elif name in ATTACKS:
+        elif name in ATTACKS and offset is not None:
             x = jnp.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), x + offset, x)
         else:
             change = functools.partial(CLIP[kind][name], sample_rate=sample_rate, **options)

@@ -58,17 +58,17 @@ class AvClip:
           UserError: it cannot be read now.
         """
         self.path, self.content = path, content
-        status = None if content is not None else retried(lambda: os.stat(path))
-        if not (len(content or b"") if status is None else status.st_size):
+        size, changed = (len(content), 0) if content is not None else _status(path)
+        if not size:
             raise OSError("empty file")
         frame = self._open()
         self.sample_rate = frame.sample_rate
         self.first = round(start * self.sample_rate)
         seconds = self._told_seconds()
-        if not seconds and status is None:
+        if not seconds and content is not None:
             seconds = _packets_seconds(self._bytes())
         elif not seconds:
-            seconds = _count_seconds(path, status.st_size, status.st_mtime_ns)
+            seconds = _count_seconds(path, size, changed)
         last = round((seconds if end is None else min(end, seconds)) * self.sample_rate)
         self.num_samples = max(last - self.first, 0)
 
@@ -165,6 +165,12 @@ class AvClip:
         if self.stream.duration:
             return float(self.stream.duration * self.stream.time_base)
         return (self.container.duration or 0) / 1e6
+
+
+def _status(path: str) -> tuple[int, int]:
+    """Returns a file's (bytes, time of its last change)."""
+    status = retried(lambda: os.stat(path))
+    return status.st_size, status.st_mtime_ns
 
 
 @functools.lru_cache(1 << 18)
