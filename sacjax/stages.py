@@ -239,6 +239,10 @@ class Stage:
         if source := self.objective.source(self.stage):
             load = trained_model if self.objective.whole_source else trained_encoder
             self.objective.trained = load(source, self.config, self.workdir)
+        elif self.objective.needs_start:
+            options = self.stage.model.encoder.to_dict()
+            where = self.stage.init_from
+            self.objective.trained = trained_encoder(where, self.config, self.workdir, options)
         artifacts = self.objective.prepare(self.batches)
         self.objective.trained = None
         return pretrained, artifacts

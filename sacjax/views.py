@@ -13,12 +13,14 @@ from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from sacjax import augment, models
+from sacjax.augment import Kind
 from sacjax.augment.draws import example_keys, fold_in, integer, scalars
 from sacjax.frontend import make_frontend, trim
 from sacjax.parts import part
 
 SPECTROGRAM_DRAWS = 1 << 16  # folded into a view's keys, apart from those of the waveform
 CROP_DRAW = (1 << 16) - 1
+ATTACK_DRAW = (1 << 16) - 2
 VIEW_DRAWS = 1 << 20  # view k > 0 folds this + k; the first folds nothing
 
 
@@ -43,7 +45,7 @@ def join(first: View, second: View) -> View:
 def make_views(
     stage: ConfigDict, num_classes: int, *, number: int = 1, needs_labels: bool = True
 ) -> Views:
-    """Returns `views(batch, key=None)`, pure and jit-able.
+    """Returns `views(batch, key=None, offset=None)`, pure and jit-able.
 
     It takes `audio` [B, T] (int16, or float32 in [-1, 1]), `length` [B], `label` (int32 [B], −1
     unknown; or float32 [B, C], a row of −1 unknown), `mask` [B] and `index` [B]. It gives
@@ -55,6 +57,8 @@ def make_views(
     - `source`: the View of the first view's crop without augmentation, of which targets are made.
     - `label` float32 [B, C], rows of zeros where unknown; `labelled` float32 [B]; `mask`, `index`.
 
+    `offset` is what an attack among the augmentations adds to the first view, of `offset_shape`.
+
     Args:
       stage: the config of one stage.
       num_classes: C.
@@ -65,6 +69,21 @@ def make_views(
     spectrogram = models.input_kind(stage.model) == "spectrogram"
     frontend = make_frontend(stage.frontend, sample_rate) if spectrogram else None
     crop_size = round(config.crop_seconds * sample_rate)
+    attack = augment.attack_of(config)
+
+    def augmented(
+        kind: Kind, keys: Any, clips: tuple[Any, Any, Any], partners: Any, offset: Any
+    ) -> tuple[Any, Any, Any]:
+        """Returns (x, lengths, labels) of `clips`, which are the same, augmented."""
+        return augment.apply(
+            config[kind],
+            keys,
+            *clips,
+            partners,
+            kind=kind,
+            sample_rate=sample_rate,
+            offset=offset if attack is not None and attack.kind == kind else None,
+        )
 
     def view(
         x: Float[Array, "batch samples"],
@@ -72,32 +91,27 @@ def make_views(
         label: Float[Array, "batch classes"],
         partners: Float[Array, " batch"],
         keys: Key[Array, " batch"] | None,
+        offset: Float[Array, "batch time *bands"] | None = None,
     ) -> tuple[View, Float[Array, "batch classes"]]:
-        augmented = dict(sample_rate=sample_rate)
         if keys is not None and 0 < crop_size < x.shape[1]:
             x, length = random_crop(keys, x, length, crop_size)
         if keys is not None and config.waveform:
-            x, length, label = augment.apply(
-                config.waveform, keys, x, length, label, partners, kind="waveform", **augmented
-            )
+            clips = x, length, label
+            x, length, label = augmented("waveform", keys, clips, partners, offset)
         if frontend is not None:
             x, length = frontend(x, length)
             if keys is not None and config.spectrogram:
                 keys = fold_in(keys, SPECTROGRAM_DRAWS)
-                x, length, label = augment.apply(
-                    config.spectrogram,
-                    keys,
-                    x,
-                    length,
-                    label,
-                    partners,
-                    kind="spectrogram",
-                    **augmented,
-                )
+                clips = x, length, label
+                x, length, label = augmented("spectrogram", keys, clips, partners, offset)
         return View(x, length), label
 
     @part("views")
-    def views(batch: dict[str, Any], key: Key[Array, ""] | None = None) -> dict[str, Any]:
+    def views(
+        batch: dict[str, Any],
+        key: Key[Array, ""] | None = None,
+        offset: Float[Array, "batch time *bands"] | None = None,
+    ) -> dict[str, Any]:
         x, length, mask = batch["audio"], batch["length"], batch["mask"]
         if x.dtype == jnp.int16:
             x = x.astype(jnp.float32) / 32768
@@ -127,9 +141,10 @@ def make_views(
                 made.append(clean)
                 continue
             keys = example_keys(key, jnp.arange(x.shape[0]))
-            one, its_label = view(
-                x, length, label, partners, fold_in(keys, VIEW_DRAWS + k) if k else keys
-            )
+            if k:
+                one, its_label = view(x, length, label, partners, fold_in(keys, VIEW_DRAWS + k))
+            else:
+                one, its_label = view(x, length, label, partners, keys, offset)
             made.append(one)
             mixed = mixed if k else its_label
         return {
@@ -144,6 +159,42 @@ def make_views(
         }
 
     return views
+
+
+def attacked(
+    stage: ConfigDict,
+    views: Views,
+    batch: dict[str, Any],
+    key: Key[Array, ""],
+    loss: Callable[[dict[str, Any]], Float[Array, ""]],
+) -> dict[str, Any]:
+    """Returns the views of a batch in training, changed by the stage's attack where it has one.
+
+    Args:
+      stage: the config of one stage.
+      views: of `make_views`.
+      batch: what `views` takes.
+      key: of the draws.
+      loss: views → the summed loss that the attack shall raise.
+    """
+    attack = augment.attack_of(stage.augment)
+    if attack is None:
+        return views(batch, key)
+    gradient = jax.grad(lambda offset: loss(views(batch, key, offset)))
+    keys = fold_in(example_keys(key, jnp.arange(len(batch["mask"]))), ATTACK_DRAW)
+    shape = offset_shape(stage, attack.kind, views, batch)
+    return views(batch, key, jax.lax.stop_gradient(attack.find(gradient, keys, shape)))
+
+
+def offset_shape(
+    stage: ConfigDict, kind: Kind, views: Views, batch: dict[str, Any]
+) -> tuple[int, ...]:
+    """Returns the shape of what an attack changes: a view's waves [B, T], or its spectrograms."""
+    if kind == "spectrogram":
+        return jax.eval_shape(views, batch, jax.random.key(0))["views"][0].inputs.shape
+    size, samples = batch["audio"].shape
+    crop = round(stage.augment.crop_seconds * stage.data.sample_rate)
+    return size, crop if 0 < crop < samples else samples
 
 
 def read_labels(

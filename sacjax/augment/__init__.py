@@ -2,22 +2,22 @@
 
 `dict(name='gain', probability=0.5, low_db=-6.0)`: every entry has a `name`, a `probability`
 (default 1, drawn for each example) and that augmentation's options; see `waveform`, `spectrogram`
-and, for both kinds, `mixing`. What happens to an example follows from its key alone (and, where
-examples are mixed, from the others' keys), so that it does not depend on how many devices share the
-batch.
+and, for both kinds, `mixing` and `adversarial`. What happens to an example follows from its key
+alone (and, where examples are mixed, from the others' keys), so that it does not depend on how many
+devices share the batch.
 """
 
 import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from sacjax.augment import mixing, sounds, spectrogram, waveform
+from sacjax.augment import adversarial, mixing, sounds, spectrogram, waveform
 from sacjax.augment.draws import fold_in
 from sacjax.config import options as options_lib
 from sacjax.errors import UserError, nearest
@@ -48,11 +48,13 @@ CLIP: dict[str, dict[str, Callable]] = {
         "linear_fade": spectrogram.linear_fade,
     },
 }
+ATTACKS: dict[str, Callable] = {"fgsm": adversarial.fgsm, "pgd": adversarial.pgd}
 MOVING = ("shift", "speed", "time_warp", "resize_crop")
 """Augmentations after which a sound is elsewhere in time."""
 
 SHARES = ("max_share", "probability")
-POSITIVE = ("alpha", "low_factor", "low_t60")
+POSITIVE = ("alpha", "low_factor", "low_t60", "steps")
+NOT_NEGATIVE = ("epsilon", "step")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,27 @@ class Options(options_lib.Options):
         self.require_not_negative("crop_seconds")
 
 
+class Attack(NamedTuple):
+    """The adversarial augmentation of a stage."""
+
+    kind: Kind
+    """What it changes."""
+
+    find: Callable[..., Array]
+    """(gradient, keys, shape) → offset; see `adversarial`."""
+
+
+def attack_of(config: Any) -> Attack | None:
+    """Returns the attack that a stage's `augment` lists, where it may change anything."""
+    for kind in get_args(Kind):
+        for spec in config[kind]:
+            options = dict(spec)
+            name, probability = options.pop("name"), options.pop("probability", 1.0)
+            if name in ATTACKS and probability > 0 and options.get("epsilon", 1.0) > 0:
+                return Attack(kind, functools.partial(ATTACKS[name], **options))
+    return None
+
+
 def apply(
     specs: Iterable[Mapping[str, Any]],
     keys: Key[Array, " batch"],
@@ -80,6 +103,7 @@ def apply(
     *,
     kind: Kind,
     sample_rate: int,
+    offset: Float[Array, "batch time *bands"] | None = None,
 ) -> tuple[Shaped[Array, "batch time *bands"], Int[Array, " batch"], Float[Array, "batch classes"]]:
     """Applies augmentations in order; pure and jit-able. Returns (x, lengths, labels).
 
@@ -94,13 +118,14 @@ def apply(
       mask: [B]; rows of 0 are mixed with nobody.
       kind: what `x` is.
       sample_rate: Hz, of the audio.
+      offset: what an attack adds where it stands in the list; None: nothing.
     """
     dtype, inside = x.dtype, valid(x, lengths)
     original, x = x, jnp.where(inside, x, 0).astype(jnp.float32)
     for i, spec in enumerate(specs):
         options = dict(spec)
         name, probability = options.pop("name"), options.pop("probability", 1.0)
-        if probability <= 0:
+        if probability <= 0 or (name in ATTACKS and offset is None):
             continue
         own, chosen = fold_in(keys, 2 * i), _choose(keys, 2 * i + 1, probability)
         if name in MIXING:
@@ -114,6 +139,8 @@ def apply(
                 sample_rate=sample_rate,
                 **options,
             )
+        elif name in ATTACKS and offset is not None:
+            x = jnp.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), x + offset, x)
         else:
             change = functools.partial(CLIP[kind][name], sample_rate=sample_rate, **options)
             changed, shorter = jax.vmap(change)(own, x, lengths)
@@ -161,8 +188,35 @@ def check(specs: Any, kind: Kind) -> None:
         _check_spec(f"augment.{kind}.{i}", spec, kind)
 
 
+def check_attacks(config: Any, input_kind: str, learned: bool) -> None:
+    """Checks the attacks in a stage's `augment`, whose lists have passed `check`.
+
+    Args:
+      config: a stage's `augment`.
+      input_kind: of the encoder, waveform or spectrogram.
+      learned: whether its front end learns, and so is part of the model.
+
+    Raises:
+      UserError: several attacks, or one on spectrograms that are not made before the model.
+    """
+    found = [
+        (f"augment.{kind}.{i}", kind, spec["name"])
+        for kind in get_args(Kind)
+        for i, spec in enumerate(config[kind])
+        if spec["name"] in ATTACKS
+    ]
+    if len(found) > 1:
+        raise UserError(f"{found[1][0]} is a second attack, after {found[0][0]}: keep one")
+    for where, kind, name in found:
+        if kind == "spectrogram" and (learned or input_kind != kind):
+            raise UserError(
+                f"{where}: {name} finds no spectrogram before this model: put it into "
+                "augment.waveform"
+            )
+
+
 def _check_spec(where: str, spec: Any, kind: Kind) -> None:
-    known = CLIP[kind] | MIXING
+    known = CLIP[kind] | MIXING | ATTACKS
     try:
         options = dict(spec)
         name = options.pop("name")
@@ -219,3 +273,5 @@ def _check_value(where: str, key: str, value: Any, parameter: inspect.Parameter)
         raise UserError(f"{where} is {value}: it must lie between 0 and 1")
     if key in POSITIVE and not value > 0:
         raise UserError(f"{where} is {value}: it must be greater than 0")
+    if key in NOT_NEGATIVE and not 0 <= value < float("inf"):
+        raise UserError(f"{where} is {value}: it must be a finite number that is not negative")

@@ -46,10 +46,10 @@ def frontends() -> Lines:
 
 def augmentations() -> Lines:
     """Returns the augmentations, by their `name` in `augment.waveform` or `augment.spectrogram`."""
-    from sacjax.augment import CLIP, MIXING
+    from sacjax.augment import ATTACKS, CLIP, MIXING
 
     found = {f"{name} ({kind})": f for kind, table in CLIP.items() for name, f in table.items()}
-    return of_docstrings(found | {f"{name} (both)": f for name, f in MIXING.items()})
+    return of_docstrings(found | {f"{name} (both)": f for name, f in (MIXING | ATTACKS).items()})
 
 
 def sources() -> Lines:

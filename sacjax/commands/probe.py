@@ -15,7 +15,7 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -123,6 +123,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--neighbours", type=int, default=10)
     parser.add_argument(
+        "--balance",
+        choices=get_args(probes.Balance),
+        default="none",
+        help="what the linear probe does about classes of unequal size: weights, or vectors that "
+        "are repeated (over) or made up (the others, by imbalanced-learn)",
+    )
+    parser.add_argument(
         "--seed", type=int, default=0, help="of draws, cross-validation and fresh parameters"
     )
     parser.add_argument("--output", metavar="FILE.json")
@@ -145,6 +152,7 @@ def main(argv: list[str] | None = None) -> int:
 
     names = dict(zip(comparison.names_of(args.checkpoint), args.checkpoint, strict=True))
     check_outputs(args)
+    probes.classifier(args.balance)  # raises where an extra is missing
     compilation.start()
     layer = embed.layer_of(args.layer)
 
@@ -163,6 +171,7 @@ def main(argv: list[str] | None = None) -> int:
         neighbours=args.neighbours,
         shots=args.shots,
         draws=args.draws,
+        balance=args.balance,
     )
     for k in sorted(bad):
         print(f"skipped {clips.recordings.names[k]}: {bad[k]}", file=sys.stderr)
@@ -174,6 +183,7 @@ def main(argv: list[str] | None = None) -> int:
         "pooling": args.pooling,
         "neighbours": args.neighbours,
         "draws": args.draws,
+        "balance": args.balance,
         "seed": args.seed,
     }
     print_results(about, results)

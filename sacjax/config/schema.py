@@ -139,3 +139,4 @@ def check_stage(c: ConfigDict) -> None:
     evaluators.check(c)
     augment.check(c.augment.waveform, "waveform")
     augment.check(c.augment.spectrogram, "spectrogram")
+    augment.check_attacks(c.augment, models.input_kind(c.model), front_end.learns(c.model))

@@ -1,7 +1,6 @@
 """CLAP's audio tower (Wu et al. 2023) of transformers, in terms of `HTSAT`.
 
-Of a whole CLAP neither the text's tower nor the projections are read. The tower that fuses parts of
-long clips is not supported.
+Of a whole CLAP neither the text's tower nor the projections are read.
 """
 
 from collections.abc import Collection, Iterator
@@ -29,6 +28,8 @@ OPTIONS = {  # of the encoder, ours: theirs
     "dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob",
     "stochastic_depth": "drop_path_rate",
+    "fusion": "enable_fusion",
+    "fusion_reduction": "aff_block_r",
 }
 DEFAULTS = {  # of transformers' ClapAudioConfig, for keys that a config.json does not have
     "window_size": 8,
@@ -44,9 +45,10 @@ DEFAULTS = {  # of transformers' ClapAudioConfig, for keys that a config.json do
     "attention_probs_dropout_prob": 0.0,
     "qkv_bias": True,
     "mlp_ratio": 4.0,
+    "enable_fusion": False,
+    "aff_block_r": 4,
 }
 SUPPORTED = {  # values that the encoder has; where a key is absent, transformers has the same
-    "enable_fusion": False,
     "hidden_act": "gelu",
     "patch_embed_input_channels": 1,
     "flatten_patch_embeds": True,
@@ -54,7 +56,7 @@ SUPPORTED = {  # values that the encoder has; where a key is absent, transformer
     "layer_norm_eps": 1e-5,
 }
 SECONDS = 10
-FEATURES = {  # of ClapFeatureExtractor as the tower without fusion was trained, ours: theirs
+FEATURES = {  # of ClapFeatureExtractor as the towers were trained, ours: theirs
     "n_fft": ("fft_window_size", 1024),
     "hop_length": ("hop_length", 480),
     "fmin": ("frequency_min", 50.0),
@@ -63,7 +65,7 @@ FEATURES = {  # of ClapFeatureExtractor as the tower without fusion was trained,
 
 
 class ClapFamily(Family):
-    """CLAP's audio tower without fusion, HTS-AT."""
+    """CLAP's audio tower, HTS-AT, with fusion of long clips or without."""
 
     encoder = "hts_at"
     written = (HTSAT,)
@@ -81,6 +83,8 @@ class ClapFamily(Family):
                 raise UserError(f"{key} is {own[key]!r}; only {value!r} is supported")
         kept = {key: config[key] for key in ("model_type", "architectures") if key in config}
         config = DEFAULTS | own | kept
+        if config["enable_fusion"] and own.get("fusion_type") == "channel_map":
+            raise UserError("fusion_type is 'channel_map'; only 'aff_2d' is supported")
         stride = config["patch_stride"]
         if list(np.broadcast_to(stride, 2)) != [config["patch_size"]] * 2:
             raise UserError(f"patch_stride is {stride}; only that of patch_size is supported")
@@ -104,19 +108,24 @@ class ClapFamily(Family):
     def front_end(
         self, config: dict[str, Any], sample_rate: int, preprocessor: dict[str, Any]
     ) -> dict[str, Any]:
-        """Returns the `frontend` that is CLAP's without fusion: decibels of Slaney's mels."""
+        """Returns the `frontend` that is CLAP's: decibels of mels.
+
+        They are Slaney's without fusion, HTK's without a norm with it.
+        """
         told = {
             ours: type(value)(preprocessor.get(key, value))
             for ours, (key, value) in FEATURES.items()
         }
+        fusion = config.get("enable_fusion", False)
         return told | dict(
+            repeat_seconds=preprocessor.get("max_length_s", SECONDS) * 1.0,
             win_length=0,
             window="hann",
             center=True,
             pad_mode="reflect",
             n_mels=self.num_features(config),
-            htk=False,
-            mel_norm="slaney",
+            htk=fusion,
+            mel_norm="none" if fusion else "slaney",
             power=2.0,
             log="db",
             floor=1e-10,
@@ -149,6 +158,8 @@ class ClapFamily(Family):
         yield Entry(f"{prefix}patch_embed.proj.bias", ("embed", "bias"))
         yield from norm(f"{prefix}patch_embed.norm", ("embed_norm",))
         yield from norm(f"{prefix}norm", ("norm",))
+        if model.settings.fusion:
+            yield from _fusion_entries(f"{prefix}patch_embed")
         for k, depth in enumerate(model.settings.depths):
             for j in range(depth):
                 name = f"{prefix}layers.{k}.blocks.{j}"
@@ -160,8 +171,12 @@ class ClapFamily(Family):
                 yield Entry(f"{name}.reduction.weight", path, None, turn, turn)
 
     def describe(self, stage: ConfigDict, loaded: Loaded) -> None:
-        """Sets the clip's length, and an objective for any encoder, as there is no head."""
-        stage.data.seconds = loaded.preprocessor.get("max_length_s", SECONDS) * 1.0
+        """Sets the clip's length, and an objective for any encoder, as there is no head.
+
+        Of a tower with fusion it is three times as long as what the others hear.
+        """
+        times = 3.0 if loaded.config["enable_fusion"] else 1.0
+        stage.data.seconds = loaded.preprocessor.get("max_length_s", SECONDS) * times
         stage.objective.name = "simclr"
 
     def config(
@@ -179,7 +194,7 @@ class ClapFamily(Family):
             patch_stride=[o["patch"]] * 2,
             hidden_size=encoder.features,
             num_hidden_layers=len(o["depths"]),
-            enable_fusion=False,
+            fusion_type="aff_2d" if o["fusion"] else None,
             hidden_act="gelu",
             torch_dtype="float32",
         )
@@ -193,17 +208,22 @@ class ClapFamily(Family):
           UserError: `frontend` is none that ClapFeatureExtractor computes.
         """
         encoder = cast(HTSAT, encoder_of(model))
+        fusion = encoder.settings.fusion
         told = {key: value for key, value in FEATURES.values()}
         if frontend is not None:
             told = {key: frontend[ours] for ours, (key, _) in FEATURES.items()}
-            self.require_front_end({"num_mel_bins": encoder.num_features}, told, frontend)
         seconds = (encoder.settings.max_frames - 1) * told["hop_length"] / sample_rate
+        if frontend is not None:
+            its = ConfigDict(frontend.to_dict())
+            its.repeat_seconds = its.repeat_seconds or seconds  # else the encoder repeats frames
+            config = {"num_mel_bins": encoder.num_features, "enable_fusion": fusion}
+            self.require_front_end(config, told | {"max_length_s": seconds}, its)
         return told | dict(
             feature_extractor_type="ClapFeatureExtractor",
             feature_size=encoder.num_features,
             sampling_rate=sample_rate,
             max_length_s=int(seconds) if seconds == int(seconds) else seconds,
-            truncation="rand_trunc",
+            truncation="fusion" if fusion else "rand_trunc",
             padding="repeatpad",
             padding_value=0.0,
             return_attention_mask=False,
@@ -212,12 +232,42 @@ class ClapFamily(Family):
     def additional_tensors(self, model: Any) -> dict[str, np.ndarray]:
         """Returns buffers of theirs that are no parameters."""
         encoder = cast(HTSAT, encoder_of(model))
-        tensors = {"audio_encoder.batch_norm.num_batches_tracked": np.zeros([], np.int64)}
+        norms = ["batch_norm"]
+        if encoder.settings.fusion:
+            norms += [f"patch_embed.{name}" for _, name in _fusion_parts(("norm_in", "norm_out"))]
+        tensors = {
+            f"audio_encoder.{name}.num_batches_tracked": np.zeros([], np.int64) for name in norms
+        }
         for k, stage in enumerate(encoder.stages):
             for j, block in enumerate(stage):
                 name = f"audio_encoder.layers.{k}.blocks.{j}.attention.self.relative_position_index"
                 tensors[name] = relative_index(block.window).astype(np.int64)
         return tensors
+
+
+GATES = {"local": ("local_att", 0), "whole": ("global_att", 1)}  # ours: theirs, their first layer
+LAYERS = {"linear_in": 0, "norm_in": 1, "linear_out": 3, "norm_out": 4}
+
+
+def _fusion_parts(layers: Collection[str]) -> Iterator[tuple[tuple, str]]:
+    """Yields (our path, their name below `patch_embed`) of layers of both gates."""
+    for gate, (name, first) in GATES.items():
+        for layer in layers:
+            path = ("fusion", gate, layer)
+            yield path, f"fusion_model.{name}.{first + LAYERS[layer]}"
+
+
+def _fusion_entries(name: str) -> Iterator[Entry]:
+    kernel = ("fusion", "embed", "kernel")
+    yield Entry(f"{name}.mel_conv2d.weight", kernel, None, _image, _image_back)
+    yield Entry(f"{name}.mel_conv2d.bias", ("fusion", "embed", "bias"))
+    for path, theirs in _fusion_parts(("linear_in", "linear_out")):
+        yield Entry(f"{name}.{theirs}.weight", (*path, "kernel"), None, _point, _point_back)
+        yield Entry(f"{name}.{theirs}.bias", (*path, "bias"))
+    for path, theirs in _fusion_parts(("norm_in", "norm_out")):
+        yield from norm(f"{name}.{theirs}", path)
+        yield Entry(f"{name}.{theirs}.running_mean", (*path, "mean"))
+        yield Entry(f"{name}.{theirs}.running_var", (*path, "var"))
 
 
 def _block_entries(name: str, own: tuple, qkv_bias: bool) -> Iterator[Entry]:
@@ -242,3 +292,12 @@ def _image(x: np.ndarray) -> np.ndarray:
 
 def _image_back(x: np.ndarray) -> np.ndarray:
     return x.transpose(3, 2, 0, 1)
+
+
+def _point(x: np.ndarray) -> np.ndarray:
+    """Returns a kernel [out, in, 1, 1] as that of a linear map [in, out]."""
+    return np.ascontiguousarray(x[:, :, 0, 0].T)
+
+
+def _point_back(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x.T)[:, :, None, None]

@@ -12,6 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from typing import TypeVar
 
 from sacjax import io
@@ -109,6 +110,17 @@ def _message(error: BaseException, number: int) -> str:
         else "the file system fails, not the clip: when it works again, run the same command again"
     )
     return f"{where}cannot be read: {what}, {len(WAITS) + 1} times; {advice}"
+
+
+class Content(BytesIO):
+    """A sound file's bytes in memory, to be read as a `RetriedFile` is."""
+
+    def __repr__(self) -> str:
+        """Returns what libsndfile's errors call it."""
+        return "a file in a data set"
+
+    def check(self) -> None:
+        """Raises nothing: no read of memory fails."""
 
 
 class RetriedFile:

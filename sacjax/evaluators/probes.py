@@ -2,11 +2,16 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from sacjax import oversampling
 from sacjax.errors import UserError
+
+Balance = Literal["none", "weights", "over", "smote", "borderline_smote", "adasyn"]
+"""What a linear probe does about classes of unequal size: weights lets the rare ones weigh more;
+the others are of `oversampling`."""
 
 REGULARIZATION = tuple(10.0**k for k in range(-4, 3))  # values of C to choose from
 FOLDS = 5
@@ -45,26 +50,55 @@ def linear(
     test: np.ndarray,
     test_labels: np.ndarray,
     seed: int = 0,
+    balance: Balance = "none",
     metric: str = "accuracy",
 ) -> float:
-    """Returns the test accuracy, or another of `METRICS`, of logistic regression.
+    """Returns the test accuracy of `linear_scores`, with its arguments and errors."""
+    scores = linear_scores(train, train_labels, test, test_labels, seed, balance, metric)
+    return scores["linear_accuracy"]
 
-    Vectors [N, D] are standardized. The strength of its regularization is chosen by stratified
-    5-fold cross-validation on the training vectors where each class has 5 or more, else C = 1.
-    `seed` shuffles the folds.
+
+def linear_scores(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    seed: int = 0,
+    balance: Balance = "none",
+    metric: str = "accuracy",
+) -> dict[str, float]:
+    """Returns the test accuracy of logistic regression on standardized vectors [N, D].
+
+    The strength of its regularization is chosen by stratified 5-fold cross-validation on the
+    training vectors where each class has 5 or more, else C = 1. `seed` shuffles the folds. Vectors
+    that balance the classes are made within each fold, of its training vectors alone.
+
+    Args:
+      train, train_labels: vectors [N, D] and their labels [N].
+      test, test_labels: vectors [M, D] and their labels [M].
+      seed: of the folds and of made-up vectors.
+      balance: what is done about classes of unequal size; see `Balance`.
+      metric: one of `METRICS`, by which the regularization is chosen too.
+
+    Returns:
+      `linear_accuracy`, by the metric, and `linear_balanced_accuracy`, the mean of the recalls.
 
     Raises:
-      UserError: fewer than two classes to train on, or nothing to test.
+      UserError: fewer than two classes to train on, nothing to test, or no imbalanced-learn.
     """
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
     check(train_labels, test_labels)
-    model = classifier()
+    model = classifier(balance, seed)
     if np.unique(train_labels, return_counts=True)[1].min() >= FOLDS:
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
         grid = {"logisticregression__C": REGULARIZATION}
         model = GridSearchCV(model, grid, cv=folds, scoring=metric)
-    return _fitted_score(model, train, train_labels, test, test_labels, metric)
+    found = _predicted(model, train, train_labels, test)
+    return {
+        "linear_accuracy": _score(found, test_labels, metric),
+        "linear_balanced_accuracy": _score(found, test_labels, "balanced_accuracy"),
+    }
 
 
 def few_shot(
@@ -113,19 +147,21 @@ def all_scores(
     shots: Sequence[int] = (1, 5, 10, 50),
     draws: int = 5,
     seed: int = 0,
+    balance: Balance = "none",
     metric: str = "accuracy",
 ) -> dict[str, Any]:
     """Returns the test accuracies of all probes, or another of `METRICS`, as JSON has them.
 
-    They are `knn_accuracy` and `linear_accuracy`, and `few_shot_accuracy`, {shot: [of each draw]}.
-    The arguments and errors are those of `knn`, `linear` and `few_shot`. Vectors of another encoder
-    of the same clips get the same draws.
+    They are `knn_accuracy`, those of `linear_scores`, and `few_shot_accuracy`, {shot: [of each
+    draw]}. The arguments and errors are those of `knn`, `linear_scores` and `few_shot`, whose
+    classes are of equal size as they are. Vectors of another encoder of the same clips get the same
+    draws.
     """
     four = train, train_labels, test, test_labels
     few = few_shot(*four, shots, draws, seed, metric)
     return {
         "knn_accuracy": knn(*four, neighbours, metric),
-        "linear_accuracy": linear(*four, seed, metric),
+        **linear_scores(*four, seed, balance, metric),
         "few_shot_accuracy": {str(shot): values for shot, values in few.items()},
     }
 
@@ -136,6 +172,8 @@ def in_percent(scores: dict[str, Any], neighbours: int) -> dict[str, str]:
         f"{neighbours} nearest neighbours": f"{100 * scores['knn_accuracy']:.1f}",
         "linear probe": f"{100 * scores['linear_accuracy']:.1f}",
     }
+    if "linear_balanced_accuracy" in scores:
+        cells["linear probe, mean of classes"] = f"{100 * scores['linear_balanced_accuracy']:.1f}"
     for shot, values in scores["few_shot_accuracy"].items():
         draws = 100 * np.asarray(values)
         cells[f"{shot} labels a class"] = f"{draws.mean():.1f} ± {draws.std():.1f}"
@@ -161,13 +199,23 @@ def check(train_labels: np.ndarray, test_labels: np.ndarray) -> None:
         raise UserError(f"the training part has {classes} class; a probe needs two or more")
 
 
-def classifier() -> Any:
-    """Returns logistic regression on standardized vectors, to be fitted."""
+def classifier(balance: Balance = "none", seed: int = 0) -> Any:
+    """Returns logistic regression on standardized vectors, to be fitted; see `Balance`."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
+    weights = "balanced" if balance == "weights" else None
+    head = LogisticRegression(C=1.0, max_iter=1000, class_weight=weights)
+    if balance in ("none", "weights"):
+        return make_pipeline(StandardScaler(), head)
+    oversampling.check_installed()
+    from imblearn import FunctionSampler
+    from imblearn import pipeline as resampled
+
+    options = dict(sampler=balance, seed=seed)
+    sampler = FunctionSampler(func=oversampling.balanced, kw_args=options)
+    return resampled.make_pipeline(StandardScaler(), sampler, head)
 
 
 def _fitted_score(
@@ -178,13 +226,18 @@ def _fitted_score(
     test_labels: np.ndarray,
     metric: str,
 ) -> float:
+    return _score(_predicted(model, train, train_labels, test), test_labels, metric)
+
+
+def _predicted(
+    model: Any, train: np.ndarray, train_labels: np.ndarray, test: np.ndarray
+) -> np.ndarray:
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
         # With little regularization it may not converge, long after its accuracy has settled.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(train, train_labels)
-    return _score(model.predict(test), test_labels, metric)
+        return model.fit(train, train_labels).predict(test)
 
 
 def _score(predicted: np.ndarray, labels: np.ndarray, metric: str) -> float:

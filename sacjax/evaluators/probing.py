@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from sacjax import oversampling
 from sacjax.config.options import Options as OptionsBase
 from sacjax.data import splits
 from sacjax.evaluators import probes
@@ -34,10 +35,13 @@ class LinearOptions(OptionsBase):
 
     when: When = "end"
     examples: int = 0  # labelled training clips at the most, always the same ones; 0 = all
+    balance: probes.Balance = "none"  # of classes of unequal size; smote and its kin are an extra
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
         self.require_not_negative("examples")
+        if self.balance not in ("none", "weights", "over"):
+            oversampling.check_installed()
 
 
 class NeighbourProbe(Evaluator):
@@ -69,15 +73,15 @@ class LinearProbe(Evaluator):
     Options = LinearOptions
 
     def __call__(self, judged: Judged, part: str, *, final: bool) -> Scores:
-        """Returns `linear_accuracy`; nothing for the training part or without two classes."""
+        """Returns `probes.linear_scores`; nothing for the training part or without two classes."""
         train, test, labels = probed_clips(judged, part, self.options.examples)
         if part == "train":
             return Scores({}, [])
         x, y, others, wanted = embedded(judged, train, test, labels)
         if len(set(y)) < 2 or not len(wanted):
             return Scores({}, [])
-        accuracy = probes.linear(x, y, others, wanted, judged.seed)
-        return Scores({"linear_accuracy": accuracy}, [])
+        scores = probes.linear_scores(x, y, others, wanted, judged.seed, self.options.balance)
+        return Scores(scores, [])
 
 
 def probed_clips(

@@ -36,7 +36,8 @@ class Network:
         """Takes a trained classifier."""
         self.stage = model.stage_config.copy_and_resolve_references()
         self.frontend = model.stage_config.frontend
-        self.stage.frontend.trim_db = 0.0
+        # A clip is drawn once; HTS-AT repeats its frames itself.
+        self.stage.frontend.update(trim_db=0.0, repeat_seconds=0.0)
         self.objective, module = model.objective, model.module
         if self.stage.model.dtype != "float32":
             self.stage.model.dtype = "float32"

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int, Int32
 from ml_collections import ConfigDict
 
@@ -14,6 +15,7 @@ from sacjax.config import options as options_lib
 from sacjax.errors import UserError
 from sacjax.frontend.inversion import griffin_lim, istft, linear_of_mel, unlog
 from sacjax.frontend.normalize import normalize, statistics
+from sacjax.frontend.repeating import repeat_whole
 from sacjax.frontend.silence import trim
 from sacjax.frontend.spectral import (
     Numbers,
@@ -43,6 +45,7 @@ __all__ = [
     "mfcc",
     "normalize",
     "preemphasis",
+    "repeat_whole",
     "statistics",
     "stft",
     "trim",
@@ -57,6 +60,7 @@ class Options(options_lib.Options):
     where = "frontend"
 
     trim_db: float = 0.0  # > 0: silence at both ends is cut: so far below the loudest frame
+    repeat_seconds: float = 0.0  # > 0: shorter clips are repeated whole, then silent up to these
     n_fft: int = 1024
     win_length: int = 0  # 0 = n_fft
     hop_length: int = 256
@@ -82,7 +86,9 @@ class Options(options_lib.Options):
     def check(self) -> None:
         """Raises UserError for a window that is longer than the transform."""
         self.require_positive("n_fft", "hop_length", "n_mels", "floor")
-        self.require_not_negative("trim_db", "win_length", "fmin", "fmax", "n_mfcc")
+        self.require_not_negative(
+            "trim_db", "repeat_seconds", "win_length", "fmin", "fmax", "n_mfcc"
+        )
         good = self.win_length <= self.n_fft
         self.require(good, "win_length", f"it must not exceed n_fft {self.n_fft}")
 
@@ -113,6 +119,9 @@ def make_frontend(
     def frontend(
         audio: Float[Numbers, "batch samples"], lengths: Int[Numbers, " batch"]
     ) -> tuple[Float32[Array, "batch frames features"], Int32[Array, " batch"]]:
+        if c.repeat_seconds:
+            size = round(c.repeat_seconds * sample_rate)
+            audio, lengths = repeat_whole(jnp.asarray(audio), jnp.asarray(lengths), size)
         mel, frames = mel_frames(c, sample_rate, audio, lengths)
         features = log_scale(
             mel, log=c.log, floor=c.floor, ref=c.ref, top_db=c.top_db, power=c.power, lengths=frames

@@ -33,6 +33,7 @@ def why_not_carried(model: Model) -> str | None:
         ("ref", isinstance(c.ref, str)),
         ("top_db", c.top_db is not None),
         ("trim_db", c.trim_db > 0),
+        ("repeat_seconds", c.repeat_seconds > 0),
         ("preemphasis", c.preemphasis > 0),
     ):
         if whole:

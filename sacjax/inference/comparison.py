@@ -178,7 +178,7 @@ def probe(
       pooling: of their frames.
       random: also probes each encoder with fresh parameters, drawn by `seed`.
       seed: of draws, folds and fresh parameters.
-      options: `neighbours`, `shots` and `draws` of `probes.all_scores`.
+      options: `neighbours`, `shots`, `draws` and `balance` of `probes.all_scores`.
 
     Returns:
       ({name: results}, the clips without those left out, {index: why it was left out}).

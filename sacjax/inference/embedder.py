@@ -65,7 +65,7 @@ class Embedder:
         self.window = round(stage.data.seconds * self.sample_rate)
         graphdef, self.variables = nnx.split(encoder)
         whole = stage.copy_and_resolve_references()
-        whole.frontend.trim_db = 0.0  # frames keep their times
+        whole.frontend.update(trim_db=0.0, repeat_seconds=0.0)  # frames keep their times
         hidden: dict[str, Any] = {} if layer == -1 else {"hidden_states": True}
 
         # The parameters are arguments, not constants, so that compiling stays quick.

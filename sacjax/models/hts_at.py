@@ -25,10 +25,14 @@ from sacjax.layers.norm import BatchNorm, LayerNorm
 from sacjax.layers.similarity import NEVER
 from sacjax.layers.transformer import NORMAL
 from sacjax.models import base
+from sacjax.models.clap_fusion import LOCAL, Fusion, four_views, local_starts
 from sacjax.parts import part
 
 SILENCE = -100.0
 """Decibels of a silent frame, as CLAP's front end gives it."""
+
+FUSION_DRAW = 1 << 16
+"""Of a call, beyond those of the blocks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,13 @@ class Options(base.Options):
     """Frames of the log-mel, 10 s, which are stretched to the picture; a shorter clip is repeated
     as often as it fits, and followed by silence."""
 
+    fusion: bool = False
+    """Whether longer clips are heard whole: shrunk to these frames, and fused with a stretch out of
+    each of their thirds, a random one in training, else the middle one (Wu et al. 2023)."""
+
+    fusion_reduction: int = 4
+    """Channels of the patches, over those inside the gates of the fusion."""
+
     qkv_bias: bool = True
     """Whether queries, keys and values have biases."""
 
@@ -76,6 +87,8 @@ class Options(base.Options):
     def check(self) -> None:
         """Raises UserError for values out of range, or that do not fit together."""
         self.require_positive("width", "mlp_ratio", "window", "patch", "picture", "max_frames")
+        narrow = 0 < self.fusion_reduction <= self.width
+        self.require(narrow, "fusion_reduction", f"give a number from 1 to {self.width}")
         count = len(self.depths)
         good = count > 0 and min(self.depths) > 0 and len(self.heads) == count
         self.require(good, "depths", "give as many positive numbers as of heads", self.depths)
@@ -213,6 +226,8 @@ class HTSAT(base.Encoder):
         self.embed = Conv(
             1, o.width, size, o.patch, use_bias=True, padding=(0, 0), dtype=dtype, rngs=rngs
         )
+        fuse = partial(Fusion, o.width, o.patch, o.fusion_reduction, dtype=dtype, rngs=rngs)
+        self.fusion = fuse() if o.fusion else None
         self.embed_norm = LayerNorm(o.width, dtype=dtype, rngs=rngs)
         number, last, stages = 0, max(sum(o.depths) - 1, 1), []
         for k, (depth, heads) in enumerate(zip(o.depths, o.heads, strict=True)):
@@ -241,19 +256,15 @@ class HTSAT(base.Encoder):
         """Returns the frames, as published 32 of every clip, whatever its length.
 
         Raises:
-          UserError: more frames than `max_frames`.
+          UserError: more frames than `max_frames`, without `fusion`.
         """
         o = self.settings
-        if inputs.shape[1] > o.max_frames:
+        if inputs.shape[1] > o.max_frames and not o.fusion:
             raise UserError(
                 f"model.encoder.max_frames is {o.max_frames}, but the input has {inputs.shape[1]} "
                 "frames: shorten data.seconds, 10 at the published size"
             )
-        x = repeated(inputs, lengths, o.max_frames)
-        full = jnp.where(lengths > 0, o.max_frames, 0)
-        x = square(self.batch_norm(x, full, ctx), o.picture)
-        count = jnp.full_like(lengths, o.picture)
-        x = self.embed_norm(self.embed(x[..., None], count)[0])
+        x = self.embed_norm(self.patches(inputs, lengths, ctx))
         x, number = drop(x, o.dropout, ctx.rng(0)), 1
         for k, stage in enumerate(self.stages):
             for block in stage:
@@ -266,6 +277,31 @@ class HTSAT(base.Encoder):
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         x = jnp.where((lengths > 0)[:, None, None], x, 0)
         return base.EncoderOutput(x, jnp.where(lengths > 0, x.shape[1], 0))
+
+    def patches(
+        self,
+        inputs: Float[Array, "batch frames bands"],
+        lengths: Int[Array, " batch"],
+        ctx: Context,
+    ) -> Float[Array, "batch side side width"]:
+        """Returns the patches of each clip's picture, of a longer one those of all its views."""
+        o, longer = self.settings, lengths > self.settings.max_frames
+        views = repeated(inputs, jnp.minimum(lengths, o.max_frames), o.max_frames)[:, None]
+        if self.fusion is not None and inputs.shape[1] > o.max_frames:
+            key, shape = ctx.rng(FUSION_DRAW), (len(lengths), LOCAL)
+            u = jnp.full(shape, 0.5) if key is None else jax.random.uniform(key, shape)
+            starts = local_starts(u, lengths, o.max_frames)
+            four = four_views(inputs, lengths, starts, o.max_frames)
+            views = jnp.where(longer[:, None, None, None], four, views)
+        number = views.shape[1]
+        x = views.reshape(-1, *views.shape[2:])
+        full = jnp.repeat(jnp.where(lengths > 0, o.max_frames, 0), number)
+        x = square(self.batch_norm(x, full, ctx), o.picture)
+        x = x.reshape(-1, number, o.picture, o.picture)
+        whole = self.embed(x[:, 0, ..., None], jnp.full_like(lengths, o.picture))[0]
+        if self.fusion is None or number == 1:
+            return whole
+        return self.fusion(whole, x[:, 1:], longer, ctx)
 
 
 def repeated(

@@ -20,6 +20,7 @@ from sacjax.objectives.hubert import Hubert
 from sacjax.objectives.inversion import Inversion
 from sacjax.objectives.masked_autoencoder import MaskedAutoencoder
 from sacjax.objectives.masked_prediction import MaskedPrediction
+from sacjax.objectives.oversampled import Oversampled
 from sacjax.objectives.simclr import SimCLR
 from sacjax.objectives.wav2vec2 import Wav2Vec2Objective
 
@@ -37,6 +38,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "inversion": Inversion,
     "masked_autoencoder": MaskedAutoencoder,
     "masked_prediction": MaskedPrediction,
+    "oversampled": Oversampled,
     "simclr": SimCLR,
     "wav2vec2": Wav2Vec2Objective,
 }

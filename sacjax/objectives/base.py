@@ -101,6 +101,9 @@ class Objective:
     whole_source = False
     """Whether `prepare` needs the whole model of `source`, not only its encoder."""
 
+    needs_start = False
+    """Whether `prepare` needs the encoder that `init_from` names, as `trained`."""
+
     needs_labels = False
     """Whether a training example without a label is useless to it."""
 
@@ -112,7 +115,8 @@ class Objective:
 
     display = Display()
     trained: Any = None
-    """The encoder that `source` names, or its `inference.Model`, while `prepare` runs."""
+    """What `source` names, its encoder or its `inference.Model`, or the encoder that `init_from`
+    names, while `prepare` runs."""
 
     advice = ""
     """What usually helps against a collapse."""

@@ -22,7 +22,7 @@ from sacjax.train import metrics
 from sacjax.train.optimizer import frozen, frozen_statistics, make_optimizer, update_ema
 from sacjax.train.sharding import of_state, over_batch, replicated, without_fsdp
 from sacjax.train.state import Pretrained, TrainState, fresh_variables, new_state, split_model
-from sacjax.views import Views, make_views
+from sacjax.views import Views, attacked, make_views
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +63,9 @@ def train_step(setup: Setup, state: TrainState, batch: dict[str, Any]) -> TrainS
     """
     augment_key, model_key = jax.random.split(jax.random.fold_in(setup.key, state.step))
     progress = schedule_progress(state.step, state.progress, setup.stage.optimizer.schedule_count)
-    found = accumulate(setup, state, setup.views(batch, augment_key), model_key, progress)
+    loss = partial(whole_loss, setup, state, key=model_key, progress=progress)
+    views = attacked(setup.stage, setup.views, batch, augment_key, loss)
+    found = accumulate(setup, state, views, model_key, progress)
     sums = found.sums | {"gradient_norm": (optax.tree.norm(found.grads), jnp.ones([]))}
     good = all_finite((sums["loss"], sums["gradient_norm"], found.buffers))
     updated = apply_gradients(setup, state, found._replace(sums=sums), progress)
@@ -137,10 +139,7 @@ def accumulate(
             gather(buffers, setup.buffers_at_rest),
         )
 
-    # Row i goes to micro-batch i mod k: each device's rows stay on it.
-    parts = jax.tree.map(
-        lambda x: x.reshape(len(x) // number, number, *x.shape[1:]).swapaxes(0, 1), batch
-    )
+    parts = micro_batches(batch, number)
     first = jax.tree.map(lambda x: x[0], parts)
     shapes = jax.eval_shape(
         partial(micro_loss, setup), params, state.buffers, first, Context(key, progress)
@@ -155,6 +154,36 @@ def accumulate(
         )
     divisor = jnp.where(found.count > 0, found.count, 1)
     return found._replace(grads=jax.tree.map(lambda g: g / divisor, found.grads))
+
+
+def micro_batches(batch: Any, number: int) -> Any:
+    """Returns a tree of arrays [B, …] as one of [number, B / number, …].
+
+    Row i goes to micro-batch i mod number: each device's rows stay on it.
+    """
+    return jax.tree.map(
+        lambda x: x.reshape(len(x) // number, number, *x.shape[1:]).swapaxes(0, 1), batch
+    )
+
+
+def whole_loss(
+    setup: Setup, state: TrainState, batch: dict[str, Any], *, key: jax.Array, progress: jax.Array
+) -> jax.Array:
+    """Returns the loss that `accumulate` sums of a batch of views, for its gradient by these."""
+    gather = jax.lax.with_sharding_constraint
+    params = gather(state.params, without_fsdp(setup.params_at_rest))
+    buffers = gather(state.buffers, without_fsdp(setup.buffers_at_rest))
+    number = setup.stage.optimizer.accumulation
+
+    def add(total: jax.Array, xs: tuple[Any, Any]) -> tuple[jax.Array, None]:
+        part, k = xs
+        ctx = Context(jax.random.fold_in(key, k), progress)
+        return total + micro_loss(setup, params, buffers, part, ctx)[0], None
+
+    if number > 1:
+        add = jax.checkpoint(add)  # one micro-batch's activations at a time
+    parts = micro_batches(batch, number)
+    return jax.lax.scan(add, jnp.zeros([]), (parts, jnp.arange(number)))[0]
 
 
 @part("loss")

@@ -47,16 +47,17 @@ def test_command_on_the_workdirs_own_data(workdir, tmp_path, capsys):
     want = probes.few_shot(*four, (1, 2), 2, 0)
     assert got["trained"]["few_shot_accuracy"] == {"1": want[1], "2": want[2]}
     assert got["random"]["few_shot_accuracy"] != got["trained"]["few_shot_accuracy"]
-    head, *lines = out.splitlines()[-5:]
+    head, *lines = out.splitlines()[-6:]
     assert head.split()[-2:] == ["trained", "random"]
     assert [line.split("  ")[0] for line in lines] == [
         "3 nearest neighbours",
         "linear probe",
+        "linear probe, mean of classes",
         "1 labels a class",
         "2 labels a class",
     ]
     assert f"{100 * got['trained']['knn_accuracy']:.1f}" in lines[0]
-    assert f"{100 * np.mean(want[2]):.1f} ± {100 * np.std(want[2]):.1f}" in lines[3]
+    assert f"{100 * np.mean(want[2]):.1f} ± {100 * np.std(want[2]):.1f}" in lines[4]
 
 
 def test_command_on_another_data_set(workdir, folder_of_sounds, tmp_path, capsys):
@@ -173,6 +174,7 @@ def test_several_checkpoints_on_the_same_clips(networks, workdir, tmp_path, caps
     assert cells[1:] == [
         "3 nearest neighbours",
         "linear probe",
+        "linear probe, mean of classes",
         "1 labels a class",
         "2 labels a class",
     ]
@@ -190,10 +192,9 @@ def test_several_checkpoints_on_the_same_clips(networks, workdir, tmp_path, caps
         strict=True,
     ):
         scores = entry[kind]
-        assert shown[:2] == [
-            f"{100 * scores[key]:.1f}" for key in ("knn_accuracy", "linear_accuracy")
-        ]
-        for cell, draws in zip(shown[2:], scores["few_shot_accuracy"].values(), strict=True):
+        keys = "knn_accuracy", "linear_accuracy", "linear_balanced_accuracy"
+        assert shown[:3] == [f"{100 * scores[key]:.1f}" for key in keys]
+        for cell, draws in zip(shown[3:], scores["few_shot_accuracy"].values(), strict=True):
             assert cell == f"{100 * np.mean(draws):.1f} ± {100 * np.std(draws):.1f}"
         row = "".join(f"<td>{cell}</td>" for cell in (name, *shown))
         assert f"<tr>{row}</tr>" in text

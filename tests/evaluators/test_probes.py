@@ -2,8 +2,12 @@
 
 import numpy as np
 import pytest
+from imblearn.over_sampling import SMOTE
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.preprocessing import StandardScaler
 
+from sacjax import oversampling
 from sacjax.errors import UserError
 from sacjax.evaluators import probes
 
@@ -65,6 +69,50 @@ def test_few_training_vectors_take_c_1():
     want = LogisticRegression(C=1.0, max_iter=1000).fit((train - centre) / scale, labels)
     want = want.score((test - centre) / scale, answers)
     assert probes.linear(train, labels, test, answers, 0) == pytest.approx(want) and 0.4 < want < 1
+
+
+def uneven(seed=1):
+    """Two clouds that overlap, 60 vectors of one class and 4 of the other, and as many of each."""
+    many, few = clouds(60, 2, 6, 1.5, seed)[0].reshape(2, 60, 6)
+    train = np.concatenate([many, few[:4]])
+    return train, np.repeat([0, 1], [60, 4]), *clouds(50, 2, 6, 1.5, seed + 1)
+
+
+def test_rare_classes_weigh_more_or_get_vectors_made_of_standardized_ones():
+    train, labels, test, answers = uneven()
+    scaler = StandardScaler().fit(train)  # four vectors of a class: no folds
+    x, others = scaler.transform(train), scaler.transform(test)
+    filled = SMOTE(random_state=7001, k_neighbors=3).fit_resample(x, labels)
+    heads = {
+        "none": LogisticRegression().fit(x, labels),
+        "weights": LogisticRegression(class_weight="balanced").fit(x, labels),
+        "smote": LogisticRegression().fit(*filled),
+    }
+    found = {}
+    for balance, head in heads.items():
+        found[balance] = probes.linear_scores(train, labels, test, answers, 7, balance)
+        predicted = head.predict(others)
+        assert found[balance] == {
+            "linear_accuracy": pytest.approx(np.mean(predicted == answers)),
+            "linear_balanced_accuracy": pytest.approx(balanced_accuracy_score(answers, predicted)),
+        }
+    for balance in ("weights", "smote"):
+        assert found[balance]["linear_accuracy"] > found["none"]["linear_accuracy"] + 0.05
+
+
+def test_vectors_are_made_of_a_fold_s_training_vectors_alone(monkeypatch):
+    train, labels = clouds(10, 2, 6, 1.5, 1)
+    labels[10:15] = 0
+    sizes = []
+    plain = oversampling.balanced
+    monkeypatch.setattr(
+        oversampling,
+        "balanced",
+        lambda x, *args, **kw: sizes.append(len(x)) or plain(x, *args, **kw),
+    )
+    probes.linear(train, labels, train, labels, 0, "smote")
+    folds = len(probes.REGULARIZATION) * probes.FOLDS
+    assert sizes == [16] * folds + [20]
 
 
 def test_draws_of_few_shots(monkeypatch):

@@ -23,7 +23,7 @@ from sacjax.train.step import make_trainer
 
 STEPS = 3
 BATCHES = 2
-SUPERVISED = {"classification", "distillation"}
+SUPERVISED = {"classification", "distillation", "oversampled"}
 
 
 def test_every_objective_without_labels_is_here():

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import io
 import math
 import os
 
@@ -11,7 +10,7 @@ import numpy as np
 import soundfile as sf
 
 from sacjax.data.recordings import Clip
-from sacjax.data.retry import RetriedFile, retried
+from sacjax.data.retry import Content, RetriedFile, retried
 from sacjax.data.sources import headers, mp3, pyav
 
 # libsndfile's formats and their other endings; RAW has no header to read.
@@ -39,14 +38,6 @@ class _SoundFile(sf.SoundFile):
         That costs time, and fails at a broken end.
         """
         return False
-
-
-class _Content(io.BytesIO):
-    """A file's bytes in memory."""
-
-    def __repr__(self) -> str:
-        """Returns what libsndfile's errors call it."""
-        return "a file in a data set"
 
 
 class FileClip:
@@ -79,7 +70,7 @@ class FileClip:
             raise OSError("empty file")
         self.size = size
         self.alone = content is None and path.lower().endswith(_ENDINGS)  # libsndfile reads alone
-        self.bytes: RetriedFile | _Content | None = None
+        self.bytes: RetriedFile | Content | None = None
         self.file = self._open()
         self.sample_rate = self.file.samplerate
         self.first = round(start * self.sample_rate)
@@ -156,14 +147,14 @@ class FileClip:
         finally:
             self._check()
 
-    def _bytes(self, first: bytes = b"", skip: int = 0) -> RetriedFile | _Content:
+    def _bytes(self, first: bytes = b"", skip: int = 0) -> RetriedFile | Content:
         if self.content is None:
             return RetriedFile(self.path, first, skip)
-        return _Content(first + self.content[skip:])
+        return Content(first + self.content[skip:])
 
     def _check(self) -> None:
         """Raises UserError if the file could not be read."""
-        if isinstance(self.bytes, RetriedFile):
+        if self.bytes is not None:
             self.bytes.check()
 
     def _mp3_header(self) -> tuple[bytes, int]:
@@ -174,7 +165,7 @@ class FileClip:
     def _ogg_ends(self) -> bool:
         if self.content is None:
             return _ogg_ends(self.path, self.size, self.changed)
-        return headers.ogg_ends(_Content(self.content))
+        return headers.ogg_ends(Content(self.content))
 
     def _within(self, frames: int) -> int:
         """Returns how many of a file's samples are this clip's."""
@@ -213,6 +204,29 @@ def open_file(path: str, start: float = 0.0, end: float | None = None) -> Clip:
     try:
         return FileClip(path, start, end)
     except sf.LibsndfileError as error:
+        raise ImportError(f"{error} PyAV may read it: pip install 'sacjax[av]'") from error
+
+
+def open_content(content: bytes, name: str = "") -> Clip:
+    """Returns a file whose bytes are in memory; read by PyAV where libsndfile does not read it.
+
+    Args:
+      content: the file's bytes.
+      name: its name, whose ending tells the format; '': unknown.
+
+    Raises:
+      ImportError: PyAV would be needed, and is not installed.
+      Exception: it cannot be opened.
+    """
+    if os.path.splitext(name)[1].lower() in pyav.EXTENSIONS and pyav.INSTALLED:
+        return pyav.AvClip(name, content=content)
+    try:
+        return FileClip(name, content=content)
+    except sf.LibsndfileError as error:
+        if os.path.splitext(name)[1].lower() in LIBSNDFILE:
+            raise
+        if pyav.INSTALLED:
+            return pyav.AvClip(name, content=content)
         raise ImportError(f"{error} PyAV may read it: pip install 'sacjax[av]'") from error
 
 

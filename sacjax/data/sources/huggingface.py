@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from sacjax.data import patterns
 from sacjax.data.recordings import Clip, Recordings
 from sacjax.data.sources import official
-from sacjax.data.sources.files import FileClip, open_file
+from sacjax.data.sources.files import open_content, open_file
 from sacjax.errors import UserError, first_line, nearest
 
 EXTRA = "data.source=huggingface needs the datasets library: pip install 'sacjax[huggingface]'"
@@ -59,7 +59,7 @@ def open_cell(cell: Mapping[str, Any] | None, roots: Sequence[str]) -> Clip:
     """
     content, path = (cell or {}).get("bytes"), (cell or {}).get("path")
     if content:
-        return FileClip(path or "", content=content)
+        return open_content(content, path or "")
     if not path:
         raise ValueError("there is no sound in the row")
     full = os.path.realpath(os.path.join(roots[0] if roots else "", path))

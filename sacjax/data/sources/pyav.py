@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sacjax.data.retry import RetriedFile, retried
+from sacjax.data.retry import Content, RetriedFile, retried
 
 INSTALLED = importlib.util.find_spec("av") is not None
 EXTENSIONS = frozenset(
@@ -30,7 +30,7 @@ class AvClip:
     Positions are as exact as the container's times: a sample in most, a millisecond in WebM.
     """
 
-    file: RetriedFile
+    file: RetriedFile | Content
     container: Any
     stream: Any
     resampler: Any
@@ -41,22 +41,34 @@ class AvClip:
     position: int  # where the parts begin, in samples of the file
     held: int  # where they end
 
-    def __init__(self, path: str, start: float = 0.0, end: float | None = None):
-        """Decodes the beginning; `start` and `end` in seconds.
+    def __init__(
+        self, path: str, start: float = 0.0, end: float | None = None, content: bytes | None = None
+    ):
+        """Decodes the beginning.
+
+        Args:
+          path: the file's.
+          start: where the clip begins, in seconds.
+          end: where it ends; None: with the file.
+          content: the file's bytes, where they are in memory; `path` is then only a name.
 
         Raises:
           OSError: there is no such file, or it is empty.
           ValueError: there is no sound in it, or it cannot be decoded.
           UserError: it cannot be read now.
         """
-        status = retried(lambda: os.stat(path))
-        if not status.st_size:
+        self.path, self.content = path, content
+        size, changed = (len(content), 0) if content is not None else _status(path)
+        if not size:
             raise OSError("empty file")
-        self.path = path
         frame = self._open()
         self.sample_rate = frame.sample_rate
         self.first = round(start * self.sample_rate)
-        seconds = self._told_seconds() or _count_seconds(path, status.st_size, status.st_mtime_ns)
+        seconds = self._told_seconds()
+        if not seconds and content is not None:
+            seconds = _packets_seconds(self._bytes())
+        elif not seconds:
+            seconds = _count_seconds(path, size, changed)
         last = round((seconds if end is None else min(end, seconds)) * self.sample_rate)
         self.num_samples = max(last - self.first, 0)
 
@@ -102,7 +114,7 @@ class AvClip:
         """Opens the file and decodes its first frame, which it returns."""
         import av
 
-        self.file = RetriedFile(self.path)
+        self.file = self._bytes()
         with _decoding(self.file):
             self.container = _container(self.file)
             if not self.container.streams.audio:
@@ -117,6 +129,9 @@ class AvClip:
         self.nothing = np.zeros([len(frame.layout.channels), 0], np.float32)
         self._start(frame, 0)
         return frame
+
+    def _bytes(self) -> RetriedFile | Content:
+        return RetriedFile(self.path) if self.content is None else Content(self.content)
 
     def _start(self, frame: Any, position: int) -> None:
         """Begins with a frame, whose first sample is the `position`-th of the file."""
@@ -152,10 +167,20 @@ class AvClip:
         return (self.container.duration or 0) / 1e6
 
 
+def _status(path: str) -> tuple[int, int]:
+    """Returns a file's (bytes, time of its last change)."""
+    status = retried(lambda: os.stat(path))
+    return status.st_size, status.st_mtime_ns
+
+
 @functools.lru_cache(1 << 18)
 def _count_seconds(path: str, size: int, changed: int) -> float:
+    """Returns `_packets_seconds` of a file, which is looked through once."""
+    return _packets_seconds(RetriedFile(path))
+
+
+def _packets_seconds(file: RetriedFile | Content) -> float:
     """Returns the length of a file's sound, by its packets."""
-    file = RetriedFile(path)
     with _decoding(file):
         container: Any = _container(file)
         stream = container.streams.audio[0]
@@ -164,7 +189,7 @@ def _count_seconds(path: str, size: int, changed: int) -> float:
 
 
 @contextlib.contextmanager
-def _decoding(file: RetriedFile) -> Iterator[None]:
+def _decoding(file: RetriedFile | Content) -> Iterator[None]:
     """Makes ValueError of FFmpeg's errors.
 
     It says "Input/output error" of much that is damaged; whether it was one, the file knows.
@@ -179,7 +204,7 @@ def _decoding(file: RetriedFile) -> Iterator[None]:
         file.check()
 
 
-def _container(file: RetriedFile) -> Any:
+def _container(file: RetriedFile | Content) -> Any:
     """Opens a file. It may name others, such as a play list does: those are not opened."""
     import av
 

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from sacjax import io
 from sacjax.data.recordings import Clip, MemoryClip, Recordings
 from sacjax.data.sources import official
-from sacjax.data.sources.files import FileClip
+from sacjax.data.sources.files import open_content
 from sacjax.data.sources.records import Records
 from sacjax.errors import UserError, nearest
 
@@ -67,7 +67,7 @@ class OpenTfds:
         record = self.sources[split][int(i - (self.stops[split - 1] if split else 0))]
         audio = self.reader.deserialize_example_np(record)[self.feature]
         if isinstance(audio, bytes):  # Audio(lazy_decode=True) keeps files as they are
-            return FileClip("", content=audio)
+            return open_content(audio)
         audio = audio if audio.ndim == 2 else audio[:, None]
         if np.issubdtype(audio.dtype, np.integer) and audio.dtype != np.int16:
             peak = float(np.abs(audio.astype(np.float64)).max(initial=0.0))

@@ -18,10 +18,11 @@ from ml_collections import ConfigDict
 from sacjax.data import patterns
 from sacjax.data.recordings import Clip, Recordings
 from sacjax.data.retry import RetriedFile
-from sacjax.data.sources import official
-from sacjax.data.sources.files import LIBSNDFILE, FileClip
+from sacjax.data.sources import official, pyav
+from sacjax.data.sources.files import LIBSNDFILE, open_content
 from sacjax.errors import UserError
 
+SOUNDS = LIBSNDFILE | pyav.EXTENSIONS
 TEXTS = ("cls", "txt")  # files of a sample that say its label
 MOST_BYTES = 1 << 20  # of a text or JSON file
 
@@ -39,9 +40,9 @@ class Sample:
 class OpenMembers:
     """Opens a sound file within a tar file."""
 
-    def __init__(self, paths: list[str], places: list[tuple[int, int]]):
-        """Takes each clip's tar file, and its (first byte, bytes) there."""
-        self.paths, self.places = paths, places
+    def __init__(self, paths: list[str], names: list[str], places: list[tuple[int, int]]):
+        """Takes each clip's tar file, its name there, and its (first byte, bytes)."""
+        self.paths, self.names, self.places = paths, names, places
 
     def __call__(self, i: int) -> Clip:
         """Returns the clip. Raises whatever a bad file makes its decoder raise."""
@@ -51,19 +52,19 @@ class OpenMembers:
         content.check()
         if len(found) < size:
             raise OSError("the tar file ends within it")
-        return FileClip("", content=found)
+        return open_content(found, self.names[i])
 
 
 def load_webdataset(data: ConfigDict) -> Recordings:
     """Reads the tar files in the folder `data.path`, or the one that it names.
 
     A key is a file's path up to the first dot of its last part, as in WebDataset. A sample has one
-    sound (`.wav`, `.flac`, `.ogg` or what else libsndfile reads), or that of the ending
-    `data.audio_column`. Its label is the text in `.cls`, or else in `.txt`, or else under `label`
-    in `.json`; `data.label_column` names one of those (cls, txt, or a key of the JSON), as
-    `group_column` and `fold_column` do. An empty text is unknown, or no label if `data.empty_label`
-    says so. Tar files or folders called train…, valid…, val…, dev…, test… or eval… are official
-    splits if all are called so and not all the same.
+    sound (`.wav`, `.flac`, `.ogg` or what else libsndfile reads; by PyAV `.m4a`, `.mp4`, `.webm`
+    …), or that of the ending `data.audio_column`. Its label is the text in `.cls`, or else in
+    `.txt`, or else under `label` in `.json`; `data.label_column` names one of those (cls, txt, or a
+    key of the JSON), as `group_column` and `fold_column` do. An empty text is unknown, or no label
+    if `data.empty_label` says so. Tar files or folders called train…, valid…, val…, dev…, test… or
+    eval… are official splits if all are called so and not all the same.
 
     Raises:
       UserError: no tar files, one that is damaged or compressed, JSON that cannot be read, or
@@ -100,7 +101,11 @@ def load_webdataset(data: ConfigDict) -> Recordings:
         names=names,
         labels=labels,
         class_names=tuple(sorted({one for own in labels for one in own or ()})),
-        open=OpenMembers(paths, [(sample.start, sample.size) for sample in samples]),
+        open=OpenMembers(
+            paths,
+            [sample.name for sample in samples],
+            [(sample.start, sample.size) for sample in samples],
+        ),
         folds=patterns.number_folds(folds, f"{data.path}, {fold}") if folds else None,
         splits=parts,
         groups=groups,
@@ -123,7 +128,7 @@ def samples_of(path: Path, audio: str = "") -> list[Sample]:
         key, _, ending = base.partition(".")
         sample = found.setdefault(folder + slash + key, Sample())
         ending = ending.lower()
-        is_sound = "." + ending.rpartition(".")[2] in LIBSNDFILE
+        is_sound = "." + ending.rpartition(".")[2] in SOUNDS
         if ending == audio if audio else is_sound:
             if sample.name:
                 raise UserError(

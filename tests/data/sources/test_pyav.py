@@ -1,5 +1,8 @@
 """Sounds that PyAV reads: whole, in parts, damaged, and where it is not installed."""
 
+import pickle
+import tarfile
+
 import numpy as np
 import pytest
 import scipy.signal
@@ -88,6 +91,65 @@ def test_a_part_of_a_file_and_stereo(tmp_path):
     assert x.shape == (8000, 2) and len(part.read(23990, 50)) == 10
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("a.aac", "aac")])
+def test_bytes_in_memory_are_read_as_the_file_is(tmp_path, name, codec):
+    path = encode(tmp_path / name, codec, 16000, 2.0)
+    file, held = pyav.AvClip(str(path)), pyav.AvClip(name, content=path.read_bytes())
+    assert held.num_samples == file.num_samples
+    for start, count in ((20000, 5000), (0, 9000)):
+        np.testing.assert_array_equal(held.read(start, count), file.read(start, count))
+    part = pyav.AvClip(name, 0.5, 1.0, path.read_bytes())
+    np.testing.assert_array_equal(part.read(0, 8000), file.read(8000, 8000))
+    with pytest.raises(OSError, match="empty"):
+        pyav.AvClip(name, content=b"")
+
+
+KINDS = [("a.m4a", "aac"), ("b.mp4", "aac"), ("c.webm", "libopus"), ("d.opus", "libopus")]
+
+
+def heard(recordings, i):
+    """The shift and likeness of a clip to the sweep of one second that it was made of."""
+    x = decode.read_window(recordings.open(i), 8000, 0.0, 1.0, "zero")[0]
+    return shift(sweep(1, 8000), x)
+
+
+def test_webdataset_tars_hold_them(tmp_path):
+    with tarfile.open(tmp_path / "d.tar", "w") as out:
+        for name, codec in KINDS:
+            path = encode(tmp_path / name, codec, 48000, 1.0)
+            out.add(path, name)
+            label = tmp_path / "label"
+            label.write_text(codec)
+            out.add(label, name[0] + ".cls")
+    loaded = sources.load(settings(source="webdataset", path=str(tmp_path / "d.tar")))
+    assert loaded.names == [f"d.tar/{name}" for name, _ in KINDS]
+    assert loaded.class_names == ("aac", "libopus")
+    loaded = pickle.loads(pickle.dumps(loaded))  # as worker processes get it
+    for i in range(len(KINDS)):
+        lag, like = heard(loaded, i)
+        assert 0 <= lag < 400 and like > 0.95, KINDS[i]
+
+
+def test_rows_of_parquet_files_hold_them_named_or_not(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    datasets.disable_progress_bars()
+    cells = []
+    for name, codec in KINDS:
+        content = encode(tmp_path / "made" / name, codec, 48000, 1.0).read_bytes()
+        cells += [{"bytes": content, "path": name}, {"bytes": content, "path": None}]
+    cells.append({"bytes": b"this is no sound" * 99, "path": None})
+    (tmp_path / "d").mkdir()
+    pq.write_table(pa.table({"audio": cells}), tmp_path / "d" / "train.parquet")
+    data = settings(source="huggingface", path=str(tmp_path / "d"), data_dir=str(tmp_path / "c"))
+    loaded = sources.load(data)
+    for i in range(2 * len(KINDS)):
+        lag, like = heard(loaded, i)
+        assert 0 <= lag < 400 and like > 0.95, (KINDS[i // 2], i)
+    with pytest.raises(ValueError, match="FFmpeg"):
+        loaded.open(2 * len(KINDS))
+
+
 def test_a_folder_and_a_manifest_read_them(tmp_path):
     encode(tmp_path / "dog" / "a.m4a", "aac", 16000)
     write(tmp_path / "cat" / "b.wav")
@@ -161,5 +223,12 @@ def test_without_pyav(tmp_path, monkeypatch, capsys):
         ImportError, match="not recognised. PyAV may read it: pip install 'sacjax.av"
     ):
         sources.OpenFiles([str(tmp_path / "dog" / "a.m4a")])(0)
+    with pytest.raises(ImportError, match="PyAV may read it: pip install 'sacjax.av"):
+        files.open_content((tmp_path / "dog" / "a.m4a").read_bytes())
+    with tarfile.open(tmp_path / "d.tar", "w") as out:
+        out.add(tmp_path / "dog" / "a.m4a", "a.m4a")
+    tar = sources.load(settings(source="webdataset", path=str(tmp_path / "d.tar")))
+    with pytest.raises(ImportError, match="PyAV may read it"):  # it is listed, and told why
+        tar.open(0)
     (tmp_path / "dog" / "b.wav").rename(tmp_path / "c.mp4")  # what libsndfile reads it reads
     assert sources.OpenFiles([str(tmp_path / "c.mp4")])(0).num_samples == 8000
