@@ -1,5 +1,6 @@
 """What is learned. `base.Objective` is the contract; each other file is one objective."""
 
+import json
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -60,7 +61,7 @@ def check(stage: ConfigDict) -> None:
             f"model.frontend is '{stage.model.frontend}': objective.name={name} makes its targets "
             "of the features, and a front end that learns would make them easy; choose mel"
         )
-    told = (kind, repr(stage.to_dict()))
+    told = (kind, json.dumps(stage.to_dict(), sort_keys=True, default=repr))
     if told not in _fitting:
         kind.check(stage)
         _fitting.add(told)
