@@ -92,8 +92,9 @@ def test_mistakes_of_the_user(networks, tmp_path, network, flags, message):
 def test_a_file_that_ends_before_the_start_is_skipped(networks, tmp_path, capsys):
     tone(tmp_path / "short.wav", 700, seconds=0.2)
     tone(tmp_path / "whole.wav", 700, seconds=0.5)
+    sounds = [str(tmp_path / f"{name}.wav") for name in ("short", "whole")]
     flags = ["--checkpoint", str(networks["small_cnn"]), "--output", str(tmp_path / "out")]
-    flags += ["--method", "grad_cam", str(tmp_path), "--start"]
+    flags += [*sounds, "--method", "grad_cam", "--start"]
     assert explain.main([*flags, "0.3"]) == 0
     (entry,) = json.loads((tmp_path / "out" / "explanations.json").read_text())
     assert entry["file"].endswith("whole.wav") and entry["start"] == 0.3

@@ -89,10 +89,12 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path):
 
 def test_the_best_and_the_last_checkpoint_have_a_temperature_each(tmp_path, monkeypatch):
     share_trainers(monkeypatch)
-    evaluation = dict(best="validation/loss", best_mode="max", checkpoint="best")  # the first step
+    evaluation = dict(best="validation/loss", best_mode="max", checkpoint="best")  # step 20
     for name, temperature in (("plain", False), ("scaled", True)):
         config = config_of(temperature=temperature, **evaluation)
-        config.supervised.train.update(steps=2, evaluate_every=1)
+        config.supervised.data.examples = 400
+        config.supervised.optimizer.update(learning_rate=2e-2, warmup_fraction=0.0)
+        config.supervised.train.update(steps=40, evaluate_every=20)
         stages.run(config, tmp_path / name)
     flags, temperatures = ["--config.supervised.eval.temperature=True"], set()
     for which in ("best", "last"):
