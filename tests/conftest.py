@@ -3,12 +3,11 @@
 import atexit
 import contextlib
 import fcntl
+import gc
 import importlib.util
 import os
 import shutil
 import tempfile
-import threading
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +44,12 @@ QUICK = ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=fa
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK])
 # NumPy's threads wait for each other in a busy loop, which a worker on each core makes long.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+
+def pytest_collection_finish():
+    """Lets garbage be looked for less often: tracing makes many objects, and hardly any cycle."""
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
 
 
 @pytest.fixture
@@ -164,24 +169,17 @@ def bucket():
 
 @pytest.fixture
 def outage(bucket):
-    """Calling it makes the bucket answer 503 from now on, until it has refused five requests.
+    """Calling it makes the bucket answer the next two requests by 503.
 
-    It returns a function that waits for the end, and says how many were refused.
+    It returns a function that says how many of them have not come.
     """
 
     def begin():
-        bucket.refused, ending = 0, threading.Thread(target=end)
-        bucket.outage.set()
-        ending.start()
-        return lambda: (ending.join(), bucket.refused)[1]
-
-    def end():
-        while bucket.outage.is_set() and bucket.refused < 5:
-            time.sleep(0.01)
-        bucket.outage.clear()
+        bucket.refuses = 2
+        return lambda: bucket.refuses
 
     yield begin
-    bucket.outage.clear()
+    bucket.refuses = 0
 
 
 @pytest.fixture
