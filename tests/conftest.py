@@ -38,9 +38,14 @@ if (
         "0"  # also small programs, which many tests share
     )
 
-# LLVM's optimizations take longer than they save on experiments of seconds, and XLA's newer way of
-# writing fused operations compiles half as fast as its older one.
-QUICK = ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")
+# LLVM's optimizations take longer than they save on experiments of seconds, XLA's newer way of
+# writing fused operations compiles half as fast as its older one, and a program's parts are for
+# cores that the other workers have.
+QUICK = (
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK])
 # NumPy's threads wait for each other in a busy loop, which a worker on each core makes long.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -91,6 +96,14 @@ def overrides_for(sounds):
     ]
 
 
+# Tracing the augmentations of configs/folder.py is a quarter of what its short runs take. One that
+# draws stays.
+LESS_AUGMENTED = [
+    "--config.supervised.augment.waveform=({'name': 'gain'},)",
+    "--config.supervised.augment.spectrogram=()",
+]
+
+
 @pytest.fixture
 def folder_of_sounds(tmp_path):
     """A folder of `write_tones`."""
@@ -100,7 +113,8 @@ def folder_of_sounds(tmp_path):
 @pytest.fixture
 def small_overrides(folder_of_sounds):
     """Overrides that make configs/folder.py an experiment of seconds on `folder_of_sounds`."""
-    return overrides_for(folder_of_sounds)
+    encoder = "--config.supervised.model.encoder={'channels': (8, 8), 'hidden': 16}"
+    return [*overrides_for(folder_of_sounds), encoder, *LESS_AUGMENTED]
 
 
 @contextlib.contextmanager
