@@ -29,10 +29,8 @@ class Bucket:
 
     def __init__(self, port: int = 0):
         """Takes a port; 0: a free one."""
-        self.outage = threading.Event()
-        """While it is set, every request is answered by 503, service unavailable."""
-        self.refused = 0
-        """How many were."""
+        self.refuses = 0
+        """How many of the next requests are answered by 503, service unavailable."""
         self.storage = Storage(use_memory_fs=True)
         buckets.create_bucket(NAME, self.storage)
         make = functools.partial(_Handler, self)
@@ -76,9 +74,11 @@ class _Handler(server.RequestHandler):
 
     def handle_one(self, method: str) -> None:
         size = int(self.headers.get("Content-Length") or 0)
-        if self.bucket.outage.is_set():
+        with self.lock:
+            refused = self.bucket.refuses > 0
+            self.bucket.refuses -= refused
+        if refused:
             self.rfile.read(size)
-            self.bucket.refused += 1
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
             return
         url = urlsplit(self.path)

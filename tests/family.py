@@ -84,6 +84,7 @@ FAMILY: dict[str, Member] = {
     "inversion": Member(
         encoder="frames",
         options=dict(width=16, hidden=32, depth=1, griffin_lim=0),
+        stage=dict(train=dict(batch_size=16)),
         tolerance=3e-3,
     ),
     "masked_autoencoder": Member(

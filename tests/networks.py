@@ -4,6 +4,7 @@ import jax
 from flax import nnx
 
 from sacjax.context import Context
+from sacjax.models import convnext, efficientnet, inception
 
 
 def quick(model, function):
@@ -15,6 +16,17 @@ def quick(model, function):
     run = lambda state, *args: function(nnx.merge(graphdef, state), *args)
     jitted = jax.jit(run, compiler_options={"xla_backend_optimization_level": "0"})
     return lambda *args: jitted(state, *args)
+
+
+def fewer_blocks(monkeypatch):
+    """Leaves deep networks of pictures a block of each kind, where any depth shows the same."""
+    monkeypatch.setattr(convnext, "DEPTHS", (1,) * len(convnext.DEPTHS))
+    first, second, *others = efficientnet.STAGES  # the second's last block is a residual one
+    stages = (first, second, *(stage._replace(depth=1) for stage in others))
+    monkeypatch.setattr(efficientnet, "STAGES", stages)
+    kinds = ("Mixed_5b", "Mixed_6a", "Mixed_6b", "Mixed_7a", "Mixed_7b")
+    blocks = tuple(block for block in inception.BLOCKS if block.name in kinds)
+    monkeypatch.setattr(inception, "BLOCKS", blocks)
 
 
 class Recorder(Context):

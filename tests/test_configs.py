@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile as sf
+from quick_stages import share_trainers
 
 from sacjax import config as config_lib
 from sacjax import init_from, objectives, stages
@@ -120,6 +121,7 @@ def test_a_pods_step_is_traced_for_eight_chips_and_has_the_published_size(name, 
 def test_own_recordings_pretrain_and_fine_tune(folder_of_sounds, tmp_path, monkeypatch):
     """Unlabelled files of any length lie in a folder and in a sub-folder, which is no label."""
     monkeypatch.chdir(ROOT)
+    share_trainers(monkeypatch)
     rng, unlabelled = np.random.default_rng(0), tmp_path / "unlabelled"
     (unlabelled / "more").mkdir(parents=True)
     for k in range(20):

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from quick_stages import share_trainers
 
 from sacjax.commands import train
 from sacjax.errors import UserError
@@ -117,8 +118,9 @@ def test_a_workdir_may_not_be_the_data_set(trained):
 
 
 def test_broken_files_are_skipped_listed_and_stop_the_run_only_past_the_limit(
-    trained, tmp_path, capsys
+    trained, tmp_path, capsys, monkeypatch
 ):
+    share_trainers(monkeypatch)
     broken = tmp_path / "sounds"
     shutil.copytree(trained.sounds, broken)
     (broken / "high" / "not_audio.wav").write_bytes(b"this is not audio")
@@ -137,7 +139,8 @@ def test_broken_files_are_skipped_listed_and_stop_the_run_only_past_the_limit(
     assert (tmp_path / "run" / "results.json").is_file()
 
 
-def test_encoder_of_another_run_is_taken(trained, tmp_path):
+def test_encoder_of_another_run_is_taken(trained, tmp_path, monkeypatch):
+    share_trainers(monkeypatch)
     changes = [f"supervised.init_from={trained.workdir}", "supervised.train.steps=2"]
     train.main(arguments(tmp_path / "tuned", trained.overrides, *changes, "profile=False"))
     assert (tmp_path / "tuned" / "results.json").is_file()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from ml_collections import ConfigDict
+from quick_stages import share_trainers
 
 from sacjax import config as config_lib
 from sacjax import inference, init_from
@@ -385,8 +386,9 @@ def finetuning(saved, **encoder):
 
 
 def test_fine_tuning_starts_from_a_folder_and_the_workdir_stands_on_its_own(
-    saved, tmp_path, capsys
+    saved, tmp_path, capsys, monkeypatch
 ):
+    share_trainers(monkeypatch)
     source = copy(saved, make_folder(tmp_path / "hf"))
     (source / "preprocessor_config.json").write_text(
         json.dumps(dict(do_normalize=True, sampling_rate=16000))

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import soundfile as sf
+from quick_stages import share_trainers
 
 from sacjax import config as config_lib
 from sacjax import stages
@@ -60,7 +61,8 @@ def test_the_same_batches_as_from_the_cache(sounds, pad, crop):
     assert broken
 
 
-def test_a_run_learns_the_same(tmp_path, small_overrides):
+def test_a_run_learns_the_same(tmp_path, small_overrides, monkeypatch):
+    share_trainers(monkeypatch)
     losses = []
     for change in ("cache", "on_device"):
         config = config_lib.load(

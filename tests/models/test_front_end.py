@@ -123,10 +123,11 @@ def check_moved(trained, name):
 
 
 def test_a_classifier_is_trained_saved_and_loaded_with_its_front_end(
-    tmp_path, small_overrides, monkeypatch
+    tmp_path, folder_of_sounds, monkeypatch
 ):
     share_trainers(monkeypatch)
-    results = stages.run(tiny(small_overrides, "leaf"), tmp_path / "run")["supervised"]
+    config = tiny(overrides_for(folder_of_sounds), "leaf")
+    results = stages.run(config, tmp_path / "run")["supervised"]
     assert results["test/loss"] < 0.6 < np.log(2)  # of two classes by chance
     model = sacjax.load(tmp_path / "run")
     check_moved(model.module.encoder.front_end, "leaf")

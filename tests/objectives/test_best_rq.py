@@ -104,7 +104,7 @@ def test_loss_as_written_out_and_only_the_encoder_and_head_learn():
     model = objective.build(nnx.Rngs(0))
     view, mask = waves([SAMPLES, 900, SAMPLES]), np.array([1, 1, 0])
     batch = batch_of(view, mask)
-    loss = objective.loss(model, batch, Context())
+    loss = nnx.jit(lambda model: objective.loss(model, batch, Context()))(model)
 
     tokens = np.array([24, (900 - 66) // 64 + 1, 0])
     made = objective.options.masks(
@@ -117,9 +117,8 @@ def test_loss_as_written_out_and_only_the_encoder_and_head_learn():
     heard = objective.features_of_tokens(view, 24)
     quantizer = model.quantizer
     codes = np.asarray(quantizer.nearest(quantizer.project(heard, jnp.asarray(tokens))))
-    frames = model.encoder.context(
-        model.encoder.tokens(*view)._replace(lengths=jnp.asarray(tokens)), mask=made
-    ).frames
+    heard_as = lambda encoder: encoder.tokens(*view)._replace(lengths=jnp.asarray(tokens))
+    frames = nnx.jit(lambda m: m.encoder.context(heard_as(m.encoder), mask=made).frames)(model)
     logits = np.asarray(frames @ model.head.kernel[...] + model.head.bias[...])
     log = scipy.special.log_softmax(logits.reshape(3, 24, 2, 6), -1)
     right = np.take_along_axis(log, codes[..., None], -1)[..., 0]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from quick_stages import share_trainers
 
 from sacjax import config as config_lib
 from sacjax import objectives, stages
@@ -242,7 +243,8 @@ def test_options_that_are_refused(options, message):
 # A whole run; what every objective must do is in test_family.py
 
 
-def test_it_is_evaluated_by_its_loss_neighbours_and_a_linear_probe(tmp_path):
+def test_it_is_evaluated_by_its_loss_neighbours_and_a_linear_probe(tmp_path, monkeypatch):
+    share_trainers(monkeypatch)
     config = config_of()
     config.pretrain.eval.evaluators = (
         dict(name="objective"),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from quick_stages import share_trainers
 from workdirs import write_workdir
 
 from sacjax import config as config_lib
@@ -102,7 +103,8 @@ def test_a_student_comes_nearer_to_any_teacher(encoder, objective, options, tmp_
     assert "encoder" in state.params and "teacher" not in state.params
 
 
-def test_a_run_whose_teacher_is_an_earlier_stage(tmp_path):
+def test_a_run_whose_teacher_is_an_earlier_stage(tmp_path, monkeypatch):
+    share_trainers(monkeypatch)
     c = config_of("teacher")
     teacher = c.student.copy_and_resolve_references()
     with teacher.unlocked():

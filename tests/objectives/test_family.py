@@ -12,17 +12,17 @@ import jax
 import numpy as np
 import pytest
 from conftest import shared_folder
-from family import FAMILY, config_of, stage_of
+from family import FAMILY, config_of
 from flax import nnx
 from quick_stages import share_trainers, shared_trainer
 
 from sacjax import evaluators, inference, objectives, stages
+from sacjax.data import sources
 from sacjax.objectives import OBJECTIVES
 from sacjax.train import sharding
 from sacjax.train.step import make_trainer
 
 STEPS = 3
-BATCHES = 2
 SUPERVISED = {"classification", "distillation", "oversampled"}
 
 
@@ -36,10 +36,10 @@ def name(request):
 
 
 def whole_run(name):
-    """Returns the config of a run that evaluates by neighbours, saved at half its way."""
+    """Returns the config of a run that evaluates by neighbours, saved shortly before its end."""
     config = config_of(name)
     steps = FAMILY[name].steps
-    config.checkpoint.update(every=steps // 2, keep=3)
+    config.checkpoint.update(every=steps * 5 // 6, keep=3)
     s = config.pretrain
     s.data.update(examples=1200, holdout=(0.4, 0.1, 0.5))  # 600 test clips: k-NN to 2 points
     s.train.update(steps=steps, log_every=steps // 2)
@@ -94,14 +94,21 @@ def random_batch(stage, seed):
     )
 
 
-def losses(name, make, mesh):
-    """Returns the losses of a few updates."""
-    stage = stage_of(name)
-    stage.train.log_every = STEPS
-    objective = objectives.build(stage, ("a", "b"))
-    trainer = make(objective, stage, mesh, 100, 0)
+def begin(name, make, dtype="float32"):
+    """Returns (stage, mesh of all devices, trainer, state) as `whole_run` begins with them."""
+    config = whole_run(name)
+    stage, mesh = config.pretrain, sharding.make_mesh(config.mesh)
+    stage.model.dtype = dtype
+    objective = objectives.build(stage, sources.load(stage.data).class_names)
+    trainer = make(objective, stage, mesh, FAMILY[name].steps, config.seed)
     artifacts = objective.prepare(lambda: (random_batch(stage, k) for k in range(10**6)))
-    state, found = trainer.init(None, artifacts), []
+    return stage, mesh, trainer, trainer.init(None, artifacts)
+
+
+def losses(name, make):
+    """Returns the losses of the first updates, on all devices."""
+    stage, mesh, trainer, state = begin(name, make)
+    found = []
     for step in range(STEPS):
         batch = sharding.put_batch(random_batch(stage, step), mesh)
         state = trainer.step(state, batch)
@@ -124,25 +131,20 @@ def on_eight_devices(tmp_path_factory):
 
 
 def test_the_same_losses_on_1_and_8_devices(name, on_eight_devices):
-    mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1])
-    one = losses(name, shared_trainer, mesh)
+    one = losses(name, shared_trainer)
     tolerance = FAMILY[name].tolerance
     np.testing.assert_allclose(on_eight_devices[name], one, rtol=tolerance)
 
 
 def test_bfloat16_gives_a_finite_loss(name):
-    stage = stage_of(name)
-    stage.model.dtype = "bfloat16"
-    mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1])
-    objective = objectives.build(stage, ("a", "b"))
-    trainer = make_trainer(objective, stage, mesh, 100, 0)
-    artifacts = objective.prepare(lambda: (random_batch(stage, k) for k in range(10**6)))
-    sums = trainer.evaluate(trainer.init(None, artifacts), random_batch(stage, 0))
-    assert np.isfinite(float(sums["loss"][0] / sums["loss"][1]))
+    stage, mesh, trainer, state = begin(name, shared_trainer, "bfloat16")
+    batch = sharding.put_batch(random_batch(stage, 0), mesh)
+    total, count = trainer.evaluate(state, batch)["loss"]
+    assert np.isfinite(float(total / count))
 
 
 if __name__ == "__main__":
-    mesh = sharding.make_mesh({"data": 8, "fsdp": 1})
-    made = {name: losses(name, make_trainer, mesh) for name in sys.argv[2:]}
+    assert jax.device_count() == 8
+    made = {name: losses(name, make_trainer) for name in sys.argv[2:]}
     with open(sys.argv[1], "w") as file:
         json.dump(made, file)
