@@ -179,9 +179,10 @@ def whole_loss(
         ctx = Context(jax.random.fold_in(key, k), progress)
         return total + micro_loss(setup, params, buffers, part, ctx)[0], None
 
-    if number > 1:
-        add = jax.checkpoint(add)  # one micro-batch's activations at a time
     parts = micro_batches(batch, number)
+    if number == 1:  # XLA:CPU is slow within loops
+        return add(jnp.zeros([]), (jax.tree.map(lambda x: x[0], parts), 0))[0]
+    add = jax.checkpoint(add)  # one micro-batch's activations at a time
     return jax.lax.scan(add, jnp.zeros([]), (parts, jnp.arange(number)))[0]
 
 
