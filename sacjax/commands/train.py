@@ -53,10 +53,11 @@ def main(argv: list[str] | None = None) -> int:
     config = config_lib.load(args.config, overrides) if args.mode == "train" else None
     # Imported here, so that --help and mistakes are answered at once.
     from sacjax import compilation, stages
-    from sacjax.inference.evaluate import evaluate_workdirs
 
     compilation.start()
     if config is None:
+        from sacjax.inference.evaluate import evaluate_workdirs
+
         evaluate_workdirs(args.workdir, overrides, args.split, args.which, args.output)
     else:
         stages.run(config, args.workdir[0])

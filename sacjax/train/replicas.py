@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from sacjax.train.sharding import replicated
-from sacjax.train.state import TrainState, fresh_variables, new_state
+from sacjax.train.state import TrainState, new_state, split_model
 from sacjax.train.step import Trainer, train_step
 
 How = Literal["vmap", "turns"]
@@ -53,7 +53,7 @@ def make_replicas(trainer: Trainer, seeds: Sequence[int], how: How) -> Replicas:
     keys = jnp.stack([jax.random.split(jax.random.key(seed)) for seed in seeds])
 
     def init(key: jax.Array) -> TrainState:
-        params, buffers = fresh_variables(setup.objective.build(nnx.Rngs(key), None), None)
+        _, params, buffers = split_model(setup.objective.build(nnx.Rngs(key), None))
         opt_state, options = setup.optimizer.init(params), setup.stage.optimizer
         return new_state(
             params,

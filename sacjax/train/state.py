@@ -56,15 +56,12 @@ def split_model(model: nnx.Module) -> tuple[Any, Any, Any]:
     return graphdef, nnx.as_pure(params), nnx.as_pure(buffers)
 
 
-def fresh_variables(model: nnx.Module, pretrained: Pretrained | None) -> tuple[Any, Any]:
-    """Returns (parameters, buffers) of a model, with the encoder of `pretrained` where it is given.
+def with_encoder(params: Any, buffers: Any, pretrained: Pretrained) -> tuple[Any, Any]:
+    """Returns (parameters, buffers) of a model with the encoder of `pretrained`.
 
     Raises:
       UserError: the encoder of `pretrained` has another structure.
     """
-    _, params, buffers = split_model(model)
-    if pretrained is None:
-        return params, buffers
     return (
         take_encoder(params, pretrained.params, pretrained.source),
         take_encoder(buffers, pretrained.buffers, pretrained.source),
@@ -77,7 +74,7 @@ def new_state(
     """Returns the state before the first step.
 
     Args:
-      params, buffers: of `fresh_variables`.
+      params, buffers: of `split_model`, with the encoder of `with_encoder`, if any.
       opt_state: of the optimizer's `init`.
       sums: the shapes of the metrics.
       ema: whether to keep a moving average of the parameters.

@@ -21,7 +21,7 @@ from sacjax.plan import flops
 from sacjax.train import metrics
 from sacjax.train.optimizer import frozen, frozen_statistics, make_optimizer, update_ema
 from sacjax.train.sharding import of_state, over_batch, replicated, without_fsdp
-from sacjax.train.state import Pretrained, TrainState, fresh_variables, new_state, split_model
+from sacjax.train.state import Pretrained, TrainState, new_state, split_model, with_encoder
 from sacjax.views import Views, make_views
 
 
@@ -44,6 +44,8 @@ class Setup:
     """Tree of shardings of the parameters between steps."""
 
     buffers_at_rest: Any
+    counted: Any = None
+    """Shapes of a micro-batch's (count, metrics), as `micro_loss` gives them."""
 
 
 class Gradients(NamedTuple):
@@ -142,10 +144,7 @@ def accumulate(
         lambda x: x.reshape(len(x) // number, number, *x.shape[1:]).swapaxes(0, 1), batch
     )
     first = jax.tree.map(lambda x: x[0], parts)
-    shapes = jax.eval_shape(
-        partial(micro_loss, setup), params, state.buffers, first, Context(key, progress)
-    )[1]
-    count, sums, _ = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    count, sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), setup.counted)
     carry = Gradients(jax.tree.map(jnp.zeros_like, params), count, sums, state.buffers)
     if number == 1:
         found = micro(carry, first, 0)
@@ -245,7 +244,6 @@ def make_trainer(
     steps: int,
     seed: int,
     pretrained: Pretrained | None = None,
-    artifacts: dict[str, Any] | None = None,
 ) -> Trainer:
     """Returns the compiled functions of a stage.
 
@@ -256,7 +254,6 @@ def make_trainer(
       steps: updates in all, for the schedule.
       seed: of parameters, dropout and augmentation.
       pretrained: the encoder that training will start from; only its shapes are looked at.
-      artifacts: of the objective; only their shapes are looked at.
 
     Raises:
       UserError: a pretrained encoder that is not the config's.
@@ -283,13 +280,13 @@ def make_trainer(
         buffers_at_rest=of_state(buffers, mesh),
     )
     example = _example(setup, params, buffers, init_key)
-    sums = jax.eval_shape(partial(micro_loss, setup), *example)[1][1]
-    sums = sums | {"gradient_norm": (jax.ShapeDtypeStruct([], jnp.float32),) * 2}
+    count, sums, _ = jax.eval_shape(partial(micro_loss, setup), *example)[1]
+    setup = dataclasses.replace(setup, counted=(count, sums))
+    logged = sums | {"gradient_norm": (jax.ShapeDtypeStruct([], jnp.float32),) * 2}
 
-    def init(source: tuple[Any, Any] | None, artifacts: dict[str, Any] | None) -> TrainState:
-        given = None if source is None else Pretrained(name, *source)
-        params, buffers = fresh_variables(build(artifacts), given)
-        if given is not None:
+    def begin(params: Any, buffers: Any, source: tuple[Any, Any] | None) -> TrainState:
+        if source is not None:
+            params, buffers = with_encoder(params, buffers, Pretrained(name, *source))
             model = nnx.merge(graphdef, params, buffers, copy=True)
             objective.after_loading(model)
             buffers = split_model(model)[2]
@@ -297,14 +294,19 @@ def make_trainer(
             params,
             buffers,
             optimizer.init(params),
-            sums,
+            logged,
             ema=bool(stage.optimizer.ema_decay),
             log_every=stage.train.log_every,
         )
 
+    def init(source: tuple[Any, Any] | None, artifacts: dict[str, Any] | None) -> TrainState:
+        return begin(*split_model(build(artifacts))[1:], source)
+
     name = pretrained.source if pretrained else ""
     # A misfit of the pretrained encoder is told here, before anything compiles.
-    shapes = jax.eval_shape(init, pretrained and (pretrained.params, pretrained.buffers), artifacts)
+    shapes = jax.eval_shape(
+        begin, params, buffers, pretrained and (pretrained.params, pretrained.buffers)
+    )
     rows, at_rest = over_batch(mesh), of_state(shapes, mesh)
     # The source is an argument: as a constant it would be compiled in.
     jitted_init = jax.jit(init, out_shardings=at_rest)

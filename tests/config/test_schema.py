@@ -107,3 +107,17 @@ def test_a_stage_starts_from_one_before_it():
     config.first.init_from = "second"
     with pytest.raises(UserError, match="config.first.init_from is 'second', which does not run"):
         config_lib.check(config)
+
+
+def test_a_stage_that_was_refused_is_refused_again():
+    config = config_lib.default()
+    stage = config[config.stages[0]]
+    stage.data.multi_label = True
+    for _ in range(2):
+        with pytest.raises(UserError, match="multi_label=True needs"):
+            config_lib.check(config)
+    stage.data.multi_label = False
+    config_lib.check(config)
+    stage.data.multi_label = True  # the stage that passed is not this one
+    with pytest.raises(UserError, match="multi_label=True needs"):
+        config_lib.check(config)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from launch.benchmarks.speed_cases import case
 from launch.benchmarks.speed_cases.case import ROOT, SMALL, Sizes
 from launch.benchmarks.speed_cases.ours import Ours, pretraining_config, resnet_config
-from sacjax import compilation
+from sacjax import compilation, errors
 from sacjax.commands import train
 from sacjax.train import hooks
 from sacjax.train.loop import Hook, Run
@@ -46,7 +46,8 @@ def first_step_of_a_run(config: str, small: bool) -> None:
     hooks.default_hooks = lambda validate: [_Stop()]
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_Stop.Stopped):
         command = ["--config", str(ROOT / config), "--workdir", str(Path(folder) / "run")]
-        train.main([*command, *["--config.stages=('scratch',)"] * small])
+        command += ["--config.stages=('scratch',)"] * small
+        errors.run(lambda: train.main(command))
 
 
 class _Stop(Hook):

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from sacjax import config
-from sacjax.data.sources.synthetic import CLASSES, MAKERS, load_synthetic, make_clip
+from sacjax.data.sources.synthetic import CLASSES, MAKERS, _comb, _decay, load_synthetic, make_clip
 from sacjax.errors import UserError
 from sacjax.frontend import mel_filterbank
 
@@ -53,6 +53,22 @@ def test_opening_is_picklable_and_reads_any_part():
     assert opened.num_samples == len(whole) == 4000 and opened.sample_rate == 8000
     np.testing.assert_array_equal(opened.read(1000, 300)[:, 0], whole[1000:1300])
     assert opened.read(3900, 300).shape == (100, 1)
+
+
+@pytest.mark.parametrize(("samples", "period"), [(8000, 7), (8000, 36), (50, 36), (5, 36)])
+def test_the_filters_are_those_of_scipy(samples, period):
+    rng = np.random.default_rng(samples + period)
+    sound = np.zeros(samples, np.float32)
+    sound[rng.integers(0, samples, 40)] = rng.uniform(-1, 1, 40)
+    one = np.ones(1, np.float32)
+    comb = np.zeros(period + 2, np.float32)
+    comb[[0, period, period + 1]] = 1, -0.497, -0.497
+    burst = np.where(np.arange(samples) < period, sound, 0).astype(np.float32)
+    np.testing.assert_array_equal(
+        _comb(burst, period, 0.497), scipy.signal.lfilter(one, comb, burst)
+    )
+    pole = np.array([1, -0.97], np.float32)
+    np.testing.assert_array_equal(_decay(sound, 0.97), scipy.signal.lfilter(one, pole, sound))
 
 
 def test_seeds_and_indices_give_different_clips():
