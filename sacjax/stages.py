@@ -1,8 +1,9 @@
 """Runs the stages of a config in a workdir, one after the other, and writes what came of them."""
 
 import contextlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ class Stage:
         """Evaluates and reports a trained state; returns {'part/metric': value}."""
         first = jax.process_index() == 0
         results: dict[str, float] = {}
-        rows: list[dict[str, Any]] = []
+        rows: dict[str, Sequence[dict[str, Any]]] = {}
         judged = self.judged(state)
         if self.stage.eval.temperature:
             results["validation/temperature"] = calibrate(judged)
@@ -202,9 +203,9 @@ class Stage:
         for part in self.stage.eval.splits:
             scores = evaluators.judge(self.evaluators, judged, part, final=True)
             results |= scores.values
-            rows += scores.rows
+            rows[part] = scores.rows
         analysis = None
-        if self.stage.eval.analysis and rows:
+        if self.stage.eval.analysis and any(map(len, rows.values())):
             analysis = analyse(judged, self.last_part(rows))
         self.write_samples(state)
         if first:
@@ -290,24 +291,34 @@ class Stage:
             chosen = [e for e in chosen if isinstance(e, evaluators.NeighbourProbe)]
         return evaluators.judge(chosen, self.judged(state), part, final=False).values
 
-    def last_part(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def last_part(self, rows: dict[str, Sequence[dict[str, Any]]]) -> Sequence[dict[str, Any]]:
         """Returns the predictions of the part that the report shows."""
-        return [row for row in rows if row["split"] == self.stage.eval.splits[-1]]
+        return rows[self.stage.eval.splits[-1]] if rows else []
 
     def finish(
-        self, results: Results, rows: list[dict[str, Any]], analysis: Analysis | None
+        self,
+        results: Results,
+        rows: dict[str, Sequence[dict[str, Any]]],
+        analysis: Analysis | None,
     ) -> None:
-        """Writes predictions, report and, last, results: a stage with results is done."""
+        """Writes predictions, report and, last, results: a stage with results is done.
+
+        Args:
+          results: of all stages so far.
+          rows: {part: its predictions}.
+          analysis: of the training part's embeddings, if there is one.
+        """
         from sacjax import report  # here: it draws, which the first step need not wait for
 
         names, several = self.recordings.class_names, self.stage.data.multi_label
-        if rows:
+        if any(map(len, rows.values())):
             paths = [self.workdir / "predictions.csv"]
             if len(self.config.stages) > 1:  # the report compares the stages clip by clip
                 paths.append(report.predictions_path(self.workdir, self.name))
                 io.make_folder(paths[-1].parent)
             for path in paths:
-                write_predictions(path, rows, names, multi_label=several)
+                all_rows = itertools.chain.from_iterable(rows.values())
+                write_predictions(path, all_rows, names, multi_label=several)
         last = self.last_part(rows)
         report.write(self.workdir, self.name, self.config, results, last, self.recordings, analysis)
         io.write_json(self.workdir / "results.json", results)

@@ -6,6 +6,7 @@ An empty tuple means those that the objective suggests.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
@@ -100,11 +101,11 @@ def judge(evaluators: list[Evaluator], judged: Judged, part: str, *, final: bool
     metric of one name, the first one's counts.
     """
     values: dict[str, float] = {}
-    rows: list[dict[str, Any]] = []
+    rows: Sequence[dict[str, Any]] = []
     if len(judged.parts[part]):
         for evaluator in evaluators:
             if final or evaluator.options.when == "always":
                 scores = evaluator(judged, part, final=final)
                 values = {f"{part}/{name}": v for name, v in scores.values.items()} | values
-                rows += scores.rows
+                rows = [*rows, *scores.rows] if rows and scores.rows else rows or scores.rows
     return Scores(values, rows)

@@ -1,7 +1,7 @@
 """The contract of an evaluator, and the trained model that it judges."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ class Scores(NamedTuple):
     values: dict[str, float]
     """{metric: value}."""
 
-    rows: list[dict[str, Any]]
+    rows: Sequence[dict[str, Any]]
     """Rows of the table of predictions: `file, split, label, probabilities, index`; may be none."""
 
 
@@ -48,9 +48,9 @@ class Judged:
     """Host batch → {metric: (sum, count)} of the objective."""
 
     def predict(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (logits [n, C] of clips, seen [n]); see `predictions.predict`."""
+        """Returns (logits float32 [n, C] of clips, seen [n]); see `predictions.predict`."""
         classes = len(self.recordings.class_names)
-        return predict(self.logits, self.batches(indices), indices, classes)
+        return predict(self.logits, self.batches(indices), indices, classes, np.float32)
 
     def embed(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns (embeddings [n, D] of clips, seen [n])."""

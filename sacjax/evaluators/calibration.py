@@ -11,6 +11,7 @@ from sacjax.data.hosts import tell
 from sacjax.data.labels import label_array
 from sacjax.errors import UserError
 from sacjax.evaluators.base import Judged
+from sacjax.evaluators.probabilities import Probabilities, blocks
 
 BINS = 15
 LIMITS = (1e-2, 1e2)
@@ -37,28 +38,32 @@ class Reliability(NamedTuple):
 
 
 def reliability(
-    probabilities: np.ndarray, truth: np.ndarray, multi: bool, bins: int = BINS
+    probabilities: np.ndarray | Probabilities, truth: np.ndarray, multi: bool, bins: int = BINS
 ) -> Reliability:
     """Returns confidence and accuracy over equal bins of confidence.
 
     Args:
       probabilities: [N, C].
-      truth: {0, 1} [N, C].
+      truth: {0, 1} [N, C]; or int [N], the class of each clip.
       multi: whether each of the C is a decision, whose confidence is the probability of the side
         taken; else a clip is one decision, for its most probable class.
       bins: between 0 and 1.
     """
-    if multi:
-        confidence = np.maximum(probabilities, 1 - probabilities).ravel()
-        right = ((probabilities >= 0.5) == (truth > 0)).ravel()
-    else:
-        confidence = probabilities.max(1)
-        right = truth[np.arange(len(truth)), probabilities.argmax(1)] > 0
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    count = np.bincount(place, minlength=bins)
+    count, confident, correct = np.zeros(bins, int), np.zeros(bins), np.zeros(bins)
+    for part in blocks(len(truth)):
+        p, true = probabilities[part], truth[part]
+        if multi:
+            confidence = np.maximum(p, 1 - p).ravel()
+            right = ((p >= 0.5) == (true > 0)).ravel()
+        else:
+            confidence, chosen = p.max(1), p.argmax(1)
+            right = true == chosen if true.ndim == 1 else true[np.arange(len(true)), chosen] > 0
+        place = np.minimum((confidence * bins).astype(int), bins - 1)
+        count += np.bincount(place, minlength=bins)
+        confident += np.bincount(place, confidence, minlength=bins)
+        correct += np.bincount(place, right.astype(float), minlength=bins)
     some = np.flatnonzero(count)
-    mean = lambda values: np.bincount(place, values, minlength=bins)[some] / count[some]
-    return Reliability(mean(confidence), mean(right.astype(float)), count[some])
+    return Reliability(confident[some] / count[some], correct[some] / count[some], count[some])
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, sigmoid: bool = False) -> float:
@@ -78,16 +83,24 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, sigmoid: bool = Fals
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
-    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+    logits, labels = np.asarray(logits), np.asarray(labels)
     if not len(logits):
         raise ValueError("there are no examples to fit a temperature to")
-    truth = labels if labels.ndim == 2 else np.eye(logits.shape[1])[labels]
+
+    def summed(scaled: np.ndarray, label: np.ndarray) -> float:
+        if sigmoid:
+            truth = label if label.ndim == 2 else np.eye(scaled.shape[1])[label]
+            return (np.logaddexp(0, scaled) - truth * scaled).sum() / scaled.shape[1]
+        own = log_softmax(scaled, -1)
+        return -(own * label if label.ndim == 2 else own[np.arange(len(own)), label]).sum()
 
     def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        if sigmoid:
-            return float((np.logaddexp(0, scaled) - truth * scaled).mean())
-        return float(-(truth * log_softmax(scaled, -1)).sum(-1).mean())
+        parts = blocks(len(logits))
+        divisor = np.exp(log_temperature)
+        return float(
+            sum(summed(logits[k].astype(np.float64) / divisor, labels[k]) for k in parts)
+            / len(logits)
+        )
 
     bounds = tuple(np.log(LIMITS))
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})

@@ -16,6 +16,7 @@ def predict(
     batches: Iterable[dict[str, Any]],
     indices: np.ndarray,
     width: int,
+    dtype: type = np.float64,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns a model's outputs for clips, averaged over each clip's windows, on every host.
 
@@ -28,14 +29,15 @@ def predict(
       batches: this host's batches, as `pipeline.eval_batches` makes them; every host has as many.
       indices: int [n], the clips, each once; memory grows with their number, not the data set's.
       width: of a row.
+      dtype: of what is returned, in which windows are added up.
 
     Returns:
-      (float64 [n, width], zeros where not seen; seen, bool [n]), in the order of `indices`.
+      (`dtype` [n, width], zeros where not seen; seen, bool [n]), in the order of `indices`.
     """
     indices = np.asarray(indices, int)
     order = np.argsort(indices)
-    total, count = np.zeros([len(indices), width]), np.zeros(len(indices), int)
-    bad = np.zeros(len(indices), bool)
+    total: np.ndarray = np.zeros([len(indices), width], dtype)
+    count, bad = np.zeros(len(indices), int), np.zeros(len(indices), bool)
 
     def row_of(index: np.ndarray) -> np.ndarray:
         return order[np.searchsorted(indices, index, sorter=order)]
@@ -52,7 +54,7 @@ def predict(
                 f"{len(values)} rows for a batch of {len(index)}: they must be sharded as it is"
             )
         keep = mask > 0
-        np.add.at(total, row_of(index[keep]), values[keep].astype(np.float64))
+        np.add.at(total, row_of(index[keep]), values[keep].astype(dtype))
         np.add.at(count, row_of(index[keep]), 1)
         bad[row_of(index[~keep & (index >= 0)])] = True
     seen = (count > 0) & ~bad
@@ -74,7 +76,7 @@ def own_rows(logits: Any) -> np.ndarray:
 
 
 def write_predictions(
-    path: str | Path, rows: list[dict], class_names: Sequence[str], *, multi_label: bool = False
+    path: str | Path, rows: Iterable[dict], class_names: Sequence[str], *, multi_label: bool = False
 ) -> None:
     """Writes a csv of predictions, with a column of probabilities for each class.
 

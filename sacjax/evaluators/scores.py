@@ -6,10 +6,11 @@ import numpy as np
 
 from sacjax.errors import UserError
 from sacjax.evaluators.calibration import reliability
+from sacjax.evaluators.probabilities import Probabilities, blocks
 
 
 def scores(
-    probabilities: np.ndarray,
+    probabilities: np.ndarray | Probabilities,
     labels: np.ndarray,
     class_names: Sequence[str],
     *,
@@ -51,15 +52,21 @@ def scores(
     """
     from sklearn import metrics as sk  # here: it takes long to import
 
-    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
+    if not isinstance(probabilities, Probabilities):
+        probabilities = np.asarray(probabilities, np.float64)
+    labels = np.asarray(labels)
     multi = labels.ndim == 2
     _check(probabilities, labels, len(class_names))
     # A number of a clip and class takes one byte here: a test set may have millions of clips.
-    truth = labels.astype(bool) if multi else np.eye(len(class_names), dtype=bool)[labels]
-    decided = probabilities >= 0.5 if multi else probabilities.argmax(1)
-    present = np.flatnonzero(truth.any(0))
+    truth = labels.astype(bool) if multi else labels.astype(int)
+    carriers = lambda k: truth[:, k] if multi else truth == k
+    present = np.flatnonzero(truth.any(0)) if multi else np.unique(truth)
+    decided = np.zeros(truth.shape, truth.dtype)
+    for part in blocks(len(truth)):
+        p = probabilities[part]
+        decided[part] = p >= 0.5 if multi else p.argmax(1)
     result: dict[str, float] = {}
-    correct = ((decided == truth).all(1) if multi else decided == labels).astype(float)
+    correct = ((decided == truth).all(1) if multi else decided == truth).astype(float)
     result["accuracy"] = float(correct.mean())
     if bootstrap:
         rng = np.random.default_rng(seed)
@@ -70,7 +77,7 @@ def scores(
             float, np.percentile(draws, [2.5, 97.5])
         )
     precision, recall, f1, _ = sk.precision_recall_fscore_support(
-        truth if multi else labels, decided, labels=present, average=None, zero_division=0
+        truth, decided, labels=present, average=None, zero_division=0
     )
     for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
         result[f"macro_{name}"] = float(np.mean(values)) if len(present) else 0.0
@@ -79,28 +86,34 @@ def scores(
     if not multi:
         result["balanced_accuracy"] = result["macro_recall"]
         if len(class_names) > top_k:
-            result[f"top_{top_k}_accuracy"] = _top_accuracy(probabilities, labels, top_k)
-    split = [k for k in present if not truth[:, k].all()]  # both sides are needed for a curve
+            result[f"top_{top_k}_accuracy"] = _top_accuracy(probabilities, truth, top_k)
+    split = [k for k in present if not carriers(k).all()]  # both sides are needed for a curve
     if split:
-        areas = [sk.roc_auc_score(truth[:, k], probabilities[:, k]) for k in split]
+        areas = [sk.roc_auc_score(carriers(k), probabilities[:, k]) for k in split]
         result["roc_auc"] = float(np.mean(areas))
     if len(present):
-        areas = [sk.average_precision_score(truth[:, k], probabilities[:, k]) for k in present]
+        areas = [sk.average_precision_score(carriers(k), probabilities[:, k]) for k in present]
         result["mean_average_precision"] = float(np.mean(areas))
     result["expected_calibration_error"] = reliability(probabilities, truth, multi).error
     result["loss"] = cross_entropy(probabilities, truth, multi or sigmoid)
     return result
 
 
-def _top_accuracy(probabilities: np.ndarray, labels: np.ndarray, top_k: int) -> float:
+def _top_accuracy(
+    probabilities: np.ndarray | Probabilities, labels: np.ndarray, top_k: int
+) -> float:
     """Returns the share of clips whose class is among the first `top_k`; of equals, the first."""
-    own = probabilities[np.arange(len(labels)), labels][:, None]
-    earlier = np.arange(probabilities.shape[1]) < labels[:, None]
-    before = (probabilities > own).sum(1) + ((probabilities == own) & earlier).sum(1)
-    return float((before < top_k).mean())
+    found = 0
+    for part in blocks(len(labels)):
+        p, label = probabilities[part], labels[part, None]
+        own = np.take_along_axis(p, label, 1)
+        earlier = np.arange(p.shape[1]) < label
+        before = (p > own).sum(1) + ((p == own) & earlier).sum(1)
+        found += int((before < top_k).sum())
+    return found / len(labels)
 
 
-def _check(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> None:
+def _check(probabilities: np.ndarray | Probabilities, labels: np.ndarray, classes: int) -> None:
     """Raises the errors that `scores` documents.
 
     Without it NumPy would read the label -1 as the last class.
@@ -119,7 +132,7 @@ def _check(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> None:
         raise ValueError(
             f"labels must be whole numbers from 0 to {top}; leave out clips whose label is unknown"
         )
-    bad = int((~np.isfinite(probabilities)).any(1).sum())
+    bad = sum(int((~np.isfinite(probabilities[part])).any(1).sum()) for part in blocks(len(labels)))
     if bad:
         raise UserError(
             f"the model's probabilities of {bad} of {len(labels)} clips are not finite: its "
@@ -127,10 +140,21 @@ def _check(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> None:
         )
 
 
-def cross_entropy(probabilities: np.ndarray, truth: np.ndarray, sigmoid: bool) -> float:
-    """Returns the mean negative log likelihood (sigmoid: over all decisions)."""
-    right = truth > 0
-    of_truth = (
-        np.where(right, probabilities, 1 - probabilities) if sigmoid else probabilities[right]
-    )
-    return float(-np.log(np.clip(of_truth, 1e-12, 1.0)).mean())
+def cross_entropy(
+    probabilities: np.ndarray | Probabilities, truth: np.ndarray, sigmoid: bool
+) -> float:
+    """Returns the mean negative log likelihood (sigmoid: over all decisions).
+
+    Args:
+      probabilities: [N, C].
+      truth: int [N], or {0, 1} [N, C].
+      sigmoid: whether each of the C is a decision.
+    """
+    total = count = 0.0
+    for part in blocks(len(truth)):
+        p, true = probabilities[part], truth[part]
+        right = true > 0 if true.ndim == 2 else true[:, None] == np.arange(p.shape[1])
+        of_truth = np.where(right, p, 1 - p) if sigmoid else p[right]
+        total -= float(np.log(np.clip(of_truth, 1e-12, 1.0)).sum())
+        count += of_truth.size
+    return total / count

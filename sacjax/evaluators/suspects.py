@@ -1,6 +1,7 @@
 """Labels that may be wrong, and the training clips that a mistake resembles."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def nearest(
     return order, np.take_along_axis(similar, order, 1)
 
 
-def analyse(judged: Judged, rows: list[dict[str, Any]]) -> Analysis | None:
+def analyse(judged: Judged, rows: Iterable[dict[str, Any]]) -> Analysis | None:
     """Returns suspicious training labels, and the training clips nearest to mistaken clips.
 
     By the embeddings that the head reads. None of data of several labels a clip, or where fewer

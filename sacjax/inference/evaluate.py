@@ -11,8 +11,9 @@ from sacjax import evaluators, io, stages
 from sacjax.data import sources, splits
 from sacjax.errors import UserError
 from sacjax.evaluators.calibration import calibrate
-from sacjax.evaluators.classification import score
+from sacjax.evaluators.classification import probabilities_of, score
 from sacjax.evaluators.predictions import write_predictions
+from sacjax.evaluators.probabilities import Probabilities, blocks
 from sacjax.inference.model import Model, load_trained, trained_stage
 from sacjax.objectives import OBJECTIVES
 from sacjax.train import sharding
@@ -64,11 +65,8 @@ def evaluate_workdirs(
                 "needs the same clips"
             )
     io.check_folder(folder, "--output")
-    total, seen = np.zeros([]), np.ones(len(indices), bool)
-    for judged in found:
-        logits, read = judged.predict(indices)
-        total, seen = total + judged.objective.probabilities(logits), seen & read
-    scores = score(first, split, total / len(found), seen, final=True)
+    mean, seen = mean_probabilities(found, indices)
+    scores = score(first, split, mean, seen, final=True)
     values = {f"{split}/{name}": value for name, value in scores.values.items()}
     names, several = first.recordings.class_names, first.stage.data.multi_label
     if jax.process_index() > 0:
@@ -82,6 +80,23 @@ def evaluate_workdirs(
             print(f"{name:40s} {value:.4f}")
     print(f"written to {folder}")
     return values
+
+
+def mean_probabilities(
+    found: list[evaluators.Judged], indices: np.ndarray
+) -> tuple[np.ndarray | Probabilities, np.ndarray]:
+    """Returns (mean probabilities [n, C] of the models, which clips all of them could read [n])."""
+    total, seen = np.zeros([]), np.ones(len(indices), bool)
+    for judged in found:
+        logits, read = judged.predict(indices)
+        probabilities, seen = probabilities_of(judged, logits), seen & read
+        if len(found) == 1:
+            return probabilities, seen
+        total = total if total.ndim else np.zeros(probabilities.shape)
+        for part in blocks(len(total)):
+            total[part] += probabilities[part]
+    total /= len(found)
+    return total, seen
 
 
 def _prepare(workdir: str, overrides: list[str]) -> tuple[Any, str, Any]:

@@ -1,5 +1,6 @@
 """The report of a run: pictures under `plots/` and one self-contained `report.html`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ def write(
     stage: str,
     config: ConfigDict,
     results: dict[str, dict[str, float]],
-    rows: list[dict],
+    rows: Sequence[dict],
     recordings: Recordings,
     analysis: Analysis | None = None,
 ) -> None:
@@ -72,7 +73,7 @@ def write(
     io.write_text(workdir / "report.html", page)
 
 
-def mistakes(rows: list[dict], class_names: tuple[str, ...], most: int) -> list[dict]:
+def mistakes(rows: Sequence[dict], class_names: tuple[str, ...], most: int) -> list[dict]:
     """Returns the most confident wrong predictions, the most confident first.
 
     The confidence is the probability of the predicted class.

@@ -57,7 +57,7 @@ def answer(
     stage: str,
     config: ConfigDict,
     results: Results,
-    rows: list[dict[str, Any]],
+    rows: Sequence[dict[str, Any]],
     recordings: Recordings,
 ) -> Answer:
     """Returns what a run has answered so far; the arguments are those of `report.write`."""
@@ -104,7 +104,7 @@ def score_of(
     current: str,
     config: ConfigDict,
     results: Results,
-    rows: list[dict[str, Any]],
+    rows: Sequence[dict[str, Any]],
     recordings: Recordings,
 ) -> Score | None:
     """Returns the main figure of a stage; None where it has none."""
@@ -129,7 +129,7 @@ def score_of(
 
 def judged(
     score: Score,
-    rows: list[dict[str, Any]],
+    rows: Sequence[dict[str, Any]],
     names: Sequence[str],
     known: dict[str, tuple[str, ...] | None],
     several: bool,

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sacjax.evaluators.suspects import Analysis
 from sacjax.io import write_bytes
 from sacjax.report import html, plots
 
-Rows = list[dict[str, Any]]
+Rows = Sequence[dict[str, Any]]
 MOST_READ = 1000
 """Clips that are read for their loudness and duration; of more, so many evenly spaced ones."""
 
@@ -113,7 +114,7 @@ def confused_pairs(
     if stage.data.multi_label or not known or not stage.eval.mistakes:
         return ""
     said = [names[int(np.argmax(row["probabilities"]))] for row in known]
-    clips: dict[tuple[str, str], Rows] = {}
+    clips: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row, guess in zip(known, said, strict=True):
         clips.setdefault((row["label"], guess), []).append(row)
     pairs = Counter({pair: len(found) for pair, found in clips.items() if pair[0] != pair[1]})

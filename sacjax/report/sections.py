@@ -1,6 +1,7 @@
 """The folded sections of a report: each with its main figure in its heading."""
 
 from collections import Counter
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sacjax.io import write_bytes
 from sacjax.report import html, plots, samples
 from sacjax.report.answer import PRECISION, Results, part_of
 
-Rows = list[dict[str, Any]]
+Rows = Sequence[dict[str, Any]]
 
 
 def results_of(config: ConfigDict, results: Results) -> str:
