@@ -1,6 +1,6 @@
 """Your own recordings: pretrain an encoder on many without labels, fine-tune it on few with one.
 
-    sacjax train --config configs/pretrain_folder.py --workdir runs/mine \\
+    sacjax train --config configs/pretrain_folder.py --workdir runs/pretrained \\
         --config.pretrain.data.path=UNLABELLED --config.scratch.data.path=LABELLED \\
         --config.finetune.data.path=LABELLED
 

@@ -185,8 +185,15 @@ class Stage:
 
                 report.write(self.workdir, self.name, self.config, earlier, [], self.recordings)
             raise
-        if self.stage.eval.checkpoint == "best" and checkpoints.best() is not None:
-            state, _ = checkpoints.restore(self.trainer.state_shapes, checkpoints.best())
+        best, last = checkpoints.best(), checkpoints.latest()
+        chosen = best if self.stage.eval.checkpoint == "best" and best is not None else last
+        # Each of the two that may be loaded has a temperature of its own.
+        others = {best, last} - {None, chosen} if self.stage.eval.temperature else set()
+        for step in (*others, chosen):
+            if step != int(state.step):
+                state, _ = checkpoints.restore(self.trainer.state_shapes, step)
+            if step != chosen:
+                self.calibrate(state)
         checkpoints.close()
         return self.conclude(state, earlier)
 
@@ -197,9 +204,7 @@ class Stage:
         rows: dict[str, Sequence[dict[str, Any]]] = {}
         judged = self.judged(state)
         if self.stage.eval.temperature:
-            results["validation/temperature"] = calibrate(judged)
-            if first:
-                write_temperature(self.workdir, self.name, self.objective.temperature)
+            results["validation/temperature"] = self.calibrate(state)
         for part in self.stage.eval.splits:
             scores = evaluators.judge(self.evaluators, judged, part, final=True)
             results |= scores.values
@@ -213,6 +218,13 @@ class Stage:
                 print(f"{self.name}: nothing was evaluated, for {why_nothing(self.stage)}")
             self.finish(earlier | {self.name: results}, rows, analysis)
         return results
+
+    def calibrate(self, state: TrainState) -> float:
+        """Fits and writes the temperature of a state's logits, and leaves it to the objective."""
+        temperature = calibrate(self.judged(state))
+        if jax.process_index() == 0:
+            write_temperature(self.workdir, self.name, temperature, int(state.step))
+        return temperature
 
     def write_samples(self, state: TrainState) -> None:
         """Writes the sounds that the objective gives of a few clips of the last part judged."""

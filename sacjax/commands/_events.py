@@ -58,7 +58,14 @@ def options_of(args: argparse.Namespace) -> "EventOptions":
 
 
 def write_timeline(args: argparse.Namespace, models: "list[Model]", files: list[str]) -> int:
-    """Hears long recordings, writes their events and scores them; 1 if none could be read."""
+    """Hears long recordings, writes their events and scores them.
+
+    Ctrl-C ends it early: the events of the recordings that were heard whole are written, and no
+    score, which would count the others as silent.
+
+    Returns:
+      0; 1 if none could be read; 130 after Ctrl-C.
+    """
     from sacjax.data.retry import BadClip
     from sacjax.inference import event_files, events, timeline
 
@@ -69,7 +76,7 @@ def write_timeline(args: argparse.Namespace, models: "list[Model]", files: list[
     reference = None
     if args.reference:
         reference = read_reference(args.reference, models[0].labels, options.ignore, files)
-    found, highest = {}, 0.0
+    found, highest, interrupted = {}, 0.0, False
     heard = [label not in options.ignore for label in models[0].labels]
     for file in files:
         try:
@@ -77,12 +84,18 @@ def write_timeline(args: argparse.Namespace, models: "list[Model]", files: list[
         except BadClip as bad:
             print(f"skipped {file}: {bad}", file=sys.stderr)
             continue
+        except KeyboardInterrupt:
+            interrupted = True
+            break
         found[file] = events.events_of(segments, models[0].labels, options)
         highest = max([highest, *(s.probabilities[heard].max(initial=0) for s in segments)])
     event_files.write_events(path, found)
     print(f"{path}: {sum(map(len, found.values()))} events of {len(found)} recordings")
     if found and not any(found.values()) and highest < options.on:
         print(f"no probability reaches --on {options.on:g}: the highest is {highest:.3f}")
+    if interrupted:
+        print(f"interrupted at {file}: what was heard before it is written", file=sys.stderr)
+        return 130
     if reference is not None:
         print(score_events(reference, found, models[0].labels, args.segment, args.collar))
     return 0 if found else 1

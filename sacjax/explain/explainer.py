@@ -123,8 +123,8 @@ class Explainer:
             model's window, the window that speaks most for the label.
 
         Raises:
-          UserError: a label that there is not, or a start beyond the end.
-          retry.BadClip: a recording that cannot be read.
+          UserError: a label that there is not, or a negative start.
+          retry.BadClip: a recording that cannot be read, or ends before `start`.
         """
         labels = self.model.labels
         if label and label not in labels:
@@ -156,9 +156,7 @@ class Explainer:
         if start is not None:
             whole = recordings.memo["lengths"][index]
             if whole and start >= whole:  # 0: it cannot be opened, and reading it says why
-                raise UserError(
-                    f"--start is {start:g}: {recordings.names[index]} ends at {whole:.3f} s"
-                )
+                raise retry.BadClip(f"--start is {start:g}, and it ends at {whole:.3f} s")
             places = [start]
         rate, size = data.sample_rate, round(data.seconds * data.sample_rate)
         for place in places:

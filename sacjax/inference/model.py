@@ -293,8 +293,6 @@ def load_trained(
     text = (workdir / "checkpoints" / stage / "labels.json").read_text()
     labels = tuple(json.loads(text)["class_names"])
     objective = objectives.build(config[stage], labels, np.ones(len(labels)))
-    if objective.needs_labels:
-        objective.temperature = read_temperature(workdir, stage)
     module = nnx.eval_shape(lambda: objective.build(nnx.Rngs(0)))
     here: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if mesh is not None:
@@ -302,6 +300,8 @@ def load_trained(
     module, step = restore_model(
         workdir, stage, module, config[stage], which or config[stage].eval.checkpoint, here
     )
+    if objective.needs_labels:
+        objective.temperature = read_temperature(workdir, stage, step)
     return Model(config, stage, labels, objective, module, step, here)
 
 

@@ -22,15 +22,24 @@ def write_labels(workdir: Path, stage: str, class_names: tuple[str, ...]) -> Non
     io.write_json(folder / "labels.json", {"class_names": list(class_names)})
 
 
-def write_temperature(workdir: Path, stage: str, temperature: float) -> None:
-    """Writes by what a calibrated stage's logits are divided beside its checkpoints."""
-    io.write_json(_temperature(workdir, stage), {"temperature": temperature})
+def write_temperature(workdir: Path, stage: str, temperature: float, step: int) -> None:
+    """Writes by what the logits of a calibrated stage's checkpoint are divided.
 
-
-def read_temperature(workdir: Path, stage: str) -> float:
-    """Returns by what a stage's logits are divided: 1 where it was not calibrated."""
+    Those of its other checkpoints stay; the last one written is that of any that has none.
+    """
     path = _temperature(workdir, stage)
-    return float(json.loads(path.read_text())["temperature"]) if path.is_file() else 1.0
+    steps = json.loads(path.read_text()).get("steps", {}) if path.is_file() else {}
+    steps[str(step)] = temperature
+    io.write_json(path, {"temperature": temperature, "steps": steps})
+
+
+def read_temperature(workdir: Path, stage: str, step: int) -> float:
+    """Returns by what the logits of a checkpoint are divided: 1 where it was not calibrated."""
+    path = _temperature(workdir, stage)
+    if not path.is_file():
+        return 1.0
+    told = json.loads(path.read_text())
+    return float(told.get("steps", {}).get(str(step), told["temperature"]))
 
 
 def _temperature(workdir: Path, stage: str) -> Path:

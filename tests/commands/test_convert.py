@@ -56,7 +56,7 @@ def test_a_temperature_goes_into_the_head(tmp_path):
     model = make(num_labels=2)
     model.save_pretrained(source)
     convert.main(["--from_huggingface", str(source), "--workdir", str(workdir)])
-    write_temperature(workdir, "finetune", 2.0)
+    write_temperature(workdir, "finetune", 2.0, 0)
     convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)])
     halved = transformers.AutoModelForAudioClassification.from_pretrained(back).state_dict()
     for key, value in model.state_dict().items():
@@ -95,7 +95,7 @@ def test_a_temperature_is_in_the_logits_that_are_written(tmp_path):
     make(num_labels=3).save_pretrained(tmp_path / "hf")
     flags = ["--from_huggingface", str(tmp_path / "hf"), "--workdir", str(tmp_path / "run")]
     convert.main(flags)
-    write_temperature(tmp_path / "run", "finetune", 0.02)
+    write_temperature(tmp_path / "run", "finetune", 0.02, 0)
     wanted = inference.load(tmp_path / "run").predict(np.sin(np.arange(6000.0))).probabilities
     flags = ["--checkpoint", str(tmp_path / "run"), "--to_huggingface", str(tmp_path / "back")]
     convert.main(flags)

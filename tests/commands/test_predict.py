@@ -247,3 +247,21 @@ def test_a_timeline_of_nothing_readable_is_exit_code_1(tmp_path, capsys):
     out = tmp_path / "x.csv"
     code, said, err = run(capsys, "--checkpoint", "one", "--timeline", out, tmp_path)
     assert code == 1 and "text.wav" in err and "0 events of 0 recordings" in said
+
+
+def test_ctrl_c_writes_the_recordings_that_were_heard(tmp_path, capsys, monkeypatch):
+    hear, heard = timeline.timeline, []
+
+    def until_the_second(listeners, file):
+        heard.append(file)
+        if len(heard) == 2:
+            raise KeyboardInterrupt
+        return hear(listeners, file)
+
+    monkeypatch.setattr(timeline, "timeline", until_the_second)
+    paths, out = [sound_of(tmp_path, name) for name in ("a.wav", "b.wav")], tmp_path / "x.csv"
+    flags = ("--checkpoint", "one", "--timeline", out, "--hop", "0.1", "--on", "0.55")
+    code, said, err = run(capsys, *flags, *paths)
+    assert code == 130 and "3 events of 1 recordings" in said
+    assert err == f"interrupted at {paths[1]}: what was heard before it is written\n"
+    assert list(read_events(out)) == [os.path.realpath(paths[0])]

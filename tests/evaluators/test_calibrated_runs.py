@@ -85,3 +85,22 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path):
     path.write_text(json.dumps(saved))
     with pytest.raises(UserError, match="eval.temperature=True needs labelled clips"):
         evaluate_workdirs([str(workdir)], ["--config.supervised.eval.temperature=True"], "test")
+
+
+def test_the_best_and_the_last_checkpoint_have_a_temperature_each(tmp_path, monkeypatch):
+    share_trainers(monkeypatch)
+    evaluation = dict(best="validation/loss", best_mode="max", checkpoint="best")  # step 20
+    for name, temperature in (("plain", False), ("scaled", True)):
+        config = config_of(temperature=temperature, **evaluation)
+        config.supervised.data.examples = 400
+        config.supervised.optimizer.update(learning_rate=2e-2, warmup_fraction=0.0)
+        config.supervised.train.update(steps=40, evaluate_every=20)
+        stages.run(config, tmp_path / name)
+    flags, temperatures = ["--config.supervised.eval.temperature=True"], set()
+    for which in ("best", "last"):
+        # What training did not fit, the evaluation fits for the checkpoint that it loads.
+        want = evaluate_workdirs([str(tmp_path / "plain")], flags, "test", which)["test/loss"]
+        found = evaluate_workdirs([str(tmp_path / "scaled")], [], "test", which)["test/loss"]
+        assert found == pytest.approx(want, abs=1e-5)
+        temperatures.add(inference.load(tmp_path / "scaled", which).objective.temperature)
+    assert len(temperatures) == 2 and 1 not in temperatures
