@@ -3,7 +3,6 @@
 import types
 
 import numpy as np
-from scipy.special import expit
 
 from sacjax import config as config_lib
 from sacjax.data.recordings import Recordings
@@ -34,7 +33,7 @@ def judge_of(labels, parts, values, *, names=("a", "b", "c"), multi_label=False,
     stage.data.multi_label = multi_label
     objective = types.SimpleNamespace(
         features=values(np.zeros(1, int)).shape[1],
-        probabilities=expit,
+        temperature=1.0,
         options=types.SimpleNamespace(loss="sigmoid" if multi_label else "softmax"),
     )
     files = [f"{k}.wav" for k in range(len(labels))]

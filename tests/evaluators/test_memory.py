@@ -4,6 +4,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import sklearn.linear_model
+import sklearn.metrics
+import sklearn.neighbors  # noqa: F401 - what imports take is not what is measured
 from evaluators.made_up import batches_of, judge_of
 
 from sacjax.evaluators import EVALUATORS, Judged
@@ -56,3 +59,18 @@ def test_labels_and_scores_of_a_part(judged):
     evaluator = EVALUATORS["classification"]()
     found, most = peak(lambda: evaluator(judged, "test", final=False))
     assert len(found.rows) == 50 and "mean_average_precision" in found.values and most < 20e6
+
+
+def test_a_classifier_keeps_its_logits_in_float32_alone():
+    """In float64 the logits, and the probabilities made of them, would take 16 bytes a number."""
+    clips, classes = 40_000, 40
+    names = tuple(f"class {k}" for k in range(classes))
+    labels = [(names[k % classes],) for k in range(clips)]
+    part = np.arange(clips)
+    logits = lambda index: values(index, classes)
+    judged = judge_of(labels, {"train": part[:2], "test": part}, logits, names=names)
+    evaluator = EVALUATORS["classification"]()
+    found, most = peak(lambda: evaluator(judged, "test", final=False))
+    assert len(found.rows) == clips and most < 14 * clips * classes
+    _, most = peak(lambda: sum(row["probabilities"][0] for row in found.rows))
+    assert most < 8 * clips * classes
