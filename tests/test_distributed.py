@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import overrides_for, write_tones
+from conftest import LESS_AUGMENTED, overrides_for, write_tones
 from processes import Python, run_python
 
 from sacjax import distributed
@@ -56,7 +56,7 @@ def scores(workdir):
 def whole(tmp_path_factory):
     """(a run on eight devices of one host, its overrides)."""
     root = tmp_path_factory.mktemp("whole")
-    overrides = [*overrides_for(write_tones(root / "sounds")), *LOGGED]
+    overrides = [*overrides_for(write_tones(root / "sounds")), *LESS_AUGMENTED, *LOGGED]
     overrides += ["--config.mesh.fsdp=2", "--config.checkpoint.every=6"]
     done = run_python("-m", "sacjax.main", *training(root / "run", overrides), devices=8)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -23,7 +23,7 @@ from sacjax.train.optimizer import name_of
 from sacjax.train.step import make_trainer
 
 AXES = ("data", "fsdp", "tensor")
-STEPS = 10
+STEPS = 5
 SAMPLES = 128  # large enough that the weights of `TwoViews` are split
 
 

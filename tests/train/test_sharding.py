@@ -75,7 +75,7 @@ def test_a_teacher_is_split_as_its_student():
     ids="+".join,
 )
 def test_every_layout_learns_the_same(layouts):
-    """10 steps with dropout and augmentation on, in one process."""
+    """5 steps with dropout and augmentation on, in one process."""
     done = run_python("tests/train/layouts.py", json.dumps(layouts), devices=8, path="tests")
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
