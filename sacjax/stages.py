@@ -28,7 +28,7 @@ from sacjax.train import hooks, sharding
 from sacjax.train.checkpoint_files import has_checkpoint, write_labels, write_temperature
 from sacjax.train.loop import Task, epoch_examples, fit, total_steps
 from sacjax.train.state import Pretrained, TrainState
-from sacjax.train.step import Trainer, make_trainer
+from sacjax.train.trainer import Trainer, make_trainer
 
 Results = dict[str, dict[str, float]]
 

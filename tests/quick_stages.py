@@ -3,7 +3,7 @@
 import json
 
 from sacjax import report, stages
-from sacjax.train.step import make_trainer
+from sacjax.train.trainer import make_trainer
 
 _trainers = {}
 GROUPS = ("augment", "frontend", "model", "objective", "optimizer")

@@ -14,7 +14,8 @@ from quick_stages import share_trainers
 from sacjax import config as config_lib
 from sacjax import init_from, objectives, stages
 from sacjax.layers.platform import compiled_for
-from sacjax.train import sharding, step
+from sacjax.train import sharding
+from sacjax.train.trainer import batch_shapes, make_trainer
 
 ROOT = Path(__file__).parents[1]
 ARGUMENTS = {
@@ -68,11 +69,11 @@ def test_published_pretraining_compiles_and_needs_the_memory_that_adam_needs(
     # A reduced batch: the parameters and the program's shape are what is looked at.
     stage.data.seconds = 1.0
     objective = objectives.build(stage)
-    trainer = step.make_trainer(objective, stage, sharding.make_mesh(config.mesh), 100, 0)
+    trainer = make_trainer(objective, stage, sharding.make_mesh(config.mesh), 100, 0)
     state = trainer.state_shapes
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     assert count / 1e6 == pytest.approx(millions, abs=0.02)
-    compiled = trainer.step.lower(state, step.batch_shapes(stage, 2, 0)).compile(
+    compiled = trainer.step.lower(state, batch_shapes(stage, 2, 0)).compile(
         {"xla_backend_optimization_level": "0"}
     )
     memory = compiled.memory_analysis()
@@ -108,8 +109,8 @@ def test_a_pods_step_is_traced_for_eight_chips_and_has_the_published_size(name, 
     for stage in (config[stage] for stage in config.stages):
         sharding.check_training_batch(name, stage, mesh)
         with compiled_for("tpu"):
-            trainer = step.make_trainer(objectives.build(stage), stage, mesh, 100, 0)
-            state, batch = trainer.state_shapes, step.batch_shapes(stage, stage.train.batch_size, 0)
+            trainer = make_trainer(objectives.build(stage), stage, mesh, 100, 0)
+            state, batch = trainer.state_shapes, batch_shapes(stage, stage.train.batch_size, 0)
             after = jax.eval_shape(trainer.step, state, batch)
         assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
         part, millions = PODS[name]

@@ -35,7 +35,7 @@ from sacjax import errors, objectives
 from sacjax.data import pipeline, sources, splits
 from sacjax.data.recordings import Recordings
 from sacjax.train import metrics, sharding
-from sacjax.train.step import Trainer, make_trainer
+from sacjax.train.trainer import Trainer, make_trainer
 
 OUTPUT = Path(__file__).with_name("results") / "autoencoder.json"
 NETWORKS: dict[str, tuple[str, bool]] = {

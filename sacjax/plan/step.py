@@ -20,7 +20,7 @@ from sacjax.plan import hlo
 from sacjax.plan.flops import PEAKS
 from sacjax.plan.topology import Topology
 from sacjax.train import sharding
-from sacjax.train.step import batch_shapes, make_trainer
+from sacjax.train.trainer import batch_shapes, make_trainer
 
 ROOM = 0.95  # of a device's memory is for the program; the runtime keeps the rest
 

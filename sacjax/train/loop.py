@@ -24,7 +24,7 @@ from sacjax.train.metrics import Log, Progress
 from sacjax.train.optimizer import make_schedule
 from sacjax.train.sharding import put_batch
 from sacjax.train.state import Pretrained, TrainState
-from sacjax.train.step import Trainer
+from sacjax.train.trainer import Trainer
 
 STEPS_IN_FLIGHT = 2  # steps enqueued at the most, as each holds a batch on the devices
 

@@ -15,7 +15,8 @@ from flax import nnx
 
 from sacjax.train.sharding import replicated
 from sacjax.train.state import TrainState, new_state, split_model
-from sacjax.train.step import Trainer, train_step
+from sacjax.train.step import train_step
+from sacjax.train.trainer import Trainer
 
 How = Literal["vmap", "turns"]
 Batches = Sequence[dict[str, Any]]

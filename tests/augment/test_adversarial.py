@@ -15,7 +15,7 @@ from sacjax.augment import adversarial
 from sacjax.errors import UserError
 from sacjax.objectives.classification import Classification
 from sacjax.train import sharding
-from sacjax.train.step import make_trainer
+from sacjax.train.trainer import make_trainer
 
 MESH = sharding.make_mesh(config_lib.default().mesh)
 EPSILON = 0.3

@@ -22,7 +22,7 @@ from sacjax.errors import UserError
 from sacjax.models import ENCODERS
 from sacjax.models.pictures import IMAGENET_MEAN, IMAGENET_STD
 from sacjax.train import sharding
-from sacjax.train.step import make_trainer
+from sacjax.train.trainer import make_trainer
 
 torch = pytest.importorskip("torch", reason="needs the extra `parity`")
 

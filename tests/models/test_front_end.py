@@ -18,7 +18,8 @@ from sacjax.errors import UserError
 from sacjax.frontend import learnable
 from sacjax.models import base, front_end
 from sacjax.objectives.base import build_encoder
-from sacjax.train import sharding, step
+from sacjax.train import sharding
+from sacjax.train.trainer import make_trainer
 
 SHORT = dict(hop_length=64, n_fft=128, n_mels=8)
 MASKS = (dict(name="time_mask", count=1, width=4), dict(name="frequency_mask", count=1, width=3))
@@ -139,7 +140,7 @@ def test_a_classifier_is_trained_saved_and_loaded_with_its_front_end(
 def test_a_step_trains_the_front_end_too(name, tmp_path):
     stage = tiny(overrides_for(tmp_path), name).supervised
     objective = objectives.build(stage, ("low", "high"), np.ones(2))
-    trainer = step.make_trainer(
+    trainer = make_trainer(
         objective, stage, sharding.make_mesh(ConfigDict(dict(data=1, fsdp=1, tensor=1))), 25, 0
     )
     time, label = np.arange(4000) / 8000, np.arange(8) % 2

@@ -13,7 +13,7 @@ from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.models.base import EncoderOutput
 from sacjax.train import sharding
-from sacjax.train.step import batch_shapes, make_trainer
+from sacjax.train.trainer import batch_shapes, make_trainer
 from sacjax.views import View
 
 ENCODERS = {

@@ -16,7 +16,7 @@ from sacjax.errors import UserError
 from sacjax.objectives.base import Frozen
 from sacjax.objectives.best_rq import BestRQOptions, RandomProjectionQuantizer
 from sacjax.train import sharding
-from sacjax.train.step import batch_shapes, make_trainer
+from sacjax.train.trainer import batch_shapes, make_trainer
 from sacjax.views import View
 
 OPTIONS = dict(codes=6, code_dim=4, codebooks=2)

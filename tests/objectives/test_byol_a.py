@@ -23,7 +23,7 @@ from sacjax.errors import UserError
 from sacjax.objectives.base import follow
 from sacjax.train import sharding
 from sacjax.train.optimizer import name_of
-from sacjax.train.step import batch_shapes, make_trainer
+from sacjax.train.trainer import batch_shapes, make_trainer
 from sacjax.views import View
 
 ENCODERS = {

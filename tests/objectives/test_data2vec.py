@@ -19,7 +19,7 @@ from sacjax.objectives.base import Teacher, ema_decay, ramp_steps
 from sacjax.objectives.data2vec import distance, over_time, spread
 from sacjax.train import sharding
 from sacjax.train.optimizer import name_of
-from sacjax.train.step import batch_shapes, make_trainer
+from sacjax.train.trainer import batch_shapes, make_trainer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 OPTIONS = dict(top_layers=2, mask_span=3, mask_probability=0.15, teacher_ramp=0.5)

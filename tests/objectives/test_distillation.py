@@ -13,7 +13,7 @@ from sacjax import inference, init_from, objectives, stages
 from sacjax.errors import UserError
 from sacjax.objectives.distillation import feature_loss, soft_loss
 from sacjax.train import sharding
-from sacjax.train.step import make_trainer
+from sacjax.train.trainer import make_trainer
 
 EVEN, UNEVEN = jnp.array([[0.0, 0.0]]), jnp.log(jnp.array([[3.0, 1.0]]))  # 1/2 1/2, 3/4 1/4
 DIVERGENCE = 0.5 * np.log(4 / 3)  # of the first from the second

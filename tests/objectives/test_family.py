@@ -20,7 +20,7 @@ from sacjax import evaluators, inference, objectives, stages
 from sacjax.data import sources
 from sacjax.objectives import OBJECTIVES
 from sacjax.train import sharding
-from sacjax.train.step import make_trainer
+from sacjax.train.trainer import make_trainer
 
 STEPS = 3
 SUPERVISED = {"classification", "distillation", "oversampled"}

@@ -19,8 +19,8 @@ from sacjax.errors import UserError
 from sacjax.objectives.base import Frozen
 from sacjax.objectives.hubert import HubertOptions, kmeans, nearest
 from sacjax.train import sharding
-from sacjax.train.step import batch_shapes, make_trainer
 from sacjax.train.trained import write_trained
+from sacjax.train.trainer import batch_shapes, make_trainer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 OPTIONS = dict(

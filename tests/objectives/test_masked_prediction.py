@@ -13,7 +13,7 @@ from sacjax.context import Context
 from sacjax.errors import UserError
 from sacjax.objectives.masked_prediction import Altered
 from sacjax.train import sharding
-from sacjax.train.step import batch_shapes, make_trainer
+from sacjax.train.trainer import batch_shapes, make_trainer
 from sacjax.views import View
 
 SIZES = dict(width=8, depth=2, heads=2, mlp_width=12, causal=False, pre_norm=False)

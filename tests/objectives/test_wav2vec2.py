@@ -36,7 +36,7 @@ from sacjax.objectives.wav2vec2 import (
     draw_negatives,
 )
 from sacjax.train import sharding
-from sacjax.train.step import make_trainer
+from sacjax.train.trainer import make_trainer
 from sacjax.views import View
 
 ENCODER = dict(  # a frame every 64 samples

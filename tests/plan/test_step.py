@@ -13,7 +13,7 @@ from sacjax import config as config_lib, objectives
 from sacjax.plan.step import plan_mesh
 from sacjax.plan.topology import find_topology
 from sacjax.train import sharding
-from sacjax.train.step import batch_shapes, make_trainer
+from sacjax.train.trainer import batch_shapes, make_trainer
 
 config = workdirs.config_of("wav2vec2", "wav2vec2")
 s = config.supervised

@@ -20,7 +20,7 @@ from sacjax.data import pipeline, sources
 from sacjax.plan import hlo
 from sacjax.train import sharding
 from sacjax.train.optimizer import name_of
-from sacjax.train.step import make_trainer
+from sacjax.train.trainer import make_trainer
 
 AXES = ("data", "fsdp", "tensor")
 STEPS = 5

@@ -16,7 +16,7 @@ from sacjax.objectives.base import Teacher, teacher_of
 from sacjax.train import sharding
 from sacjax.train.checkpoint import Checkpoints
 from sacjax.train.state import Pretrained
-from sacjax.train.step import make_trainer
+from sacjax.train.trainer import make_trainer
 
 MESH = sharding.make_mesh(config_lib.default().mesh)
 
