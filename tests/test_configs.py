@@ -14,7 +14,7 @@ from quick_stages import share_trainers
 from sacjax import config as config_lib
 from sacjax import init_from, objectives, stages
 from sacjax.layers.platform import compiled_for
-from sacjax.train import sharding
+from sacjax.train import sharding, step
 from sacjax.train.trainer import batch_shapes, make_trainer
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ from sacjax import objectives
 from sacjax.convert.huggingface import huggingface_config
 from sacjax.train import sharding
 from sacjax.train.state import TrainState
-from sacjax.train.step import Trainer, batch_shapes, make_trainer
+from sacjax.train.trainer import Trainer, batch_shapes, make_trainer
 from sacjax.views import make_views
 
 
