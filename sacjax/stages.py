@@ -13,10 +13,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
-from sacjax import evaluators, io, objectives
+from sacjax import console, evaluators, io, objectives
 from sacjax.config import identity
 from sacjax.data import pipeline, sources, splits
-from sacjax.data.bad_files import BadFiles, read_table
+from sacjax.data.bad_files import BadFiles
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 from sacjax.evaluators.calibration import calibrate
@@ -69,21 +69,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
     for stage in prepared.values():
         results[stage.name] = stage.run(results)
     if jax.process_index() == 0:
-        _tell(config, workdir, results)
+        console.print_summary(config, workdir, results)
     return results
-
-
-def _tell(config: ConfigDict, workdir: Path, results: Results) -> None:
-    """Prints what came of all stages, and where it is."""
-    judged = [name for name in config.stages if "test/accuracy" in results[name]]
-    if len(judged) > 1:
-        figures = (f"{name} {100 * results[name]['test/accuracy']:.1f} %" for name in judged)
-        print(f"test accuracy: {', '.join(figures)}")
-    bad = read_table(workdir / "bad_files.csv")
-    skipped = f"; {len(bad)} files were skipped, see bad_files.csv" if bad else ""
-    names = ("results.json", "predictions.csv", "report.html")
-    written = [name for name in names if (workdir / name).is_file()]
-    print(f"{workdir}: {', '.join(written)}, plots/{skipped}")
 
 
 class Stage:
@@ -215,7 +202,7 @@ class Stage:
         self.write_samples(state)
         if first:
             if not results:
-                print(f"{self.name}: nothing was evaluated, for {why_nothing(self.stage)}")
+                print(f"{self.name}: nothing was evaluated, for {console.why_nothing(self.stage)}")
             self.finish(earlier | {self.name: results}, rows, analysis)
         return results
 
@@ -339,7 +326,7 @@ class Stage:
         last = self.last_part(rows)
         report.write(self.workdir, self.name, self.config, results, last, self.recordings, analysis)
         io.write_json(self.workdir / "results.json", results)
-        print_scores(self.name, results[self.name], self.stage, self.objective)
+        console.print_scores(self.name, results[self.name], self.stage, self.objective)
 
 
 def check_parts(
@@ -394,52 +381,6 @@ def eval_batches(
         bad.note(batch)
         yield batch
     bad.flush()
-
-
-def why_nothing(stage: ConfigDict) -> str:
-    """Returns why a stage has no results."""
-    parts = " or ".join(stage.eval.splits)
-    return f"no clip is in {parts}" if parts else "eval.splits is empty: name test, to evaluate it"
-
-
-def print_scores(name: str, scores: dict[str, float], stage: ConfigDict, objective: Any) -> None:
-    """Prints a stage's main figures, and what its objective warns of."""
-    for part in stage.eval.splits:
-        prefix = f"{part}/"
-        value = {k.removeprefix(prefix): v for k, v in scores.items() if k.startswith(prefix)}
-        if not value:
-            continue
-        figures = [f"macro F1 {100 * value['macro_f1']:.2f} %"] if "macro_f1" in value else []
-        if stage.data.multi_label and "mean_average_precision" in value:
-            precision = 100 * value["mean_average_precision"]
-            figures.insert(0, f"mean average precision {precision:.2f} %")
-        elif "accuracy" in value:
-            shown = f"accuracy {100 * value['accuracy']:.2f} %{_interval(value, 'accuracy')}"
-            figures.insert(0, shown)
-        elif not objective.needs_labels and "loss" in value:
-            figures.append(objective.describe(value))
-        for key, label in (
-            ("knn_accuracy", "k-nearest neighbours"),
-            ("linear_accuracy", "linear probe"),
-            ("sensitivity", "sensitivity"),
-            ("specificity", "specificity"),
-            ("anomaly_auc", "area under the ROC curve of anomalies"),
-            ("anomaly_partial_auc", "at few false alarms"),
-        ):
-            if key in value:
-                figures.append(f"{label} {100 * value[key]:.1f} %{_interval(value, key)}")
-        print(f"{name}: {part} {', '.join(figures)}")
-        warning = "" if objective.needs_labels or "loss" not in value else objective.verdict(value)
-        if warning:
-            print(f"warning: {name} {warning}")
-
-
-def _interval(value: dict[str, float], key: str) -> str:
-    """Returns a score's interval as text, '' where it has none."""
-    if f"{key}_low" not in value:
-        return ""
-    low, high = (100 * value[f"{key}_{end}"] for end in ("low", "high"))
-    return f" (95 % interval {low:.1f} to {high:.1f})"
 
 
 def read_results(workdir: Path) -> Results:
