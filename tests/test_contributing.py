@@ -14,7 +14,11 @@ NEW_FILE = re.compile(r"^New file `([^`]+)`:\n\n```python\n(.*?)^```$", re.MULTI
 LINES = re.compile(
     r"^In `([^`]+)`, after `([^`]+)`:\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
-SHORT = ["--config.pretrain.train.steps=2", "--config.stages=('pretrain',)"]
+SHORT = [
+    "--config.pretrain.train.steps=2",
+    "--config.pretrain.data.examples=400",
+    "--config.stages=('pretrain',)",
+]
 
 
 @pytest.fixture
