@@ -91,6 +91,9 @@ class Stage:
         counts = splits.class_counts(recordings, parts["train"])
         self.objective = objectives.build(self.stage, recordings.class_names, counts)
         self.evaluators = evaluators.build(self.stage)
+        judged = [parts[part] for part in self.stage.eval.splits if len(parts[part])]
+        for evaluator in self.evaluators if judged else []:
+            evaluator.check_clips(recordings, np.concatenate(judged))
         self.trainer: Any = None
         self.pretrained: Pretrained | None = None  # shapes alone, of a stage that has yet to train
 

@@ -6,11 +6,12 @@
 Coswara's layout: DIR/combined_data.csv with `id` and `covid_status`, and
 DIR/Extracted_data/20200413/ID/cough-heavy.wav, cough-shallow.wav beside breaths and vowels, which
 are left without a label. `positive_…` of any severity is one class, `healthy` the other; who is
-neither is left out. All recordings of a person go to one part: 60 % train, 20 % choose the
-checkpoint, 20 % test; `split` draws another fifth.
+neither is left out. All recordings of a person go to one part: 60 % of the people train, 20 %
+choose the checkpoint, 20 % test; `split` draws others.
 
 `data=coughvid`: DIR/metadata_compiled.csv with `uuid` and `status` (healthy or COVID-19; others are
-left out), DIR/UUID.wav, .ogg or .webm; a person is not known beyond a recording.
+left out), DIR/UUID.wav, .ogg or .webm (the latter needs the extra `av`). Whose recording it is
+nobody knows, so each counts as a person, and one may be in two parts.
 
 Reported: sensitivity and specificity of people (their recordings' mean probability, at 0.5) with
 Wilson's 95 % intervals. Such data tell as much of how they were collected as of an illness: models

@@ -4,8 +4,10 @@
         --config.supervised.data.path=DIR
 
 CirCor's layout (PhysioNet challenge 2022): DIR/training_data.csv with `Patient ID` and `Outcome`,
-DIR/training_data/2530_AV.wav; the number is the patient, all of whose recordings go to one part. 60
-% of the patients train, 20 % choose the checkpoint, 20 % test; `split` draws another fifth.
+DIR/training_data/2530_AV.wav; the number is the patient, all of whose recordings go to one part.
+Who took part in both campaigns has two numbers (the column `Additional ID`), which count as two
+patients here: remove the recordings of one of them. 60 % of the patients train, 20 % choose the
+checkpoint, 20 % test; `split` draws others.
 
 `data=physionet2016`: DIR/training-a/REFERENCE.csv without a header, `a0001,-1`, 1 abnormal and -1
 normal, DIR/training-a/a0001.wav (leave out its folder `validation`, which repeats some). Names tell

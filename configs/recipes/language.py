@@ -5,9 +5,13 @@
 
 DIR/eo/0aBc__U__S1---0010.100-0015.900.wav: a folder for each language, and before `__U__` the video
 that a piece is cut from, all of whose pieces go to one part. 80 % of the videos train, a tenth
-chooses the checkpoint, a tenth tests (the set's own `dev` is a folder of the same layout: evaluate
-on it with `sacjax train --mode=eval`). Some of its labels are wrong, about 2 % (Valk and Alumäe
-2021). Result: docs/recipes.md.
+chooses the checkpoint, a tenth tests. About 2 % of the set's labels are wrong (Valk and Alumäe
+2021). Its own `dev` is a folder of the same layout, which must not lie in DIR; on all of it:
+
+    sacjax train --mode=eval --workdir runs/language --split all \\
+        --config.supervised.data.path=DEV
+
+Result: docs/recipes.md.
 """
 
 from sacjax import config as config_lib

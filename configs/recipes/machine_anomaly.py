@@ -7,12 +7,12 @@ DCASE 2020's layout: DIR/fan/train/normal_id_00_00000000.wav, DIR/fan/test/anoma
 normal_id_00_….wav; the folders `train` and `test` are the protocol's own parts (folds 2 and 1 by
 alphabet). A tenth of the normal training clips validates. Reported: the area under the ROC curve of
 each machine's clips and its mean over machines, whole and up to a tenth of false alarms, as the
-task has it (Koizumi et al. 2020). That training has no clip of the label `anomaly` is warned of,
-and as it should be.
+task has it (Koizumi et al. 2020). A warning says that no training clip has the label `anomaly`:
+so it should be.
 
 `layout=mimii` reads MIMII's folders, DIR/fan/id_00/normal/00000000.wav and …/abnormal/…: all
-abnormal clips test, and the normal ones whose number ends in 0 to 3 (Purohit et al. 2019 take as
-many of both). Result: docs/recipes.md.
+abnormal clips test, and the normal ones whose number ends in 0 to 3. Purohit et al. 2019 test on as
+many normal clips as abnormal ones, so figures differ a little. Result: docs/recipes.md.
 """
 
 from sacjax import config as config_lib

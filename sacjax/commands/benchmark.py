@@ -4,8 +4,8 @@
         [--random] [--output FILE.md|FILE.csv]
 
 Each encoder embeds every clip once; a linear classifier, nearest neighbours and linear classifiers
-trained on few labels are then tested on each split of the task. There is a row for each task and a
-column for each encoder: the mean over splits ± their standard deviation, in percent.
+trained on few labels are then tested on each split of the task. There is a row for each probe and
+task and a column for each encoder: the mean over splits ± their standard deviation, in percent.
 
 Data are looked for below $SACJAX_DATA, or in the PATH given; tasks without data are named and left
 out, and synthesized ones need none. With --output the scores are also kept in FILE.json: what is
@@ -22,7 +22,7 @@ from typing import Any
 
 from sacjax import io
 from sacjax.commands import embed
-from sacjax.commands.probe import aligned
+from sacjax.commands.probe import aligned, check_seed
 from sacjax.errors import UserError
 
 ENDINGS = (".md", ".csv")
@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     if min(*args.shots, args.draws, args.neighbours) < 1:
         raise UserError("--shots, --draws and --neighbours must be 1 or more")
+    check_seed(args.seed)
     output = output_of(args.output)
     from sacjax import compilation
     from sacjax.inference import benchmark, comparison, tasks

@@ -146,6 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     args, unknown = make_parser().parse_known_args(argv)
     if min(*args.shots, args.draws, args.neighbours) < 1:
         raise UserError("--shots, --draws and --neighbours must be 1 or more")
+    check_seed(args.seed)
     overrides = config_lib.overrides_from(unknown)
     from sacjax import compilation, inference
     from sacjax.inference import comparison
@@ -196,6 +197,12 @@ def main(argv: list[str] | None = None) -> int:
         report.write(path, about, results, names, clips, int(data.sample_rate))
         print(f"{path}: the page to look at")
     return 0
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError for a seed that NumPy or scikit-learn would not take."""
+    if not 0 <= seed < 1 << 32:
+        raise UserError(f"--seed is {seed}: it must be from 0 to {(1 << 32) - 1}")
 
 
 def check_outputs(args: argparse.Namespace) -> None:

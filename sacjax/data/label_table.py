@@ -51,20 +51,20 @@ def read(data: ConfigDict) -> dict[str, str]:
     """Returns {key: label} of all files that `data.label_table` names; see `Options`.
 
     A label is what the first group of `data.label_values` finds in the cell, all of it where that
-    is '', and a row in which it finds nothing is left out.
+    is '', and a row in which it finds nothing, or without a key, is left out.
 
     Raises:
       UserError: no such file or column, or a key with two labels.
     """
     where = os.path.join(data.path, data.label_table)
-    paths = sorted(glob.glob(where))
+    paths = sorted(glob.glob(os.path.join(glob.escape(data.path), data.label_table)))
     if not paths:
         raise UserError(f"data.label_table: there is no file '{where}'")
     table: dict[str, str] = {}
     for path in paths:
         for key, cell in _cells(path, tuple(data.label_columns)):
             label = _label(cell, data.label_values)
-            if not label:
+            if not key or not label:
                 continue
             if table.setdefault(key, label) != label:
                 raise UserError(

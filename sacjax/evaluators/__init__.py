@@ -77,6 +77,8 @@ def build(stage: ConfigDict) -> list[Evaluator]:
     kind = objectives.OBJECTIVES[stage.objective.name]
     entries = stage.eval.evaluators or kind.evaluators
     made = [_make(k, entry, kind.needs_labels) for k, entry in enumerate(entries)]
+    if stage.data.multi_label and any(isinstance(one, ScreeningEvaluator) for one in made):
+        raise UserError("eval.evaluators: screening needs clips of one label, not data.multi_label")
     if any(isinstance(one, AnomalyEvaluator) for one in made):
         anomaly.check(stage, kind)
     return made

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from sacjax.config.options import Options as OptionsBase
 from sacjax.data import splits
+from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 from sacjax.evaluators.base import Evaluator, Judged, Scores, When
 
@@ -41,22 +42,16 @@ class AnomalyEvaluator(Evaluator):
     def __call__(self, judged: Judged, part: str, *, final: bool) -> Scores:
         """Returns `anomaly_auc` and `anomaly_partial_auc`, and of each machine `…/<machine>`.
 
-        The first two are means over the machines that have both kinds of clips; there are none
-        without such a machine, as in a training part of normal clips alone.
+        The first two are means over the machines that have both kinds of clips that can be read;
+        there are none without such a machine, as in a training part of normal clips alone.
 
         Raises:
           UserError: no clip has the label of normal ones, or `by` finds nothing in a name.
         """
-        names = judged.recordings.class_names
-        if self.options.normal not in names:
-            raise UserError(
-                f"eval.evaluators: anomaly: normal is '{self.options.normal}', but the labels are "
-                f"{', '.join(names) or 'none'}"
-            )
-        indices = np.asarray(judged.parts[part], int)
-        labels = splits.first_labels(judged.recordings)[indices]
-        indices, labels = indices[labels >= 0], labels[labels >= 0]
-        anomalous = labels != names.index(self.options.normal)
+        indices = _labelled(judged.recordings, judged.parts[part])
+        self.check_clips(judged.recordings, indices)
+        normal = judged.recordings.class_names.index(self.options.normal)
+        anomalous = splits.first_labels(judged.recordings)[indices] != normal
         machines = np.array([self._machine(judged.recordings.names[k]) for k in indices])
         both = [m for m in np.unique(machines) if len(set(anomalous[machines == m])) == 2]
         if not both:
@@ -69,12 +64,25 @@ class AnomalyEvaluator(Evaluator):
                 found[str(machine)] = areas(
                     losses[own], anomalous[own], self.options.max_false_positives
                 )
+        if not found:
+            return Scores({}, [])
         values: dict[str, float] = {}
         for k, name in enumerate(("anomaly_auc", "anomaly_partial_auc")):
             values[name] = float(np.mean([own[k] for own in found.values()]))
             if self.options.by:
                 values |= {f"{name}/{machine}": own[k] for machine, own in found.items()}
         return Scores(values, [])
+
+    def check_clips(self, recordings: Recordings, indices: np.ndarray) -> None:
+        """Raises UserError where no clip has the label of normal ones, or `by` finds nothing."""
+        names = recordings.class_names
+        if self.options.normal not in names:
+            raise UserError(
+                f"eval.evaluators: anomaly: normal is '{self.options.normal}', but the labels are "
+                f"{', '.join(names) or 'none'}"
+            )
+        for k in _labelled(recordings, indices):
+            self._machine(recordings.names[k])
 
     def _machine(self, name: str) -> str:
         if not self.options.by:
@@ -83,6 +91,12 @@ class AnomalyEvaluator(Evaluator):
         if match is None:
             raise UserError(f"eval.evaluators: anomaly: by {self.options.by!r} is not in '{name}'")
         return next(filter(None, match.groups()), match.group())
+
+
+def _labelled(recordings: Recordings, indices: np.ndarray) -> np.ndarray:
+    """Returns those of `indices` whose recordings have a label."""
+    indices = np.asarray(indices, int)
+    return indices[splits.first_labels(recordings)[indices] >= 0]
 
 
 def areas(

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from sacjax.data.recordings import Recordings
 from sacjax.evaluators.predictions import predict
 from sacjax.train import metrics
 
@@ -98,3 +99,11 @@ class Evaluator:
           final: whether training is over; slow scores, such as intervals, are then added.
         """
         raise NotImplementedError
+
+    def check_clips(self, recordings: Recordings, indices: np.ndarray) -> None:
+        """Raises UserError where it could not judge these clips; it is called before training.
+
+        Args:
+          recordings: of the data set.
+          indices: int [n], the clips of all parts that are judged.
+        """

@@ -6,8 +6,10 @@ import numpy as np
 
 from sacjax.config.options import Options as OptionsBase
 from sacjax.data import hosts, splits
+from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 from sacjax.evaluators.base import Evaluator, Judged, Scores, When
+from sacjax.evaluators.classification import probabilities_of
 
 NO_DEVICE = (
     "warning: this is no medical device. Its figures are of these recordings alone, are validated "
@@ -32,7 +34,7 @@ class Options(OptionsBase):
 
 
 class ScreeningEvaluator(Evaluator):
-    """Sensitivity, specificity and ROC area of one label, of each patient, with 95 % intervals."""
+    """Sensitivity and specificity of one label with 95 % intervals, and its ROC area, by person."""
 
     Options = Options
 
@@ -45,22 +47,23 @@ class ScreeningEvaluator(Evaluator):
         figure of which there is no case is left out. It also prints `NO_DEVICE`.
 
         Raises:
-          UserError: a label that the data do not have.
+          UserError: a label that the data do not have, or probabilities that are not finite, as a
+            diverged model gives.
         """
-        names = judged.recordings.class_names
-        if self.options.positive not in names:
-            raise UserError(
-                f"eval.evaluators: screening: positive is '{self.options.positive}', but the "
-                f"labels are {', '.join(names)}"
-            )
-        target = names.index(self.options.positive)
         indices = np.asarray(judged.parts[part], int)
+        self.check_clips(judged.recordings, indices)
+        target = judged.recordings.class_names.index(self.options.positive)
         labels = splits.first_labels(judged.recordings)[indices]
         indices, labels = indices[labels >= 0], labels[labels >= 0]
         logits, seen = judged.predict(indices)
         if not seen.any():
             return Scores({}, [])
-        probabilities = np.asarray(judged.objective.probabilities(logits))[seen, target]
+        probabilities = probabilities_of(judged, logits)[:, target][seen]
+        if not np.isfinite(probabilities).all():
+            raise UserError(
+                f"the probabilities of {int((~np.isfinite(probabilities)).sum())} of {seen.sum()} "
+                "clips are not finite: the training diverged; lower optimizer.learning_rate"
+            )
         groups = judged.recordings.groups or [""] * len(judged.recordings)
         owners = [groups[k] or f"\0{k}" for k in indices[seen]]
         values = screening(
@@ -68,6 +71,15 @@ class ScreeningEvaluator(Evaluator):
         )
         hosts.tell(NO_DEVICE)
         return Scores(values, [])
+
+    def check_clips(self, recordings: Recordings, indices: np.ndarray) -> None:
+        """Raises UserError for a label that the data do not have."""
+        names = recordings.class_names
+        if self.options.positive not in names:
+            raise UserError(
+                f"eval.evaluators: screening: positive is '{self.options.positive}', but the "
+                f"labels are {', '.join(names)}"
+            )
 
 
 def by_owner(

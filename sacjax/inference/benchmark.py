@@ -225,7 +225,8 @@ def run(
       tasks: to probe on.
       settings: how.
       store: where scores are kept.
-      tell: is given a line for each clip that is left out, and each result.
+      tell: is given a line for each clip that is left out, also of stored scores, and for each
+        new result.
 
     Raises:
       UserError: an encoder that cannot be loaded or lacks the layer, or one of `scores_of`.
@@ -249,11 +250,11 @@ def run(
                 (task,) = (task for task in tasks if task.name == name)
                 bad: dict[str, str] = {}
                 scores = scores_of(title, models[title], task, settings, bad)
-                for clip, why in sorted(bad.items()):
-                    tell(f"{name}: skipped {clip}: {why}")
-                about = {"task": name, "encoder": title, "checkpoint": checkpoint}
+                about = {"task": name, "encoder": title, "checkpoint": checkpoint, "skipped": bad}
                 store.put(key, about | {"known": task.known, "splits": scores})
                 mean = np.mean([one["linear_accuracy"] for one in scores])
                 tell(f"{name}, {title}: linear probe {100 * mean:.1f} %")
+            for clip, why in sorted(store.entries[key].get("skipped", {}).items()):
+                tell(f"{name}, {title}: skipped {clip}: {why}")
             results[name][title] = store.entries[key]["splits"]
     return results

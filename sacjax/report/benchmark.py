@@ -57,34 +57,49 @@ def lines_of(table: dict[str, dict[str, Row]], tasks: dict[str, Prepared]) -> li
     """Returns the table's cells as text, in percent, its head first.
 
     There is a line for each probe and task, the linear probe of all tasks first, and where there
-    are several tasks a line with each probe's mean over them.
+    are several tasks a line with each probe's mean over them. The cell of an encoder that could not
+    read enough clips for so many labels is empty.
 
     Args:
       table: every task has the same encoders.
       tasks: by the same names.
     """
     encoders = list(next(iter(table.values())))
-    rows = {name: next(iter(row.values())) for name, row in table.items()}
     lines = [["probe", "task", "measure", *encoders]]
-    for probe in dict.fromkeys(probe for row in rows.values() for probe in row):
-        of_probe = [name for name, row in rows.items() if probe in row]
+    for probe, of_probe in _tasks_of_probes(table).items():
         for name in of_probe:
             one = tasks[name]
             count = len(one.splits)
             measure = one.task.metric.replace("_", " ") + (f", {count} splits" if count > 1 else "")
-            cells = [_percent(table[name][encoder][probe]) for encoder in encoders]
+            cells = [_percent(table[name][encoder].get(probe)) for encoder in encoders]
             lines.append([probe, name, measure, *cells])
         if len(of_probe) > 1:
-            means = [
-                np.mean([table[name][encoder][probe].mean for name in of_probe])
+            cells = [
+                _percent(_mean([table[name][encoder].get(probe) for name in of_probe]))
                 for encoder in encoders
             ]
-            cells = [_percent(Score(float(mean), None)) for mean in means]
             lines.append([probe, f"mean of {len(of_probe)} tasks", "", *cells])
     return lines
 
 
-def _percent(score: Score) -> str:
+def _tasks_of_probes(table: dict[str, dict[str, Row]]) -> dict[str, list[str]]:
+    """Returns {probe: the tasks for which an encoder has it}."""
+    found: dict[str, list[str]] = {}
+    for name, rows in table.items():
+        for probe in dict.fromkeys(probe for row in rows.values() for probe in row):
+            found.setdefault(probe, []).append(name)
+    return found
+
+
+def _mean(scores: list[Score | None]) -> Score | None:
+    """Returns the mean over tasks; None where one is missing."""
+    means = [score.mean for score in scores if score is not None]
+    return Score(float(np.mean(means)), None) if len(means) == len(scores) else None
+
+
+def _percent(score: Score | None) -> str:
+    if score is None:
+        return ""
     spread = "" if score.deviation is None else f" ± {100 * score.deviation:.1f}"
     return f"{100 * score.mean:.1f}{spread}"
 
@@ -104,10 +119,10 @@ def as_csv(table: dict[str, dict[str, Row]], tasks: dict[str, Prepared]) -> str:
     encoders = list(next(iter(table.values())))
     columns = [f"{encoder}{what}" for encoder in encoders for what in ("", ", deviation")]
     writer.writerow(["probe", "task", "measure", "splits", *columns])
-    probes_of = {name: list(next(iter(row.values()))) for name, row in table.items()}
-    for probe in dict.fromkeys(probe for own in probes_of.values() for probe in own):
-        for name in (name for name, own in probes_of.items() if probe in own):
-            cells = [value for encoder in encoders for value in table[name][encoder][probe]]
+    for probe, of_probe in _tasks_of_probes(table).items():
+        for name in of_probe:
+            scores = [table[name][encoder].get(probe, (None, None)) for encoder in encoders]
+            cells = [value for score in scores for value in score]
             one = tasks[name]
             writer.writerow([probe, name, one.task.metric, len(one.splits), *map(_exact, cells)])
     return file.getvalue()

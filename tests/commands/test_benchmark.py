@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import types
 
 import numpy as np
 import pytest
@@ -115,6 +116,24 @@ def test_a_quick_look_has_few_clips_of_each_class(two_tasks, monkeypatch):
     assert set(clips.test) < set(whole.splits[0].test)
 
 
+def test_clips_left_out_of_stored_scores_are_told_again(two_tasks, monkeypatch):
+    def scores(name, model, prepared, settings, bad):
+        bad["4.wav"] = "no samples"
+        return [dict(linear_accuracy=0.5)]
+
+    monkeypatch.setattr(benchmark, "scores_of", scores)
+    monkeypatch.setattr(benchmark, "fingerprint", lambda model: "f")
+    model = types.SimpleNamespace(embedder=lambda *args, **kwargs: None)
+    settings, store = benchmark.Settings(), benchmark.Store(None)
+    task = benchmark.prepare("tones", two_tasks["tones"], settings)
+    told = []
+    for _ in range(2):
+        benchmark.run({"w": lambda: {"net": model}}, [task], settings, store, told.append)
+    skipped = "tones, net: skipped 4.wav: no samples"
+    assert [line for line in told if "skipped" in line] == [skipped] * 2
+    assert len(told) == 3  # scored once
+
+
 def test_scores_belong_to_the_weights(networks):
     model = inference.load(networks["small_cnn"])
     assert benchmark.fingerprint(model) == benchmark.fingerprint(
@@ -132,6 +151,8 @@ def test_mistakes(networks, two_tasks, tmp_path, monkeypatch):
         command.main([*start, "--output", "t.txt"])
     with pytest.raises(UserError, match="must be 1 or more"):
         command.main([*start, "--draws", "0"])
+    with pytest.raises(UserError, match="--seed is -1: it must be from 0"):
+        command.main([*start, "--seed", "-1"])
     (tmp_path / "t.json").write_text("[]")
     with pytest.raises(UserError, match="t.json: holds no scores of a benchmark"):
         command.main([*start, "--output", f"{tmp_path}/t.md"])

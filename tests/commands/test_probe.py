@@ -125,6 +125,8 @@ def test_mistakes_of_the_user(workdir, tmp_path):
         probe.main([*start, "--shot_s=3"])
     with pytest.raises(UserError, match="must be 1 or more"):
         probe.main([*start, "--shots", "0"])
+    with pytest.raises(UserError, match="--seed is -1: it must be from 0"):
+        probe.main([*start, "--seed", "-1"])
     with pytest.raises(UserError, match="no hidden states"):
         probe.main([*start, "--layer", "1"])
     with pytest.raises(UserError, match=r"--checkpoint .* is given twice"):

@@ -65,6 +65,14 @@ def test_tables_of_several_folders_without_a_header(tmp_path):
     assert found.labels == [("1",), ("-1",)] and found.class_names == ("-1", "1")
 
 
+def test_brackets_in_the_folders_name_and_rows_without_a_key(tmp_path):
+    """A name without a key does not get the label of a row without one."""
+    table = "id,label\na,ill\n,well\nc,well\n"
+    root = folder(tmp_path / "set [1]", ["a_cough.wav", "b.wav", "c_cough.wav"], t=table)
+    found = load(root, **NAMED | dict(label_pattern="(.)_cough"))
+    assert found.labels == [("ill",), None, ("well",)]
+
+
 NAMED = dict(label_pattern=r"(\w+)\.wav", label_table="t.csv", label_columns=("id", "label"))
 
 

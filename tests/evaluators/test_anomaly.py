@@ -69,6 +69,11 @@ def test_normal_clips_alone_have_no_area():
     assert AnomalyEvaluator()(made, "test", final=True).values == {}
 
 
+def test_anomalies_of_which_none_can_be_read_have_no_area():
+    made = judged([1.0, 2.0, 3.0], ["normal", "normal", "anomaly"], list("abc"))
+    assert AnomalyEvaluator()(made, "test", final=True).values == {}
+
+
 def test_mistakes():
     made = judged([1.0, np.inf, 0.0], ["normal", "anomaly", "normal"], list("abc"))
     with pytest.raises(UserError, match="normal is 'ok', but the labels are anomaly, normal"):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from evaluators.made_up import judge_of
-from scipy.special import logit
 
 from sacjax import config as config_lib
+from sacjax import evaluators
 from sacjax.data import hosts
 from sacjax.errors import UserError
 from sacjax.evaluators.screening import ScreeningEvaluator, screening
@@ -48,7 +48,7 @@ def test_the_recordings_of_a_patient_are_one(capsys):
     made = judge_of(
         [None if label is None else (label,) for label in labels],
         {"test": np.arange(9)},
-        lambda index: logit(np.stack([shares[index], 1 - shares[index]], 1)),
+        lambda index: np.log(np.maximum([shares[index], 1 - shares[index]], 1e-9)).T,
         names=("ill", "well"),
         broken=(8,),
     )
@@ -61,12 +61,36 @@ def test_the_recordings_of_a_patient_are_one(capsys):
     assert "this is no medical device" in capsys.readouterr().err
 
 
+def test_people_who_differ_by_less_than_float32_tells_are_told_apart():
+    """Both are taken for ill with nearly 1; their logits differ, and so their ranks."""
+    logits = np.array([[20.0, 0.0], [19.0, 0.0], [-1.0, 0.0]])
+    labels = [("ill",), ("well",), ("well",)]
+    made = judge_of(
+        labels, {"test": np.arange(3)}, lambda index: logits[index], names=("ill", "well")
+    )
+    found = ScreeningEvaluator(positive="ill")(made, "test", final=True).values
+    assert found["screening_auc"] == 1.0
+
+
+def test_a_diverged_model():
+    labels = [("ill",), ("well",)]
+    give = lambda index: np.where(index[:, None] == 1, np.nan, [1.0, 0.0])
+    made = judge_of(labels, {"test": np.arange(2)}, give, names=("ill", "well"))
+    with pytest.raises(UserError, match="probabilities of 1 of 2 clips are not finite"):
+        ScreeningEvaluator(positive="ill")(made, "test", final=True)
+
+
 def test_mistakes():
     made = judge_of([("a",)], {"test": np.arange(1)}, lambda index: np.zeros([len(index), 3]))
     with pytest.raises(UserError, match="positive is 'ill', but the labels are a, b, c"):
         ScreeningEvaluator(positive="ill")(made, "test", final=True)
     with pytest.raises(UserError, match="give the label that is to be found"):
         ScreeningEvaluator()
+    stage = config_lib.stage()
+    stage.eval.evaluators = (dict(name="screening", positive="ill"),)
+    stage.data.multi_label = True
+    with pytest.raises(UserError, match="screening needs clips of one label"):
+        evaluators.build(stage)
     config = config_lib.default()
     config.supervised.objective.name = "autoencoder"
     config.supervised.eval.evaluators = (dict(name="screening", positive="ill"),)

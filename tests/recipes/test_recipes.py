@@ -14,6 +14,7 @@ from sacjax import config as config_lib
 from sacjax import inference, stages
 from sacjax.context import Context
 from sacjax.data import hosts, sources, splits
+from sacjax.errors import UserError
 from sacjax.inference.embedder import file_batches
 from sacjax.inference.tasks import TASKS
 from sacjax.views import make_views
@@ -174,6 +175,28 @@ def test_heart_sounds_by_patient(tmp_path, capsys):
         assert results[f"test/{name}_low"] < right < results[f"test/{name}_high"] or right in (0, 1)
         low, high = (100 * results[f"test/{name}_{end}"] for end in ("low", "high"))
         assert f"{name} {100 * right:.1f} % (95 % interval {low:.1f} to {high:.1f})" in out
+
+
+@pytest.mark.parametrize(
+    ("recipe", "entry", "message"),
+    [
+        ("heart.py", dict(name="screening", positive="ill"), "positive is 'ill'"),
+        ("machine_anomaly.py", dict(name="anomaly", normal="ok"), "normal is 'ok'"),
+        ("machine_anomaly.py", dict(name="anomaly", by="machine"), "by 'machine' is not in"),
+    ],
+)
+def test_what_cannot_be_judged_is_told_before_training(
+    tmp_path, monkeypatch, recipe, entry, message
+):
+    if recipe == "heart.py":
+        patients(np.random.default_rng(0), tmp_path)
+    else:
+        machines(np.random.default_rng(0), tmp_path, sum(dcase_names(), []))
+    config = small(recipe, tmp_path)
+    config[config.stages[0]].eval.evaluators = (entry,)
+    monkeypatch.setattr(stages, "fit", lambda *args: pytest.fail("it trained"))
+    with pytest.raises(UserError, match=message):
+        stages.run(config, tmp_path / "run")
 
 
 def test_heart_sounds_by_database(tmp_path):
