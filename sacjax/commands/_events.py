@@ -76,7 +76,8 @@ def write_timeline(args: argparse.Namespace, models: "list[Model]", files: list[
     reference = None
     if args.reference:
         reference = read_reference(args.reference, models[0].labels, options.ignore, files)
-    found, highest, interrupted = {}, 0.0, False
+    found: dict[str, list[events.Event]] = {}
+    highest, interrupted = 0.0, False
     heard = [label not in options.ignore for label in models[0].labels]
     for file in files:
         try:

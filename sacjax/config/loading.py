@@ -232,11 +232,20 @@ def from_json(text: str) -> ConfigDict:
         raise UserError(f"config.json is damaged: {type(error).__name__}: {error}") from error
     _fill(config, default(**{name: stage() for name in config.stages}), "config")
     for name in config.stages:
-        given = config[name].objective.options
-        for old in RENAMED.keys() & set(given):
-            given[RENAMED[old]] = given[old]
-            del given[old]
+        _update_options(config[name].objective.options, f"config.{name}.objective.options")
     return config.lock()
+
+
+def _update_options(given: ConfigDict, where: str) -> None:
+    """Renames an objective's options, and fills what they tell of a teacher as `_fill` does."""
+    for old in RENAMED.keys() & set(given):
+        given[RENAMED[old]] = given[old]
+        del given[old]
+    network = given.get("network")
+    if isinstance(network, ConfigDict) and "frontend" in network:
+        fresh = stage()
+        told = ConfigDict(dict(model=fresh.model, frontend=fresh.frontend))
+        _fill(network, told, f"{where}.network")
 
 
 def _fill(given: ConfigDict, fresh: ConfigDict, where: str) -> None:
