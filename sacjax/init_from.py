@@ -3,7 +3,6 @@
 That is `hf:FOLDER` of transformers, or `hf:ORG/NAME@REVISION` of a hub.
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +67,9 @@ def resolve(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
     """
     config = config_lib.from_json(config_lib.to_json(config))
     begun = workdir / "config.json" if workdir and has_begun(workdir) else None
-    saved = json.loads(begun.read_text()) if begun and begun.is_file() else {}
+    saved: dict[str, Any] = {}
+    if begun and begun.is_file():
+        saved = config_lib.from_json(begun.read_text()).to_dict()
     for name in config.stages:
         stage = config[name]
         kind = objectives.OBJECTIVES[stage.objective.name]

@@ -60,8 +60,8 @@ def options_of(args: argparse.Namespace) -> "EventOptions":
 def write_timeline(args: argparse.Namespace, models: "list[Model]", files: list[str]) -> int:
     """Hears long recordings, writes their events and scores them.
 
-    Ctrl-C ends it early: the events of the recordings that were heard whole are written, and no
-    score, which would count the others as silent.
+    Ctrl-C ends it early: the events of the recordings that were heard whole are written, without
+    a score, which would count the others as silent. Where there is none, nothing is written.
 
     Returns:
       0; 1 if none could be read; 130 after Ctrl-C.
@@ -76,7 +76,8 @@ def write_timeline(args: argparse.Namespace, models: "list[Model]", files: list[
     reference = None
     if args.reference:
         reference = read_reference(args.reference, models[0].labels, options.ignore, files)
-    found, highest, interrupted = {}, 0.0, False
+    found: dict[str, list[events.Event]] = {}
+    highest, interrupted = 0.0, False
     heard = [label not in options.ignore for label in models[0].labels]
     for file in files:
         try:
@@ -85,6 +86,8 @@ def write_timeline(args: argparse.Namespace, models: "list[Model]", files: list[
             print(f"skipped {file}: {bad}", file=sys.stderr)
             continue
         except KeyboardInterrupt:
+            if not found:
+                raise
             interrupted = True
             break
         found[file] = events.events_of(segments, models[0].labels, options)

@@ -14,6 +14,9 @@ from ml_collections import ConfigDict
 from sacjax.config.schema import OPEN, check, default, stage
 from sacjax.errors import UserError, nearest
 
+# Keys of `objective.options` in what earlier versions wrote, and what they are called now.
+RENAMED = {"flat_patience": "collapse_patience", "silence_patience": "collapse_patience"}
+
 
 def load(spec: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
     """Reads `path[:arg]`, applies `--config.key=value` overrides in order and checks the result.
@@ -217,7 +220,10 @@ def _is_stage(value: Any) -> bool:
 
 
 def from_json(text: str) -> ConfigDict:
-    """Reads what `to_json` wrote; keys added to sacjax since then get their defaults."""
+    """Reads what `to_json` wrote, also in an earlier version of sacjax.
+
+    Keys added since then get their defaults, and renamed ones their new names.
+    """
     try:
         config = ConfigDict(_as_tuples(json.loads(text)))
         if not isinstance(config.stages, tuple) or not all(s in config for s in config.stages):
@@ -225,7 +231,21 @@ def from_json(text: str) -> ConfigDict:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"config.json is damaged: {type(error).__name__}: {error}") from error
     _fill(config, default(**{name: stage() for name in config.stages}), "config")
+    for name in config.stages:
+        _update_options(config[name].objective.options, f"config.{name}.objective.options")
     return config.lock()
+
+
+def _update_options(given: ConfigDict, where: str) -> None:
+    """Renames an objective's options, and fills what they tell of a teacher as `_fill` does."""
+    for old in RENAMED.keys() & set(given):
+        given[RENAMED[old]] = given[old]
+        del given[old]
+    network = given.get("network")
+    if isinstance(network, ConfigDict) and "frontend" in network:
+        fresh = stage()
+        told = ConfigDict(dict(model=fresh.model, frontend=fresh.frontend))
+        _fill(network, told, f"{where}.network")
 
 
 def _fill(given: ConfigDict, fresh: ConfigDict, where: str) -> None:

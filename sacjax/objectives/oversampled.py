@@ -101,7 +101,11 @@ class Oversampled(Classification):
         return made
 
     def embedded(self, batches: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (vectors [N, D], labels [N]) of all training clips, each once, as they are."""
+        """Returns (vectors [N, D], labels [N]) of all training clips, each once, as they are.
+
+        Raises:
+          UserError: none has a label and can be read.
+        """
         views = make_views(self.stage, self.num_classes)
         graphdef, variables = nnx.split(self.trained)
 
@@ -115,16 +119,21 @@ class Oversampled(Classification):
             return pooling(output.frames, output.lengths), seen["label"].argmax(-1), known
 
         found: dict[int, tuple[np.ndarray, int]] = {}
+        seen: set[int] = set()
         for batch in batches:
-            before = len(found)
+            if seen.issuperset(batch["index"].tolist()):  # an epoch has each clip once
+                break
+            seen.update(batch["index"].tolist())
             columns = {key: batch[key] for key in ("audio", "length", "label", "mask", "index")}
             for index, x, label, known in zip(
                 batch["index"], *jax.device_get(run(variables, columns)), strict=True
             ):
                 if known:
                     found.setdefault(int(index), (x, int(label)))
-            if len(found) == before:  # an epoch has each clip once
-                break
+        if not found:
+            raise UserError(
+                "objective.name=oversampled: no clip to train on has a label and can be read"
+            )
         vectors, labels = zip(*found.values(), strict=True)
         return np.stack(vectors), np.asarray(labels)
 
@@ -135,7 +144,7 @@ class Oversampled(Classification):
         """
         view, label = batch["views"][0], batch["label"]
         known = batch["mask"] * batch["labelled"]
-        pooled = jax.lax.stop_gradient(model.embed(view.inputs, view.lengths, Context()))
+        pooled = model.embed(view.inputs, view.lengths, Context())
         clips = len(label)
         if ctx.train:
             key: Any = ctx.rng(3)

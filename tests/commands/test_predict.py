@@ -265,3 +265,14 @@ def test_ctrl_c_writes_the_recordings_that_were_heard(tmp_path, capsys, monkeypa
     assert code == 130 and "3 events of 1 recordings" in said
     assert err == f"interrupted at {paths[1]}: what was heard before it is written\n"
     assert list(read_events(out)) == [os.path.realpath(paths[0])]
+
+
+def test_ctrl_c_before_a_recording_was_heard_leaves_an_earlier_table(tmp_path, capsys, monkeypatch):
+    def interrupted(listeners, file):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(timeline, "timeline", interrupted)
+    (out := tmp_path / "x.csv").write_text("of yesterday")
+    with pytest.raises(KeyboardInterrupt):
+        run(capsys, "--checkpoint", "one", "--timeline", out, sound_of(tmp_path))
+    assert out.read_text() == "of yesterday"

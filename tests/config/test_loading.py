@@ -188,6 +188,17 @@ def test_a_saved_config_that_lacks_a_key_gets_its_default(file):
     assert config.checkpoint.keep == 2 and config.supervised.model.name == "spectrogram_resnet"
 
 
+@pytest.mark.parametrize(
+    ("objective", "old"),
+    [("masked_autoencoder", "flat_patience"), ("inversion", "silence_patience")],
+)
+def test_an_option_of_an_earlier_version_has_its_new_name(objective, old):
+    saved = json.loads(config_lib.to_json(config_lib.default()))
+    saved["supervised"]["objective"] = {"name": objective, "options": {old: 3}}
+    config = config_lib.from_json(json.dumps(saved))
+    assert config.supervised.objective.options.to_dict() == {"collapse_patience": 3}
+
+
 def test_a_stage_by_name_or_the_first():
     c = config_lib.default(pretrain=config_lib.stage(), finetune=config_lib.stage())
     assert config_lib.stage_name(c, None) == "pretrain"

@@ -1,5 +1,7 @@
 """Distillation: worked values of its losses, and a student of each kind of teacher."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from workdirs import write_workdir
 
 from sacjax import config as config_lib
 from sacjax import inference, init_from, objectives, stages
+from sacjax.config import identity
 from sacjax.errors import UserError
 from sacjax.objectives.distillation import feature_loss, soft_loss
 from sacjax.train import sharding
@@ -117,6 +120,22 @@ def test_a_run_whose_teacher_is_an_earlier_stage(tmp_path, monkeypatch):
     np.testing.assert_array_equal(taught.module.head.kernel, student.module.teacher.head.kernel)
     clip = np.random.default_rng(0).normal(0, 0.1, 4000)
     assert student.predict(clip).probabilities.shape == (1, 20)
+
+
+def test_a_run_of_an_earlier_version_is_the_same_and_its_teacher_hears_the_same():
+    student = config_of("teacher").student
+    teacher = student.copy_and_resolve_references()
+    with teacher.unlocked():
+        teacher.objective = dict(name="classification", options=dict())
+    config = config_lib.default(teacher=teacher, student=student)
+    here = json.loads(config_lib.to_json(init_from.resolve(config)))
+    there = json.loads(json.dumps(here))
+    network = there["student"]["objective"]["options"]["network"]
+    for where in (there["teacher"], there["student"], network):
+        del where["frontend"]["repeat_seconds"], where["model"]["projection"]
+    assert identity.difference(there, here) is None
+    read = config_lib.from_json(json.dumps(there)).student
+    assert objectives.build(read, ("a", "b")).hears_the_same
 
 
 def test_what_cannot_be_learned_from_is_said(tmp_path):

@@ -1,5 +1,7 @@
 """A head with synthetic vectors: worked losses, and a run on folders of unequal size."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +77,47 @@ def test_the_loss_is_that_of_clips_and_of_what_stands_for_the_lacking():
     total = of_clips + 0.75 * 2 * of_lacking  # two known clips, and 0.75 lacking to each
     np.testing.assert_allclose([trained.total, trained.count], [total, 3.5], rtol=1e-5)
     assert trained.metrics["accuracy"][1] == 2
+
+
+def test_an_attack_has_the_slope_of_the_loss():
+    objective = objectives.build(stage_of(sampler="over"), ("a", "b"), np.ones(2))
+    model = objective.build(nnx.Rngs(0))
+    frames = jnp.asarray(np.random.default_rng(0).normal(size=[4, 20, 16]), jnp.float32)
+    known = dict(
+        label=jnp.eye(2)[jnp.asarray([0, 1, 1, 0])], mask=jnp.ones(4), labelled=jnp.ones(4)
+    )
+
+    @jax.jit
+    def loss(x):
+        batch = dict(views=(View(x, jnp.full(4, 20)),), **known)
+        return objective.loss(model, batch, Context(jax.random.key(0))).total
+
+    slope = jax.grad(loss)(frames)
+    size = float(jnp.sqrt((slope**2).sum()))
+    rise = loss(frames + 0.01 * slope / size) - loss(frames - 0.01 * slope / size)
+    np.testing.assert_allclose(rise / 0.02, size, rtol=0.02)
+
+
+def clips_of(stage, indices, labels, mask):
+    size = round(stage.data.seconds * stage.data.sample_rate)
+    return dict(
+        audio=np.full([len(indices), size], 0.1, np.float32),
+        length=np.full(len(indices), size, np.int32),
+        label=np.asarray(labels, np.int32),
+        mask=np.asarray(mask, np.float32),
+        index=np.asarray(indices, np.int32),
+    )
+
+
+def test_batches_without_a_label_or_with_bad_files_alone_do_not_end_the_epoch():
+    objective = objectives.build(stage_of(sampler="over"), ("a", "b"), np.ones(2))
+    objective.trained = objective.build(nnx.Rngs(0)).encoder
+    clips = functools.partial(clips_of, objective.stage)
+    unlabelled, bad = clips([0, 1], [-1, -1], [1, 1]), clips([2, 3], [0, 1], [0, 0])
+    found = objective.embedded([unlabelled, bad, clips([4, 5], [0, 1], [1, 1]), unlabelled])
+    np.testing.assert_array_equal(found[1], [0, 1])
+    with pytest.raises(UserError, match="no clip to train on has a label and can be read"):
+        objective.embedded([unlabelled, bad, unlabelled])
 
 
 def test_a_run_on_unequal_folders_leaves_the_encoder_and_is_read_again(tmp_path):

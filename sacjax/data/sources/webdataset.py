@@ -60,11 +60,12 @@ def load_webdataset(data: ConfigDict) -> Recordings:
 
     A key is a file's path up to the first dot of its last part, as in WebDataset. A sample has one
     sound (`.wav`, `.flac`, `.ogg` or what else libsndfile reads; by PyAV `.m4a`, `.mp4`, `.webm`
-    …), or that of the ending `data.audio_column`. Its label is the text in `.cls`, or else in
-    `.txt`, or else under `label` in `.json`; `data.label_column` names one of those (cls, txt, or a
-    key of the JSON), as `group_column` and `fold_column` do. An empty text is unknown, or no label
-    if `data.empty_label` says so. Tar files or folders called train…, valid…, val…, dev…, test… or
-    eval… are official splits if all are called so and not all the same.
+    …, where none of the others is beside them), or that of the ending `data.audio_column`. Its
+    label is the text in `.cls`, or else in `.txt`, or else under `label` in `.json`;
+    `data.label_column` names one of those (cls, txt, or a key of the JSON), as `group_column` and
+    `fold_column` do. An empty text is unknown, or no label if `data.empty_label` says so. Tar files
+    or folders called train…, valid…, val…, dev…, test… or eval… are official splits if all are
+    called so and not all the same.
 
     Raises:
       UserError: no tar files, one that is damaged or compressed, JSON that cannot be read, or
@@ -117,7 +118,8 @@ def samples_of(path: Path, audio: str = "") -> list[Sample]:
 
     Args:
       path: of the tar file.
-      audio: the ending of the sound, without a dot; '': whatever is a sound.
+      audio: the ending of the sound, without a dot; '': whatever is a sound, but of a film beside
+        a sound file that one.
 
     Raises:
       UserError: it cannot be read, or a sample has several sounds.
@@ -130,7 +132,10 @@ def samples_of(path: Path, audio: str = "") -> list[Sample]:
         ending = ending.lower()
         is_sound = "." + ending.rpartition(".")[2] in SOUNDS
         if ending == audio if audio else is_sound:
-            if sample.name:
+            if not audio and sample.name and _plain(name) != _plain(sample.name):
+                if not _plain(name):  # the film of a sound
+                    continue
+            elif sample.name:
                 raise UserError(
                     f"{path}: '{sample.name}' and '{name}' are sounds of one sample: choose by "
                     "data.audio_column, the ending"
@@ -141,6 +146,11 @@ def samples_of(path: Path, audio: str = "") -> list[Sample]:
             assert content is not None  # it is a file
             sample.facts |= _facts(path, name, ending, content.read())
     return list(found.values())
+
+
+def _plain(name: str) -> bool:
+    """Returns whether a file's ending is one that libsndfile reads."""
+    return "." + name.lower().rpartition(".")[2] in LIBSNDFILE
 
 
 def _members(path: Path) -> Iterator[tuple[str, tarfile.TarInfo, tarfile.TarFile]]:

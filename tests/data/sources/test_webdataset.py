@@ -89,6 +89,13 @@ def test_one_of_several_sounds_of_a_sample(tmp_path):
     np.testing.assert_array_equal(audio_of(loaded, 0), samples(1))
 
 
+@pytest.mark.parametrize("names", [("a.mp4", "a.wav"), ("a.wav", "a.mp4")])
+def test_a_film_beside_a_sound_is_left_out(tmp_path, names):
+    path = tar(tmp_path / "d.tar", {name: encoded(0) for name in names})
+    assert load(path).names == ["d.tar/a.wav"]
+    assert load(path, audio_column="mp4").names == ["d.tar/a.mp4"]
+
+
 def test_tars_are_prepared_and_what_is_damaged_is_skipped(tmp_path):
     files = {"a.wav": encoded(0), "a.txt": "x", "b.wav": b"no sound", "b.txt": "y"}
     tar(tmp_path / "in" / "d.tar", files)
