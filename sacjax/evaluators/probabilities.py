@@ -21,9 +21,9 @@ def blocks(count: int) -> Iterator[slice]:
 class Probabilities:
     """Probabilities of N clips and C classes, float64, made of logits when they are looked at.
 
-    As of an array [N, C]: `p[k]` is a clip's, `p[a:b]` those of clips, `p[:, c]` a class's. What is
-    kept is 4 bytes a clip and class and 16 a clip. Kept in float32 themselves they would be ties
-    near 1, and their ranks, of which ROC and average precision are made, others.
+    As of an array [N, C]: `p[k]` is a clip's, `p[a:b]` those of clips, `p[:, c]` a class's. It
+    keeps 4 bytes a clip and class, and 16 a clip. Probabilities kept in float32 would tie near 1,
+    which would change their ranks, and with them ROC and average precision.
     """
 
     def __init__(self, logits: np.ndarray, temperature: float = 1.0, *, sigmoid: bool = False):

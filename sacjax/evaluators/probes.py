@@ -153,8 +153,8 @@ def all_scores(
     """Returns the test accuracies of all probes, or another of `METRICS`, as JSON has them.
 
     They are `knn_accuracy`, those of `linear_scores`, and `few_shot_accuracy`, {shot: [of each
-    draw]}. The arguments and errors are those of `knn`, `linear_scores` and `few_shot`, whose
-    classes are of equal size as they are. Vectors of another encoder of the same clips get the same
+    draw]}. The arguments and errors are those of `knn`, `linear_scores` and `few_shot`; `balance`
+    is of the linear probe alone. Vectors of another encoder of the same clips get the same
     draws.
     """
     four = train, train_labels, test, test_labels

@@ -25,7 +25,8 @@ def write_labels(workdir: Path, stage: str, class_names: tuple[str, ...]) -> Non
 def write_temperature(workdir: Path, stage: str, temperature: float, step: int) -> None:
     """Writes by what the logits of a calibrated stage's checkpoint are divided.
 
-    Those of its other checkpoints stay; the last one written is that of any that has none.
+    The temperatures of its other checkpoints stay. A checkpoint without one of its own has the one
+    that was written last.
     """
     path = _temperature(workdir, stage)
     steps = json.loads(path.read_text()).get("steps", {}) if path.is_file() else {}
