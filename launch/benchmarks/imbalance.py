@@ -5,7 +5,7 @@
     python launch/benchmarks/imbalance.py --quick           # a try of every way, no figures
     python launch/benchmarks/imbalance.py --table           # of what is there
 
-The test fold stays whole; of the other folds, class k in the fold's own order keeps 32 · r^(-k/9)
+The test fold stays whole; of the other folds, class k in the fold's own order keeps 32 · 8^(-k/9)
 clips. The ways are of three kinds:
 
 - `plain` trains the ResNet of configs/esc50/resnet.py; `weighted` by class weights; `over` repeats
@@ -88,14 +88,13 @@ PROBES = {f"probe_{name}": name for name in get_args(probes.Balance)}
 WAYS = (*WHOLE, *HEADS, *PROBES)
 
 
-def write_manifest(path: Path, audio: Path, fold: int, ratio: float) -> None:
+def write_manifest(path: Path, audio: Path, fold: int) -> None:
     """Writes a manifest of ESC-10's files: the fold is the test part, few of the rest train.
 
     Args:
       path: of the CSV.
       audio: folder of files called FOLD-CLIP-TAKE-CLASS.EXTENSION.
       fold: from 1 on.
-      ratio: of the clips of the most frequent class to those of the rarest.
 
     Raises:
       UserError: no such files.
@@ -110,7 +109,7 @@ def write_manifest(path: Path, audio: Path, fold: int, ratio: float) -> None:
     rng, rows = np.random.default_rng(fold), []
     for k, label in enumerate(classes):
         train = rng.permutation(np.flatnonzero((labels == label) & (own != fold)))
-        kept = train[: max(round(len(train) * ratio ** (-k / (len(classes) - 1))), 2)]
+        kept = train[: max(round(len(train) * RATIO ** (-k / (len(classes) - 1))), 2)]
         rows += [(str(files[i].resolve()), f"class{label}", "train") for i in sorted(kept)]
         test = np.flatnonzero((labels == label) & (own == fold))
         rows += [(str(files[i].resolve()), f"class{label}", "test") for i in test]
@@ -217,7 +216,7 @@ def run_fold(fold: int, args: argparse.Namespace, found: dict[str, dict[str, flo
         return
     audio = Path(config_lib.local_data("esc10")) / "audio"
     manifest = args.runs / f"fold{fold}.csv"
-    write_manifest(manifest, audio, fold, args.ratio)
+    write_manifest(manifest, audio, fold)
     plain = args.runs / f"fold{fold}" / "plain"
     rare = rare_classes(config_of(manifest, "plain", plain, args.quick).supervised.data)
 
@@ -244,14 +243,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--folds", type=int, nargs="+", choices=FOLDS, default=list(FOLDS))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY")
-    parser.add_argument("--ratio", type=float, default=RATIO)
     parser.add_argument("--runs", type=Path, default=Path("runs/imbalance"))
     parser.add_argument("--results", type=Path, help=f"default: {RESULTS.name} beside the others")
     parser.add_argument("--quick", action="store_true", help="fold 1, two steps of each")
     parser.add_argument("--table", action="store_true", help="run nothing")
     args = parser.parse_args(argv)
-    if not args.ratio >= 1:
-        raise UserError(f"--ratio is {args.ratio:g}: it must be 1 or more")
     if args.quick:
         args.folds, args.runs = [1], args.runs / "quick"
     args.results = args.results or (args.runs / "quick.json" if args.quick else RESULTS)

@@ -9,7 +9,7 @@ from launch.benchmarks import imbalance
 from sacjax.errors import UserError
 
 
-def rows_of(folder, fold, ratio=8.0):
+def rows_of(folder, fold):
     """Returns the rows of a manifest of ten classes of 8 clips a fold, whose files are empty."""
     audio = folder / "audio"
     audio.mkdir(exist_ok=True)
@@ -17,7 +17,7 @@ def rows_of(folder, fold, ratio=8.0):
         for label in range(10):
             for take in range(8):
                 (audio / f"{own}-{100 * label + take}-A-{label}.ogg").touch()
-    imbalance.write_manifest(folder / "m.csv", audio, fold, ratio)
+    imbalance.write_manifest(folder / "m.csv", audio, fold)
     with open(folder / "m.csv", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -33,7 +33,7 @@ def test_a_manifest_keeps_the_test_fold_and_ever_fewer_of_the_rest(tmp_path):
         order = np.roll(np.arange(10), 2 * (fold - 1))
         assert counts[order].tolist() == [32, 25, 20, 16, 13, 10, 8, 6, 5, 4]
     with pytest.raises(UserError, match="there is no ESC-10"):
-        imbalance.write_manifest(tmp_path / "m.csv", tmp_path / "nowhere", 1, 8.0)
+        imbalance.write_manifest(tmp_path / "m.csv", tmp_path / "nowhere", 1)
 
 
 @pytest.mark.parametrize("way", [*imbalance.WHOLE, *imbalance.HEADS])
