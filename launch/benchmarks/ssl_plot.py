@@ -30,7 +30,8 @@ APART = 0.032  # names, as a share of the axis
 
 def draw(means: Means) -> bytes:
     """Returns the picture of the fine-tuned accuracies with each task's first number of labels."""
-    tasks = [task for task in TASKS if any(cell.dataset == task for cell in means)] or list(TASKS)
+    tuned = {cell.dataset for cell in means if cell.protocol == "finetune"}
+    tasks = [task for task in TASKS if task in tuned] or list(TASKS)
     figure = Figure(figsize=(6.2 * len(tasks), 6.5), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False).flat, tasks, strict=True):
         _panel(axes, means, task)
