@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from sacjax import objectives
 from sacjax.config import options
 from sacjax.errors import UserError, nearest
-from sacjax.evaluators import anomaly
 from sacjax.evaluators.anomaly import AnomalyEvaluator
 from sacjax.evaluators.base import Evaluator, Judged, Scores
 from sacjax.evaluators.classification import ClassificationEvaluator
@@ -77,10 +76,8 @@ def build(stage: ConfigDict) -> list[Evaluator]:
     kind = objectives.OBJECTIVES[stage.objective.name]
     entries = stage.eval.evaluators or kind.evaluators
     made = [_make(k, entry, kind.needs_labels) for k, entry in enumerate(entries)]
-    if stage.data.multi_label and any(isinstance(one, ScreeningEvaluator) for one in made):
-        raise UserError("eval.evaluators: screening needs clips of one label, not data.multi_label")
-    if any(isinstance(one, AnomalyEvaluator) for one in made):
-        anomaly.check(stage, kind)
+    for evaluator in made:
+        evaluator.check_stage(stage, kind)
     return made
 
 
@@ -98,7 +95,7 @@ def _make(number: int, entry: Any, has_classes: bool) -> Evaluator:
         raise UserError(f"{where} is {entry!r}: give dict(name=…, …)") from None
     if name not in EVALUATORS:
         raise UserError(f"{where}.name is '{name}'{nearest(str(name), EVALUATORS)}")
-    if name in ("classification", "screening") and not has_classes:
+    if EVALUATORS[name].needs_classes and not has_classes:
         raise UserError(f"{where}: an objective without labels gives no classes to score")
     options.check(where, name, given, EVALUATORS[name].Options)
     return EVALUATORS[name](**given)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -73,6 +74,15 @@ class AnomalyEvaluator(Evaluator):
                 values |= {f"{name}/{machine}": own[k] for machine, own in found.items()}
         return Scores(values, [])
 
+    def check_stage(self, stage: ConfigDict, objective: Any) -> None:
+        """Raises UserError for an objective whose loss is not of one clip alone."""
+        if objective.needs_labels or objective.views > 1:
+            raise UserError(
+                f"eval.evaluators: anomaly takes the loss of each clip, but objective.name is "
+                f"{stage.objective.name}, which needs labels or several views: an autoencoder, a "
+                "masked one or a predictive one has it"
+            )
+
     def check_clips(self, recordings: Recordings, indices: np.ndarray) -> None:
         """Raises UserError where no clip has the label of normal ones, or `by` finds nothing."""
         names = recordings.class_names
@@ -124,18 +134,3 @@ def areas(
         )
     whole = roc_auc_score(anomalous, scores)
     return float(whole), float(roc_auc_score(anomalous, scores, max_fpr=max_false_positives))
-
-
-def check(stage: ConfigDict, kind: type) -> None:
-    """Raises UserError for an objective whose loss is not of one clip alone.
-
-    Args:
-      stage: a stage's config.
-      kind: its objective.
-    """
-    if kind.needs_labels or kind.views > 1:  # type: ignore[attr-defined]
-        raise UserError(
-            f"eval.evaluators: anomaly takes the loss of each clip, but objective.name is "
-            f"{stage.objective.name}, which needs labels or several views: an autoencoder, a "
-            "masked one or a predictive one has it"
-        )

@@ -86,6 +86,9 @@ class Evaluator:
     Options: type
     """Frozen dataclass of the config entry's options; `when` is among them."""
 
+    needs_classes = False
+    """Whether it scores classes, which an objective without labels does not tell."""
+
     def __init__(self, **options: Any):
         """Takes the options of a config's entry. Raises UserError for a bad one."""
         self.options = self.Options(**options)
@@ -99,6 +102,14 @@ class Evaluator:
           final: whether training is over; slow scores, such as intervals, are then added.
         """
         raise NotImplementedError
+
+    def check_stage(self, stage: ConfigDict, objective: Any) -> None:
+        """Raises UserError where it could not judge a stage, whatever its clips.
+
+        Args:
+          stage: its config.
+          objective: the class of its objective.
+        """
 
     def check_clips(self, recordings: Recordings, indices: np.ndarray) -> None:
         """Raises UserError where it could not judge these clips; it is called before training.

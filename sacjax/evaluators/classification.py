@@ -26,6 +26,7 @@ class ClassificationEvaluator(Evaluator):
     """Accuracy with its interval, F1, top-k, ROC, average precision and calibration."""
 
     Options = Options
+    needs_classes = True
 
     def __call__(self, judged: Judged, part: str, *, final: bool) -> Scores:
         """Returns scores of a part's labelled, decodable clips, and rows of all decodable ones."""

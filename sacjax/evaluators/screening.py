@@ -1,8 +1,10 @@
 """Sensitivity and specificity of finding one class among the others, with intervals."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from sacjax.config.options import Options as OptionsBase
 from sacjax.data import hosts, splits
@@ -37,6 +39,7 @@ class ScreeningEvaluator(Evaluator):
     """Sensitivity and specificity of one label with 95 % intervals, and its ROC area, by person."""
 
     Options = Options
+    needs_classes = True
 
     def __call__(self, judged: Judged, part: str, *, final: bool) -> Scores:
         """Returns `sensitivity` and `specificity`, each with `_low` and `_high`, and others.
@@ -71,6 +74,13 @@ class ScreeningEvaluator(Evaluator):
         )
         hosts.tell(NO_DEVICE)
         return Scores(values, [])
+
+    def check_stage(self, stage: ConfigDict, objective: Any) -> None:
+        """Raises UserError for clips of several labels."""
+        if stage.data.multi_label:
+            raise UserError(
+                "eval.evaluators: screening needs clips of one label, not data.multi_label"
+            )
 
     def check_clips(self, recordings: Recordings, indices: np.ndarray) -> None:
         """Raises UserError for a label that the data do not have."""
