@@ -239,8 +239,12 @@ def get_config(arg=""):
         f.train.steps = 300
         f.train.evaluate_every = 100
         f.eval.checkpoint = "best"
-    stages["finetune"].init_from = "pretrain"
+    tuned = stages["finetune"]
+    tuned.init_from = "pretrain"
+    # The head first, then all, the encoder slowly (Kumar et al. 2022): all at once forgets.
+    tuned.optimizer.freeze = (("^encoder/", tuned.train.steps // 2),)
+    tuned.optimizer.multipliers = (("^encoder/", 0.1),)
     c.stages = tuple(arg.stages.split("+"))
     if "pretrain" not in c.stages:
-        stages["finetune"].init_from = ""
+        tuned.init_from = ""
     return c
