@@ -251,19 +251,24 @@ class Stage:
         return pretrained, artifacts
 
     def batches(self) -> Iterator[dict[str, Any]]:
-        """Returns the stage's training batches from the first on, without end."""
-        return iter(
-            pipeline.train_batches(
-                self.recordings,
-                self.parts["train"],
-                self.stage.data,
-                self.stage.train.batch_size,
-                self.config.seed,
-                jax.process_index(),
-                jax.process_count(),
-                self.objective.needs_labels,
-            ),
-        )
+        """Yields the stage's training batches from the first on, without end.
+
+        Raises UserError where more of their clips than `data.max_bad_fraction` are bad: what reads
+        until it has heard enough would else never end.
+        """
+        bad = BadFiles(self.workdir, self.recordings, self.stage.data.max_bad_fraction)
+        for batch in pipeline.train_batches(
+            self.recordings,
+            self.parts["train"],
+            self.stage.data,
+            self.stage.train.batch_size,
+            self.config.seed,
+            jax.process_index(),
+            jax.process_count(),
+            self.objective.needs_labels,
+        ):
+            bad.note(batch)
+            yield batch
 
     def judged(self, state: TrainState) -> evaluators.Judged:
         """Returns the model of a state with this stage's data, for evaluators."""
