@@ -54,25 +54,43 @@ class ProfileHook(Hook):
     def __init__(self) -> None:
         """Chooses the profiled steps when the run's first step comes."""
         self.first: int | None = None
+        self.folder: Path | None = None
+        """Where the trace is written; None before it has begun."""
+        self.traced: Run | None = None
+        """The run, while it is traced."""
 
     def before_step(self, run: Run, batch: dict[str, Any]) -> None:
         """Starts the trace."""
         if self.first is None:
             self.first = run.step + FIRST_PROFILED
-        if run.config.profile and run.step == self.first:
+        if run.config.profile and run.step == self.first and self.folder is None:
             bucket = io.in_bucket(run.workdir)
-            folder = tempfile.mkdtemp() if bucket else run.workdir / "profile"
-            self.folder = Path(folder)
-            jax.profiler.start_trace(str(folder))
+            self.folder = Path(tempfile.mkdtemp()) if bucket else run.workdir / "profile"
+            jax.profiler.start_trace(str(self.folder))
+            self.traced = run
 
     def after_step(self, run: Run) -> None:
         """Ends the trace."""
-        if run.config.profile and run.step == (self.first or 0) + PROFILED_STEPS:
-            jax.block_until_ready(run.state)
-            jax.profiler.stop_trace()
-            if io.in_bucket(run.workdir):  # where the profiler cannot write
-                io.copy_folder(self.folder, run.workdir / "profile")
-                shutil.rmtree(self.folder)
+        if run.step == (self.first or 0) + PROFILED_STEPS:
+            self._end()
+
+    def __enter__(self) -> "ProfileHook":
+        """Begins a stage."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the trace of a stage that ended before: the next one begins another."""
+        self._end()
+
+    def _end(self) -> None:
+        if self.traced is None or self.folder is None:
+            return
+        run, self.traced = self.traced, None
+        jax.block_until_ready(run.state)
+        jax.profiler.stop_trace()
+        if io.in_bucket(run.workdir):  # where the profiler cannot write
+            io.copy_folder(self.folder, run.workdir / "profile")
+            shutil.rmtree(self.folder)
 
 
 class SkippedHook(Hook):

@@ -189,5 +189,15 @@ def test_profiles_five_steps_past_what_compiles(monkeypatch):
     assert not traced
     run = MadeUpRun()
     run.step, run.config.profile = 40, True
-    go(run, [hooks.ProfileHook()], 60)
+    with hooks.ProfileHook() as hook:
+        go(run, [hook], 60)
     assert traced == [(43, "run/profile"), 48]
+
+
+def test_a_stage_of_few_steps_is_profiled_to_its_end_and_leaves_the_next_one_free(tmp_path):
+    for name in ("pretrain", "finetune"):
+        run = MadeUpRun(steps=5)
+        run.workdir, run.config.profile = tmp_path / name, True
+        with hooks.ProfileHook() as hook:
+            go(run, [hook], 5)
+        assert list(run.workdir.glob("profile/**/*.xplane.pb"))
