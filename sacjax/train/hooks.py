@@ -44,8 +44,12 @@ def default_hooks(validate: Validate) -> list[Hook]:
 
 
 def is_logged(run: Run, step: int) -> bool:
-    """Returns whether a step ends a log line."""
-    return step % run.stage.train.log_every == 0 or step == run.steps
+    """Returns whether a step ends a log line.
+
+    Each evaluation does where the best checkpoint is named by a metric of training.
+    """
+    named = run.stage.eval.best.startswith("train/") and is_evaluated(run, step)
+    return step % run.stage.train.log_every == 0 or step == run.steps or named
 
 
 class ProfileHook(Hook):
@@ -234,11 +238,11 @@ class TerminationHook(Hook, Termination):
             )
 
 
-def is_evaluated(run: Run) -> bool:
-    """Returns whether the validation part is evaluated after this step."""
-    train = run.stage.train
+def is_evaluated(run: Run, step: int | None = None) -> bool:
+    """Returns whether the validation part is evaluated after a step; None: this one."""
+    train, step = run.stage.train, run.step if step is None else step
     every = train.evaluate_every or max(run.epoch_steps, train.log_every)
-    return run.step % every == 0 or run.step == run.steps
+    return step % every == 0 or step == run.steps
 
 
 def note_best(
