@@ -22,7 +22,14 @@ from sacjax.errors import UserError
 from sacjax.evaluators.calibration import calibrate
 from sacjax.evaluators.predictions import own_rows, write_predictions
 from sacjax.evaluators.suspects import Analysis, analyse
-from sacjax.init_from import has_begun, pretrained_of, resolve, trained_encoder, trained_model
+from sacjax.init_from import (
+    check_labels,
+    has_begun,
+    pretrained_of,
+    resolve,
+    trained_encoder,
+    trained_model,
+)
 from sacjax.leaks import check_leaks
 from sacjax.train import hooks, sharding
 from sacjax.train.checkpoint_files import has_checkpoint, write_labels, write_temperature
@@ -131,6 +138,9 @@ class Stage:
                 "is written"
             )
         prepared = cls(name, config, mesh, workdir, recordings, parts)
+        check_labels(prepared.objective, name, config, workdir)
+        if teacher := earlier.get(prepared.objective.source(stage)):
+            prepared.objective.check_source(teacher.objective.class_names, teacher.stage)
         if stage.init_from in earlier:
             prepared.pretrained = earlier[stage.init_from].shapes()
         elif not has_checkpoint(workdir, name):  # else it goes on from there
@@ -352,6 +362,10 @@ def check_parts(
         raise UserError(
             f"config.{name}.data: {'1 class' if count else 'no classes'} found; a classifier needs "
             f"two or more{folders}, or what data.label_pattern finds in the names"
+        )
+    if needs_labels and all(recordings.labels[i] is None for i in parts["train"]):
+        raise UserError(
+            f"config.{name}.data: none of the {len(parts['train'])} clips to train on has a label"
         )
     if stage.eval.temperature and not needs_labels:
         raise UserError(
