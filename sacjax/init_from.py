@@ -13,7 +13,7 @@ from sacjax import config as config_lib
 from sacjax import inference, models, objectives
 from sacjax.convert import huggingface
 from sacjax.errors import UserError
-from sacjax.train.checkpoint_files import complete
+from sacjax.train.checkpoint_files import complete, has_checkpoint, read_labels
 from sacjax.train.state import Pretrained, split_model
 
 
@@ -52,6 +52,31 @@ def trained_model(where: str, config: ConfigDict, workdir: Path) -> inference.Mo
     if where in config.stages:
         return inference.load_trained(workdir, None, where)
     return inference.load_trained(where, None)
+
+
+def check_labels(objective: Any, name: str, config: ConfigDict, workdir: Path) -> None:
+    """Raises UserError where a stage that trains has other labels than what it goes on from.
+
+    That is its own checkpoint, or else the model that its objective learns from.
+
+    Args:
+      objective: of the stage, which knows the labels of its data.
+      name: of the stage.
+      config: the whole config.
+      workdir: of the run.
+    """
+    source = objective.source(config[name]) if objective.whole_source else ""
+    if has_checkpoint(workdir, name):
+        known, here = read_labels(workdir, name), objective.class_names
+        if objective.needs_labels and known != here:
+            other = sorted(set(known) ^ set(here)) or here
+            raise UserError(
+                f"config.{name}.data: its labels are others than when the run in {workdir} began, "
+                f"such as {other[0]!r}: give it the data set that it had, or another --workdir"
+            )
+    elif source and source not in config.stages:
+        its, stage = inference.trained_stage(source)
+        objective.check_source(read_labels(source, stage), its[stage])
 
 
 def resolve(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:

@@ -1,5 +1,6 @@
 """Whether a stage is tested on clips that an earlier one has trained on."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ml_collections import ConfigDict
 
+from sacjax.data.sources import huggingface
 from sacjax.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,5 +48,10 @@ def identities(stage: "Stage", indices: np.ndarray) -> Iterator[tuple[str, ...]]
     where = str(Path(data.path).absolute()) if data.path else ""
     if data.source == "synthetic":  # of another seed, other sounds have the same names
         where = f"seed {data.split_seed}"
-    name = data.name.partition("/")[0]
+    name = data.name.partition("/")[0]  # of TFDS: its configs share clips
+    if data.source == "huggingface":
+        repository, config, _ = huggingface.split_name(data.name)
+        # A row that has no name but its number is another one in each config.
+        numbered = re.fullmatch(r"[^/]+/\d{7}", recordings.names[0]) is not None
+        name = f"{repository}:{config}" if numbered else repository
     yield from ((data.source, name, where, recordings.names[i]) for i in indices)

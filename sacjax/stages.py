@@ -22,7 +22,14 @@ from sacjax.errors import UserError
 from sacjax.evaluators.calibration import calibrate
 from sacjax.evaluators.predictions import own_rows, write_predictions
 from sacjax.evaluators.suspects import Analysis, analyse
-from sacjax.init_from import has_begun, pretrained_of, resolve, trained_encoder, trained_model
+from sacjax.init_from import (
+    check_labels,
+    has_begun,
+    pretrained_of,
+    resolve,
+    trained_encoder,
+    trained_model,
+)
 from sacjax.leaks import check_leaks
 from sacjax.train import hooks, sharding
 from sacjax.train.checkpoint_files import has_checkpoint, write_labels, write_temperature
@@ -131,6 +138,9 @@ class Stage:
                 "is written"
             )
         prepared = cls(name, config, mesh, workdir, recordings, parts)
+        check_labels(prepared.objective, name, config, workdir)
+        if teacher := earlier.get(prepared.objective.source(stage)):
+            prepared.objective.check_source(teacher.objective.class_names, teacher.stage)
         if stage.init_from in earlier:
             prepared.pretrained = earlier[stage.init_from].shapes()
         elif not has_checkpoint(workdir, name):  # else it goes on from there
@@ -251,19 +261,24 @@ class Stage:
         return pretrained, artifacts
 
     def batches(self) -> Iterator[dict[str, Any]]:
-        """Returns the stage's training batches from the first on, without end."""
-        return iter(
-            pipeline.train_batches(
-                self.recordings,
-                self.parts["train"],
-                self.stage.data,
-                self.stage.train.batch_size,
-                self.config.seed,
-                jax.process_index(),
-                jax.process_count(),
-                self.objective.needs_labels,
-            ),
-        )
+        """Yields the stage's training batches from the first on, without end.
+
+        Raises UserError where more of their clips than `data.max_bad_fraction` are bad: what reads
+        until it has heard enough would else never end.
+        """
+        bad = BadFiles(self.workdir, self.recordings, self.stage.data.max_bad_fraction)
+        for batch in pipeline.train_batches(
+            self.recordings,
+            self.parts["train"],
+            self.stage.data,
+            self.stage.train.batch_size,
+            self.config.seed,
+            jax.process_index(),
+            jax.process_count(),
+            self.objective.needs_labels,
+        ):
+            bad.note(batch)
+            yield batch
 
     def judged(self, state: TrainState) -> evaluators.Judged:
         """Returns the model of a state with this stage's data, for evaluators."""
@@ -347,6 +362,10 @@ def check_parts(
         raise UserError(
             f"config.{name}.data: {'1 class' if count else 'no classes'} found; a classifier needs "
             f"two or more{folders}, or what data.label_pattern finds in the names"
+        )
+    if needs_labels and all(recordings.labels[i] is None for i in parts["train"]):
+        raise UserError(
+            f"config.{name}.data: none of the {len(parts['train'])} clips to train on has a label"
         )
     if stage.eval.temperature and not needs_labels:
         raise UserError(

@@ -1,5 +1,6 @@
 """Stages in turn: what they hand over, what is refused, which checkpoint is judged."""
 
+import dataclasses
 import itertools
 import json
 from types import SimpleNamespace
@@ -193,6 +194,18 @@ def test_files_are_the_same_clips_whatever_lists_them_and_records_by_their_data_
         check_leaks(pretrain=esc50, finetune=esc10)
     other = prepared([2], [], source="tfds", path="", name="fsdd")
     check_leaks(pretrain=other, finetune=esc10)
+    hub = dict(source="huggingface", path="")
+    voices = prepared([0], [2], True, name="org/voices:de@main", **hub)
+    other = prepared([2], [], name="org/birds", **hub)
+    check_leaks(pretrain=other, finetune=voices)  # of one owner
+    with pytest.raises(UserError, match="such as clip2"):
+        check_leaks(pretrain=prepared([2], [], name="org/voices:all", **hub), finetune=voices)
+    numbered, rows = (
+        prepared([2], [], name="org/voices:all", **hub),
+        [f"train/{k:07d}" for k in range(6)],
+    )
+    numbered.recordings.names = voices.recordings.names = rows
+    check_leaks(pretrain=numbered, finetune=voices)  # of another config
     made, other = (
         prepared([2], [2], True, source="synthetic", path="", split_seed=k) for k in (0, 1)
     )
@@ -300,6 +313,30 @@ def test_a_run_goes_on_where_only_how_it_is_carried_out_has_changed(tmp_path, lo
     assert again["first"]["test/loss"] == pytest.approx(results["first"]["test/loss"], rel=1e-5)
     with pytest.raises(UserError, match="config.first.train.steps is 2 there and 3 here"):
         stages.run(load(*start, "first.train.steps=3"), tmp_path / "run")
+
+
+def test_a_run_does_not_go_on_with_other_labels(tmp_path, load, monkeypatch):
+    """Else what was learned as `bell` would be called by whatever name is in its place now."""
+    config = load(ONLY_FIRST, "checkpoint.every=1")
+    stages.run(config, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    found = sources.load(config.first.data)
+    renamed = [("zebra",) if own == ("bell",) else own for own in found.labels]
+    names = tuple(sorted({name for (name,) in renamed}))
+    changed = dataclasses.replace(found, labels=renamed, class_names=names)
+    monkeypatch.setattr(sources, "load", lambda data: changed)
+    with pytest.raises(UserError, match="config.first.data: its labels are others than when"):
+        stages.run(config, tmp_path / "run")
+
+
+def test_a_classifier_without_a_label_to_train_on_is_refused(tmp_path, load, monkeypatch):
+    config = load(ONLY_FIRST)
+    found = sources.load(config.first.data)
+    train = set(splits.split(found, config.first.data)["train"].tolist())
+    labels = [None if i in train else own for i, own in enumerate(found.labels)]
+    monkeypatch.setattr(sources, "load", lambda data: dataclasses.replace(found, labels=labels))
+    with pytest.raises(UserError, match="none of the .* clips to train on has a label"):
+        stages.run(config, tmp_path / "run")
 
 
 def test_a_stage_that_was_killed_goes_on_without_its_source(tmp_path, load):

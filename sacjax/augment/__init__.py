@@ -10,6 +10,7 @@ devices share the batch.
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -52,7 +53,7 @@ ATTACKS: dict[str, Callable] = {"fgsm": adversarial.fgsm, "pgd": adversarial.pgd
 MOVING = ("shift", "speed", "time_warp", "resize_crop")
 """Augmentations after which a sound is elsewhere in time."""
 
-SHARES = ("max_share", "probability")
+SHARES = ("max_share", "probability", "knee")
 POSITIVE = ("alpha", "low_factor", "low_t60", "steps")
 NOT_NEGATIVE = ("epsilon", "step")
 
@@ -273,5 +274,9 @@ def _check_value(where: str, key: str, value: Any, parameter: inspect.Parameter)
         raise UserError(f"{where} is {value}: it must lie between 0 and 1")
     if key in POSITIVE and not value > 0:
         raise UserError(f"{where} is {value}: it must be greater than 0")
+    if key == "canvas" and not value >= 1:
+        raise UserError(f"{where} is {value}: it must be 1 or more")
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"{where} is {value}: it must be a finite number")
     if key in NOT_NEGATIVE and not 0 <= value < float("inf"):
         raise UserError(f"{where} is {value}: it must be a finite number that is not negative")

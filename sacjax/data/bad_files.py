@@ -51,9 +51,13 @@ class Listing:
         return len(self.found) > self.written
 
     def flush(self) -> None:
-        """Writes the table, if it has grown."""
+        """Writes the table, if it has grown, with what others of this host have written there.
+
+        Evaluation lists its files in the same table while training goes on.
+        """
         if self.grown:
-            write_table(self.path, ("file", "reason"), sorted(self.found.items()))
+            there = {row["file"]: row["reason"] for row in read_table(self.path)}
+            write_table(self.path, ("file", "reason"), sorted((self.found | there).items()))
             self.written = len(self.found)
 
 

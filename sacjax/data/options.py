@@ -65,6 +65,9 @@ class Options(options_lib.Options):
         self.require_positive("sample_rate", "seconds", "examples")
         self.require_not_negative("fold", "labels_per_class", "workers", "prefetch")
         self.require_shares("validation_fraction", "label_fraction", "max_bad_fraction")
+        good = not self.labels_per_class or self.label_fraction == 1
+        wanted = f"data.labels_per_class {self.labels_per_class} chooses them: set one of the two"
+        self.require(good, "label_fraction", wanted)
         good = self.channel == "mix" or (isinstance(self.channel, int) and self.channel >= 0)
         self.require(good, "channel", "give mix, or a channel's number, from 0 on")
         good = 0 <= self.windows <= self.seconds and (not self.windows or self.source == "manifest")

@@ -1,9 +1,11 @@
 """The Grain pipelines: endless shuffled training batches, and windows that cover each clip once."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grain.python as grain
@@ -17,8 +19,10 @@ from sacjax.data.labels import label_array as label_array  # its callers look he
 from sacjax.data.recordings import Clip, MemoryClip, Recordings
 from sacjax.errors import UserError
 
-# Of decoded clips, as `data.cache` may hold them; half of the machine's memory where that is less.
+# Of decoded clips, as `data.cache` may hold them; half of the memory there is where that is less.
 CACHE_BYTES = 8 << 30
+# What a container may use: bytes, or "max". Linux's control groups, version 2 and 1.
+MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 # Examples of a training stream: it has no end, but Grain must be able to count its batches.
 ENDLESS = 1 << 48
 
@@ -73,8 +77,7 @@ def _opener(recordings: Recordings, data: ConfigDict) -> Callable[[int], Clip]:
     """Returns what opens a recording; if `data.cache`, through what all pipelines of it share."""
     if not data.cache:
         return recordings.open
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    most = min(CACHE_BYTES, memory // 2) // max(data.workers, 1)
+    most = min(CACHE_BYTES, memory_bytes() // 2) // max(data.workers, 1)
     return recordings.memo.setdefault(
         ("cache", data.sample_rate), Cache(recordings.open, data.sample_rate, most)
     )
@@ -304,6 +307,15 @@ def _measure_together(
     except Exception as problem:  # the others must not wait for this host
         error = problem
     return hosts.gather(own, error).T.reshape(-1)[: len(indices)]
+
+
+def memory_bytes() -> int:
+    """Returns the machine's memory, or what the container may use of it where that is less."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in MEMORY_LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            memory = min(memory, int(Path(limit).read_text()))
+    return memory
 
 
 def cores() -> int:

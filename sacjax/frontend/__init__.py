@@ -26,6 +26,7 @@ from sacjax.frontend.spectral import (
     mel_filterbank,
     mel_spectrogram,
     mfcc,
+    padded_window,
     preemphasis,
     stft,
 )
@@ -84,13 +85,21 @@ class Options(options_lib.Options):
     std: float = 1.0  # for global
 
     def check(self) -> None:
-        """Raises UserError for a window that is longer than the transform."""
-        self.require_positive("n_fft", "hop_length", "n_mels", "floor")
+        """Raises UserError for values out of range, or that do not fit together."""
+        self.require_positive("n_fft", "hop_length", "n_mels", "floor", "power", "top_db", "std")
         self.require_not_negative(
             "trim_db", "repeat_seconds", "win_length", "fmin", "fmax", "n_mfcc"
         )
         good = self.win_length <= self.n_fft
         self.require(good, "win_length", f"it must not exceed n_fft {self.n_fft}")
+        good = self.n_mfcc <= self.n_mels
+        self.require(good, "n_mfcc", f"it must not exceed n_mels {self.n_mels}")
+        good = self.ref == "max" if isinstance(self.ref, str) else 0 < self.ref < float("inf")
+        self.require(good, "ref", "give max, or a power above 0")
+        try:
+            padded_window(self.window, 16, 16)
+        except (ValueError, TypeError) as error:
+            self.require(False, "window", f"SciPy has no such window: {error}")
 
 
 def make_frontend(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ from sacjax.inference.embedder import (
 from sacjax.inference.sounds import Sounds, as_recordings
 from sacjax.objectives.base import build_encoder
 from sacjax.train import sharding
-from sacjax.train.checkpoint_files import has_checkpoint, read_temperature
+from sacjax.train.checkpoint_files import has_checkpoint, read_labels, read_temperature
 from sacjax.train.trained import restore_model
 from sacjax.views import make_views
 
@@ -290,8 +289,7 @@ def load_trained(
     """
     workdir = io.to_path(workdir)
     config, stage = trained_stage(workdir, stage)
-    text = (workdir / "checkpoints" / stage / "labels.json").read_text()
-    labels = tuple(json.loads(text)["class_names"])
+    labels = read_labels(workdir, stage)
     objective = objectives.build(config[stage], labels, np.ones(len(labels)))
     module = nnx.eval_shape(lambda: objective.build(nnx.Rngs(0)))
     here: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -49,7 +49,7 @@ class Hearing(Encoder):
     def hear(
         self, audio: Float[Array, "batch samples"], lengths: Int[Array, " batch"], ctx: Context
     ) -> tuple[Float[Array, "batch frames bands"], Int[Array, " batch"]]:
-        """Returns (features, in training masked; valid frames).
+        """Returns (features, in training masked; valid frames, of an empty clip none).
 
         Args:
           audio: in [-1, 1].
@@ -57,6 +57,7 @@ class Hearing(Encoder):
           ctx: of this call.
         """
         x, frames = self.front_end(audio, lengths)
+        frames = jnp.where(lengths > 0, frames, 0)  # else batch norms would count rows of padding
         key = ctx.rng(DRAW)
         if key is None or not self.masks:
             return x, frames

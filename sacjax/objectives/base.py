@@ -148,6 +148,14 @@ class Objective:
         """
         return ""
 
+    def check_source(self, labels: tuple[str, ...], stage: ConfigDict) -> None:
+        """Raises UserError where the model of a whole source does not fit, before any training.
+
+        Args:
+          labels: its label names.
+          stage: the config of its stage.
+        """
+
     def prepare(self, batches: Callable[[], Iterable[dict[str, np.ndarray]]]) -> dict[str, Any]:
         """Returns arrays that `build` needs, made on the host once, before the first step.
 

@@ -137,24 +137,26 @@ class Distillation(Classification):
             student.match = nnx.Linear(student.pooling.features, features, rngs=rngs)
         return student
 
-    def prepare(self, batches: Any) -> dict[str, Any]:
-        """Returns the values of the teacher.
-
-        Raises:
-          UserError: its labels, or its loss, are not the student's.
-        """
-        trained, loss = self.trained, self.options.loss
-        if self.options.match == "labels" and tuple(trained.labels) != self.class_names:
+    def check_source(self, labels: tuple[str, ...], stage: ConfigDict) -> None:
+        """Raises UserError where the teacher's labels, or its loss, are not the student's."""
+        if self.options.match != "labels":
+            return
+        if labels != self.class_names:
             raise UserError(
                 f"objective.options.teacher={self.options.teacher} has other labels: set "
                 "objective.options.match=features"
             )
-        if self.options.match == "labels" and trained.objective.options.loss != loss:
+        theirs = ClassificationOptions.loss
+        if (its := stage.objective.options.get("loss", theirs)) != self.options.loss:
             raise UserError(
-                f"objective.options.loss is {loss}, but the teacher {self.options.teacher} was "
-                f"trained with {trained.objective.options.loss}: set it to that, or "
+                f"objective.options.loss is {self.options.loss}, but the teacher "
+                f"{self.options.teacher} was trained with {its}: set it to that, or "
                 "objective.options.match=features"
             )
+
+    def prepare(self, batches: Any) -> dict[str, Any]:
+        """Returns the values of the teacher."""
+        trained = self.trained
         module = trained.module if self.options.network["classifier"] else trained.module.encoder
         values = nnx.as_pure(nnx.state(module))
         left_out = ["teacher", "match"] + ["head"] * (self.options.match == "features")

@@ -22,6 +22,12 @@ def write_labels(workdir: Path, stage: str, class_names: tuple[str, ...]) -> Non
     io.write_json(folder / "labels.json", {"class_names": list(class_names)})
 
 
+def read_labels(workdir: str | Path, stage: str) -> tuple[str, ...]:
+    """Returns the label names of a stage that has a checkpoint."""
+    path = io.to_path(workdir) / "checkpoints" / stage / "labels.json"
+    return tuple(json.loads(path.read_text())["class_names"])
+
+
 def write_temperature(workdir: Path, stage: str, temperature: float, step: int) -> None:
     """Writes by what the logits of a calibrated stage's checkpoint are divided.
 

@@ -44,8 +44,12 @@ def default_hooks(validate: Validate) -> list[Hook]:
 
 
 def is_logged(run: Run, step: int) -> bool:
-    """Returns whether a step ends a log line."""
-    return step % run.stage.train.log_every == 0 or step == run.steps
+    """Returns whether a step ends a log line.
+
+    Each evaluation does where the best checkpoint is named by a metric of training.
+    """
+    named = run.stage.eval.best.startswith("train/") and is_evaluated(run, step)
+    return step % run.stage.train.log_every == 0 or step == run.steps or named
 
 
 class ProfileHook(Hook):
@@ -54,25 +58,43 @@ class ProfileHook(Hook):
     def __init__(self) -> None:
         """Chooses the profiled steps when the run's first step comes."""
         self.first: int | None = None
+        self.folder: Path | None = None
+        """Where the trace is written; None before it has begun."""
+        self.traced: Run | None = None
+        """The run, while it is traced."""
 
     def before_step(self, run: Run, batch: dict[str, Any]) -> None:
         """Starts the trace."""
         if self.first is None:
             self.first = run.step + FIRST_PROFILED
-        if run.config.profile and run.step == self.first:
+        if run.config.profile and run.step == self.first and self.folder is None:
             bucket = io.in_bucket(run.workdir)
-            folder = tempfile.mkdtemp() if bucket else run.workdir / "profile"
-            self.folder = Path(folder)
-            jax.profiler.start_trace(str(folder))
+            self.folder = Path(tempfile.mkdtemp()) if bucket else run.workdir / "profile"
+            jax.profiler.start_trace(str(self.folder))
+            self.traced = run
 
     def after_step(self, run: Run) -> None:
         """Ends the trace."""
-        if run.config.profile and run.step == (self.first or 0) + PROFILED_STEPS:
-            jax.block_until_ready(run.state)
-            jax.profiler.stop_trace()
-            if io.in_bucket(run.workdir):  # where the profiler cannot write
-                io.copy_folder(self.folder, run.workdir / "profile")
-                shutil.rmtree(self.folder)
+        if run.step == (self.first or 0) + PROFILED_STEPS:
+            self._end()
+
+    def __enter__(self) -> "ProfileHook":
+        """Begins a stage."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the trace of a stage that ended before: the next one begins another."""
+        self._end()
+
+    def _end(self) -> None:
+        if self.traced is None or self.folder is None:
+            return
+        run, self.traced = self.traced, None
+        jax.block_until_ready(run.state)
+        jax.profiler.stop_trace()
+        if io.in_bucket(run.workdir):  # where the profiler cannot write
+            io.copy_folder(self.folder, run.workdir / "profile")
+            shutil.rmtree(self.folder)
 
 
 class SkippedHook(Hook):
@@ -216,11 +238,11 @@ class TerminationHook(Hook, Termination):
             )
 
 
-def is_evaluated(run: Run) -> bool:
-    """Returns whether the validation part is evaluated after this step."""
-    train = run.stage.train
+def is_evaluated(run: Run, step: int | None = None) -> bool:
+    """Returns whether the validation part is evaluated after a step; None: this one."""
+    train, step = run.stage.train, run.step if step is None else step
     every = train.evaluate_every or max(run.epoch_steps, train.log_every)
-    return run.step % every == 0 or run.step == run.steps
+    return step % every == 0 or step == run.steps
 
 
 def note_best(

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sacjax import errors, init_from, stages
+from sacjax import errors, init_from, objectives, stages
 from sacjax.data import pipeline
 from sacjax.data.bad_files import BadFiles
 from sacjax.train import sharding
@@ -73,11 +73,16 @@ def find(
     """
     config = init_from.resolve(config)  # a copy
     stage = config[stage_name]
-    if stage.init_from in config.stages:
-        raise errors.UserError(
-            f"config.{stage_name}.init_from is '{stage.init_from}', which has not been trained "
-            f"here: give the workdir of a finished run, --config.{stage_name}.init_from=WORKDIR"
-        )
+    kind = objectives.OBJECTIVES[stage.objective.name]
+    for key, source in (
+        ("init_from", stage.init_from),
+        (f"objective.options.{kind.source_option}", kind.source(stage)),
+    ):
+        if source in config.stages:
+            raise errors.UserError(
+                f"config.{stage_name}.{key} is '{source}', which has not been trained here: give "
+                f"the workdir of a finished run, --config.{stage_name}.{key}=WORKDIR"
+            )
     stage.optimizer.schedule, stage.optimizer.learning_rate = "exponential", start
     stage.optimizer.final_fraction = end / start
     # The sweep is over updates.

@@ -84,9 +84,10 @@ class Options(OptionsBase):
             "weight_decay",
             "clip_norm",
         )
-        self.require_shares(
-            "warmup_fraction", "momentum", "beta1", "beta2", "ema_decay", "layer_decay"
-        )
+        self.require_shares("warmup_fraction", "momentum", "ema_decay", "layer_decay")
+        self.require_rates("beta1", "beta2")  # at 1 no gradient would count, without a word
+        falls = self.final_fraction > 0 or self.schedule != "exponential"
+        self.require(falls, "final_fraction", "an exponential schedule needs one above 0")
         self.require_positive("accumulation")
         self._check_rules("multipliers", "a factor")
         self._check_rules("freeze", "a step")

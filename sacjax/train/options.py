@@ -23,4 +23,5 @@ class Options(options_lib.Options):
         """Raises UserError for a value out of range, or if neither epochs nor steps are set."""
         self.require_positive("batch_size", "log_every", "max_skipped")
         self.require_not_negative("steps", "evaluate_every", "early_stopping")
-        self.require(self.steps > 0 or self.epochs > 0, "epochs", "set epochs or steps above 0")
+        good = self.steps > 0 or 0 < self.epochs < float("inf")
+        self.require(good, "epochs", "set epochs or steps above 0")

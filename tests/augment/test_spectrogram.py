@@ -251,6 +251,9 @@ def test_the_same_on_1_and_on_8_devices(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        (dict(name="resize_crop", canvas=0.5), "canvas is 0.5: it must be 1 or more"),
+        (dict(name="frequency_warp", knee=2.0), "knee is 2.0: it must lie between 0 and 1"),
+        (dict(name="linear_fade", max_change=float("nan")), "max_change is nan: .* finite"),
         (dict(name="time_masks"), r"augment.spectrogram.0.name: .*did you mean 'time_mask'\?"),
         (dict(name="gain"), "there is no augmentation 'gain'"),
         (

@@ -53,6 +53,14 @@ def test_defaults_pass_their_own_checks_and_cannot_be_misspelt():
         ("frontend.fmax=20000", "half of data.sample_rate"),
         ("frontend.log=decibel", "frontend.log is 'decibel'.*choose one of natural, log10, db"),
         ("frontend.floor=0.0", "frontend.floor is 0.0: it must be positive"),
+        ("frontend.n_mfcc=65", "frontend.n_mfcc is 65: it must not exceed n_mels 64"),
+        ("frontend.window=hamm1ng", "frontend.window is 'hamm1ng': SciPy has no such window"),
+        ("frontend.window=kaiser", "frontend.window is 'kaiser': SciPy has no such window"),
+        ("frontend.ref=mean", "frontend.ref is 'mean': give max, or a power above 0"),
+        ("frontend.ref=-1.0", "frontend.ref is -1.0: give max, or a power above 0"),
+        ("frontend.power=0.0", "frontend.power is 0.0: it must be positive"),
+        ("frontend.top_db=-80.0", "frontend.top_db is -80.0: it must be positive"),
+        ("frontend.std=0.0", "frontend.std is 0.0: it must be positive"),
         ("frontend.top_db=loud", "frontend.top_db is 'loud': expected float"),
         ("model.dropout=1.5", "model.dropout is 1.5: it must be at least 0 and below 1"),
         ("model.projection=-1", "model.projection is -1: it must not be negative"),
@@ -68,6 +76,7 @@ def test_defaults_pass_their_own_checks_and_cannot_be_misspelt():
         ("optimizer.schedule=cosin", "optimizer.schedule is 'cosin'"),
         ("optimizer.accumulation=3", "does not divide by optimizer.accumulation"),
         ("train.batch_size=0", "train.batch_size is 0: it must be positive"),
+        ("train.epochs=1e999", "train.epochs is inf: set epochs or steps above 0"),
         ("train.epochs=0.0", "train.epochs is 0.0: set epochs or steps above 0"),
         ("train.early_stopping=-1", "train.early_stopping is -1: it must be a finite number that"),
         ("eval.overlap=1.0", "eval.overlap is 1.0: it must be at most 0.95"),
@@ -82,6 +91,13 @@ def test_a_bad_value_names_its_key(override, message):
     with pytest.raises(UserError, match=f"^(--)?config.supervised.*{message}") as error:
         checked(f"supervised.{override}")
     assert "\n" not in str(error.value)
+
+
+def test_two_ways_to_choose_the_labelled_clips_are_refused():
+    few = "supervised.data.labels_per_class=5"
+    with pytest.raises(UserError, match="label_fraction is 0.1: data.labels_per_class 5 chooses"):
+        checked(few, "supervised.data.label_fraction=0.1")
+    checked(few)
 
 
 @pytest.mark.parametrize(

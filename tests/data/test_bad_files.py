@@ -45,6 +45,16 @@ def test_what_is_short_is_listed_apart_and_is_not_bad(tmp_path, capsys):
         again.note(batch(["x", "", "y"]))
 
 
+def test_training_keeps_what_evaluation_has_listed_meanwhile(tmp_path):
+    training = BadFiles(tmp_path, recordings(), 1.0)
+    evaluation = BadFiles(tmp_path, recordings(), 1.0)
+    evaluation.note(batch(["no samples"], first=7))
+    evaluation.flush()
+    training.note(batch(["empty file"]))
+    training.flush()
+    assert [row["file"] for row in read_table(tmp_path / "bad_files.csv")] == ["é0.wav", "é7.wav"]
+
+
 def test_tables_are_whole_or_not_there(tmp_path, monkeypatch):
     table = BadFiles(tmp_path, recordings(), 1.0)
     table.note(batch(["one"]))

@@ -404,6 +404,18 @@ def bad_files(root: Path):
     return {name: name in good for name in sorted(os.listdir(root))}
 
 
+@pytest.mark.parametrize(("limit", "most"), [("max", 1 << 35), ("2000000\n", 1_000_000)])
+def test_the_cache_takes_half_of_what_a_container_may_use(tmp_path, monkeypatch, limit, most):
+    file = tmp_path / "memory.max"
+    file.write_text(limit)
+    monkeypatch.setattr(pipeline, "MEMORY_LIMITS", (str(file), str(tmp_path / "none")))
+    monkeypatch.setattr(pipeline, "CACHE_BYTES", 1 << 40)
+    monkeypatch.setattr(os, "sysconf", lambda _: 1 << 18)  # pages of bytes: 64 GiB
+    recordings = Recordings(["a"], [None], (), OpenRamps([10]))
+    of_two = pipeline._opener(recordings, settings(cache=True, workers=2))
+    assert of_two.most_bytes == most // 2
+
+
 @pytest.mark.parametrize("cache", [False, True])
 def test_bad_files_are_told_and_masked_and_move_nothing(tmp_path, monkeypatch, cache):
     (tmp_path / "dog").mkdir()

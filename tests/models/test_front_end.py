@@ -98,6 +98,24 @@ def test_the_encoder_hears_learned_features_masked_in_training(frames_encoder):
     np.testing.assert_allclose(tokens.features, inner.dense(want), atol=1e-5)
 
 
+def test_a_padding_row_has_no_frame_that_a_batch_norm_would_count():
+    stage = stage_of(frontend="pcen")
+    stage.model.encoder = dict(channels=(2, 3), hidden=4, variant="byol_a")
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 400)), jnp.float32)
+
+    def statistics(rows, lengths):
+        def run(encoder):
+            frames = encoder(x[:rows], jnp.asarray(lengths), Context(jax.random.key(0))).lengths
+            return frames, encoder.bn1.mean[...], encoder.bn1.var[...]
+
+        return quick(build_encoder(stage, nnx.Rngs(0)), run)()
+
+    frames, *both = statistics(2, [400, 0])
+    _, *alone = statistics(1, [400])
+    assert frames[0] > 0 and frames[1] == 0
+    np.testing.assert_allclose(both, alone, rtol=1e-5)
+
+
 CHANGES = {
     "optimizer.learning_rate": 1e-2,
     "optimizer.weight_decay": 10.0,  # which would shrink frequencies and exponents

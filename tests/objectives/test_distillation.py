@@ -15,7 +15,7 @@ from sacjax import inference, init_from, objectives, stages
 from sacjax.config import identity
 from sacjax.errors import UserError
 from sacjax.objectives.distillation import feature_loss, soft_loss
-from sacjax.train import sharding
+from sacjax.train import lr_find, sharding
 from sacjax.train.trainer import make_trainer
 
 EVEN, UNEVEN = jnp.array([[0.0, 0.0]]), jnp.log(jnp.array([[3.0, 1.0]]))  # 1/2 1/2, 3/4 1/4
@@ -166,3 +166,31 @@ def test_another_loss_and_other_labels_are_refused(tmp_path):
     labels.write_text(labels.read_text().replace("rain", "snow"))
     with pytest.raises(UserError, match="other labels"):
         stages.run(config_of(tmp_path / "teacher"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(data=dict(name="music")), "teacher=teacher has other labels"),
+        (dict(objective=dict(options=dict(loss="sigmoid"))), "was trained with sigmoid"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_told_before_it_trains(change, message, tmp_path):
+    c = config_of("teacher")
+    teacher = c.student.copy_and_resolve_references()
+    with teacher.unlocked():
+        teacher.objective.name, teacher.objective.options = "classification", dict()
+        teacher.update(change)
+    with pytest.raises(UserError, match=message):
+        stages.run(config_lib.default(teacher=teacher, student=c.student), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_learning_rate_is_not_sought_below_a_teacher_that_has_not_trained():
+    c = config_of("teacher")
+    teacher = c.student.copy_and_resolve_references()
+    with teacher.unlocked():
+        teacher.objective.name, teacher.objective.options = "classification", dict()
+    both = config_lib.default(teacher=teacher, student=c.student)
+    with pytest.raises(UserError, match="student.objective.options.teacher is 'teacher', which"):
+        lr_find.find(both, "student", 1e-5, 1.0, 5)

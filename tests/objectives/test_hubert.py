@@ -82,6 +82,20 @@ def test_what_is_clustered_is_valid_tokens_of_training_clips():
     assert made["centroids"].shape == (5, 16) and set(made) == {"centroids"}
 
 
+def test_files_that_are_no_sound_end_the_run_before_anything_is_clustered(tmp_path):
+    """Such as pointers that git-lfs left: there would never be enough tokens."""
+    for k in range(10):
+        label = tmp_path / "data" / "ab"[k % 2]
+        label.mkdir(parents=True, exist_ok=True)
+        (label / f"{k}.flac").write_text("version 1")
+    stage = stage_of("hubert", options=OPTIONS)
+    stage.data.update(source="folder", path=str(tmp_path / "data"))
+    config = config_lib.default(pretrain=stage)
+    config.tensorboard = False
+    with pytest.raises(UserError, match="of 10 files cannot be decoded, more than data.max_bad"):
+        stages.run(config, tmp_path / "run")
+
+
 # The loss
 
 

@@ -97,6 +97,22 @@ def test_a_run_stops_early_and_saves_its_best_and_its_last_step():
     assert run.record.best == 0.8
 
 
+def test_a_metric_of_training_names_the_best_at_evaluations_between_two_log_lines():
+    run = MadeUpRun(
+        steps=20, eval__best="train/loss", train__early_stopping=3, eval__best_mode="min"
+    )
+    run.stage.train.evaluate_every = 7
+    sums = {7: 0.5, 10: 0.4, 14: 0.3, 20: 0.6}  # of the hook that ends log lines
+    logs = SimpleNamespace(before_step=lambda *_: None)
+    logs.after_step = lambda run: (
+        run.values.update({"train/loss": sums.get(run.step, 1.0)})
+        if hooks.is_logged(run, run.step)
+        else None
+    )
+    go(run, [logs, hooks.EvaluateHook(lambda state: {})], 20)
+    assert (run.record.best, run.record.best_step) == (0.3, 14)
+
+
 def test_checkpoints_come_every_so_many_steps_and_at_the_best_and_the_last():
     accuracy = {10: 0.5, 20: 0.8, 30: 0.7, 34: 0.6}
     run = MadeUpRun(steps=34)
@@ -189,5 +205,15 @@ def test_profiles_five_steps_past_what_compiles(monkeypatch):
     assert not traced
     run = MadeUpRun()
     run.step, run.config.profile = 40, True
-    go(run, [hooks.ProfileHook()], 60)
+    with hooks.ProfileHook() as hook:
+        go(run, [hook], 60)
     assert traced == [(43, "run/profile"), 48]
+
+
+def test_a_stage_of_few_steps_is_profiled_to_its_end_and_leaves_the_next_one_free(tmp_path):
+    for name in ("pretrain", "finetune"):
+        run = MadeUpRun(steps=5)
+        run.workdir, run.config.profile = tmp_path / name, True
+        with hooks.ProfileHook() as hook:
+            go(run, [hook], 5)
+        assert list(run.workdir.glob("profile/**/*.xplane.pb"))

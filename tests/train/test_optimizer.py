@@ -320,6 +320,11 @@ def test_the_learning_rate_follows_the_progress_that_is_given():
         (dict(learning_rate=float("inf")), "optimizer.learning_rate is inf: it must be a finite"),
         (dict(weight_decay=-0.1), "optimizer.weight_decay is -0.1: .* not negative"),
         (dict(ema_decay=1.5), "optimizer.ema_decay is 1.5: it must lie between 0 and 1"),
+        (dict(beta2=1.0), "optimizer.beta2 is 1.0: it must be at least 0 and below 1"),
+        (
+            dict(schedule="exponential", final_fraction=0.0),
+            "optimizer.final_fraction is 0.0: an exponential schedule needs one above 0",
+        ),
         (dict(accumulation=0), "optimizer.accumulation is 0: it must be positive"),
         (dict(freeze=(("(", 0),)), r"optimizer.freeze has \('\(', 0\): give pairs of a pattern"),
         (dict(freeze=("encoder",)), "optimizer.freeze has 'encoder': .* a step"),

@@ -190,7 +190,7 @@ def _labels(said: Any, empty: str) -> tuple[str, ...] | None:
     if said is None:
         return None
     if isinstance(said, list):
-        return tuple(dict.fromkeys(_text(one) for one in said))
+        return tuple(dict.fromkeys(_text(one) for one in said if one not in (None, "")))
     return (_text(said),) if said != "" else (() if empty == "none" else None)
 
 

@@ -68,7 +68,7 @@ def test_labels_in_text_files_and_splits_in_the_tars_names(tmp_path, form):
 
 
 def test_what_json_says(tmp_path):
-    said = [dict(label=["a", "b"], speaker=7, fold=1), dict(label="a", speaker=8, fold=2)]
+    said = [dict(label=["a", None, "b"], speaker=7, fold=1), dict(label="a", speaker=8, fold=2)]
     files = {f"{k}.ogg": encoded(k, "ogg") for k in range(2)}
     files |= {f"{k}.json": json.dumps(one | {"mood": "ok"}) for k, one in enumerate(said)}
     tar(tmp_path / "d.tar", files)
