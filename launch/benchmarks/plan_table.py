@@ -59,6 +59,9 @@ def plan(row: Row) -> dict:
     command = [sys.executable, "-m", "sacjax.commands.plan", "--config", row.config]
     command += ["--topology", row.topology, "--mesh", "data=-1", "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode < 0:
+        where = f"{row.config} on {row.topology}"
+        raise errors.UserError(f"{where}: the compiler crashed by signal {-done.returncode}")
     if not done.stdout.strip().startswith("{"):
         raise errors.UserError(f"{row.config}: {(done.stderr.splitlines() or [''])[-1]}")
     return json.loads(done.stdout)

@@ -1,11 +1,15 @@
 """Attention against JAX's own, the mean over its dropout, and what it keeps for its gradient."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sacjax.layers.attention import ROWS, attend
+from sacjax.layers import attention
+from sacjax.layers.attention import FUSED, ROWS, attend
 from sacjax.layers.platform import compiled_for
 
 B, N, H, D = 2, 150, 3, 8  # more tokens than a TPU handles at once
@@ -13,10 +17,12 @@ Q, K, V = jnp.asarray(np.random.default_rng(0).standard_normal((3, B, N, H, D)),
 MASK = jnp.arange(N) < jnp.array([[N], [91]])
 
 
-@pytest.fixture(autouse=True, params=["cpu", "tpu"])
-def form(request):
-    """The form of each platform, on this machine."""
-    with compiled_for(request.param):
+@pytest.fixture(autouse=True, params=[("cpu", FUSED), ("tpu", FUSED), ("tpu", N - 1)])
+def form(request, monkeypatch):
+    """The form of each platform, on this machine; of a TPU also that of many tokens."""
+    target, fused = request.param
+    monkeypatch.setattr(attention, "FUSED", fused)
+    with compiled_for(target):
         yield
 
 
@@ -55,3 +61,27 @@ def test_nothing_quadratic_is_kept():
         lambda *x: jax.vjp(lambda *x: attend(*x, MASK, False, 0.1, key), *x)[1], Q, K, V
     )
     assert max(leaf.size for leaf in jax.tree.leaves(kept)) <= 2 * ROWS * B * H * D < B * H * N * N
+
+
+PROGRAM = """
+import jax, jax.numpy as jnp
+from sacjax.layers.attention import attend
+from sacjax.layers.platform import compiled_for
+from sacjax.plan.topology import find_topology
+
+jax.config.update("jax_platforms", "cpu")
+shapes = [jax.ShapeDtypeStruct([2, 1501, 12, 64], jnp.bfloat16)] * 3
+shapes += [jax.ShapeDtypeStruct([2, 1501], bool), jax.eval_shape(lambda: jax.random.key(0))]
+device = jax.sharding.SingleDeviceSharding(find_topology("v5e:2x2").devices[0])
+with compiled_for("tpu"):
+    f = lambda q, k, v, mask, key: attend(q, k, v, mask, False, 0.1, key)
+    jax.jit(f, in_shardings=device).lower(*shapes).compile()
+"""
+
+
+@pytest.mark.parametrize("form", [("cpu", FUSED)], indirect=True)
+def test_a_tpu_compiles_it_for_many_tokens(form):
+    """Of a process of its own, as libtpu's compiler crashed."""
+    pytest.importorskip("libtpu")
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
