@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     files = find_files(args.paths)
     model = inference.load_classifier(args.checkpoint, args.which)
     explainer = Explainer(model, args.method, args.share, args.attenuation)
-    recordings = as_recordings(files, model.sample_rate)
+    recordings = as_recordings(files, model.sample_rate, channel=model.channel)
     folder = io.to_path(args.output)
     io.check_folder(folder, "--output")
     told: list[dict[str, Any]] = []

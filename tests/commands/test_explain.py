@@ -9,6 +9,7 @@ import soundfile as sf
 from crossings import tone
 from PIL import Image
 
+from sacjax import config as config_lib
 from sacjax import inference
 from sacjax.commands import explain
 from sacjax.errors import UserError
@@ -63,6 +64,22 @@ def test_a_label_and_a_window_of_choice(networks, tmp_path):
     want = model.predict(samples).probabilities[0, 3]
     assert (entry["label"], entry["start"]) == (label, 0.2)
     assert entry["probability"] == pytest.approx(want, abs=1e-4)
+
+
+def test_it_hears_the_channel_of_the_training(networks, tmp_path, monkeypatch):
+    model = inference.load(networks["small_cnn"])
+    config_lib.override(model.config, ["--config.supervised.data.channel=1"])
+    monkeypatch.setattr(inference, "load_classifier", lambda *_: model)
+    time = np.arange(RATE // 2) / RATE
+    both = np.stack([0.5 * np.sin(2 * np.pi * hertz * time) for hertz in (300, 2500)], 1)
+    path = str(tmp_path / "stereo.wav")
+    sf.write(path, both, RATE, subtype="FLOAT")
+    flags = ["--checkpoint", "it", "--output", str(tmp_path), path, "--method", "grad_cam"]
+    assert explain.main(flags) == 0
+    (entry,) = json.loads((tmp_path / "explanations.json").read_text())
+    ((label, probability),) = inference.load(networks["small_cnn"]).predict(both[:, 1]).top(1)[0]
+    assert entry["label"] == label
+    assert entry["probability"] == pytest.approx(probability, abs=1e-3)
 
 
 @pytest.mark.parametrize(
