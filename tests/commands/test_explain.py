@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -64,6 +65,16 @@ def test_a_label_and_a_window_of_choice(networks, tmp_path):
     want = model.predict(samples).probabilities[0, 3]
     assert (entry["label"], entry["start"]) == (label, 0.2)
     assert entry["probability"] == pytest.approx(want, abs=1e-4)
+
+
+def test_a_name_that_is_not_utf8(networks, tmp_path, capsys):
+    odd = os.fsdecode(b"t\xf6ne.wav")  # of an archive in Latin-1
+    os.replace(tone(tmp_path / "a.wav", 700, seconds=0.5), tmp_path / odd)
+    flags = ["--checkpoint", str(networks["small_cnn"]), "--output", str(tmp_path / "out")]
+    assert explain.main([*flags, "--method", "grad_cam", str(tmp_path / odd)]) == 0
+    (entry,) = json.loads((tmp_path / "out" / "explanations.json").read_text())
+    assert entry["file"] == str(tmp_path / odd)
+    assert (tmp_path / "out" / os.fsdecode(b"t\xf6ne.png")).stat().st_size > 5000
 
 
 def test_it_hears_the_channel_of_the_training(networks, tmp_path, monkeypatch):
