@@ -7,6 +7,7 @@ its place and renamed; in a bucket it is one object, put at once.
 import contextlib
 import csv
 import errno
+import fcntl
 import functools
 import importlib.util
 import io
@@ -211,6 +212,25 @@ def write_csv(
         writer.writerow(header)
         writer.writerows(rows)
         text.detach()  # which flushes it, and leaves the file open
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Makes others wait that read a file and write it again, so that none loses what another adds.
+
+    It locks the file's folder, which is there, for this machine's processes, and on most file
+    systems that machines share for theirs. In a bucket there is no such lock: nobody waits.
+    """
+    if in_bucket(path):
+        yield
+        return
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system that has no locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def read_text(path: str | Path, errors: str = "strict") -> io.StringIO:

@@ -4,6 +4,8 @@ import csv
 import errno
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -43,6 +45,21 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch, fa
     with pytest.raises(UserError, match="labels.json: cannot be written: No space left on device"):
         io.write_json(path, 2)
     assert json.loads(path.read_text()) == 1 and os.listdir(tmp_path) == ["labels.json"]
+
+
+def test_who_reads_and_writes_again_waits_for_the_others(tmp_path):
+    path = tmp_path / "count"
+    path.write_text("0")
+
+    def add(_):
+        with io.alone(path):
+            count = int(path.read_text())
+            time.sleep(0.001)
+            path.write_text(str(count + 1))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(40)))
+    assert path.read_text() == "40" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):

@@ -19,6 +19,7 @@ if __name__ == "__main__":  # in place of this folder, whose ssl.py would hide P
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from launch.benchmarks.fault_cases import PARTS
+from launch.benchmarks.jobs import keep
 from sacjax import errors
 
 
@@ -56,8 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in args.only:
         root, (part, count) = args.output.absolute() / name, PARTS[name]
         shutil.rmtree(root, ignore_errors=True)
-        found[name] = part(root, args.count or count)._asdict()
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        found = keep(path, {name: part(root, args.count or count)._asdict()})
         print(f"{name}: {found[name]['seen']}", flush=True)
     print(f"\n{table(found)}")
     return 0 if all(line["holds"] for line in found.values()) else 1

@@ -55,7 +55,7 @@ METHODS = {
     "probe_pretrained": "linear probe, pretrained",
     "probe_random": "linear probe, random network",
 }
-PROBES = {"probe_pretrained": "trained", "probe_random": "random"}  # what sacjax.probe calls them
+PROBES = {"probe_pretrained": "trained", "probe_random": "random"}  # what sacjax probe calls them
 Accuracies = dict[tuple[int, int], float]  # (fold, draw) → test accuracy as a share
 Found = dict[str, dict[int, Accuracies]]  # method → labels a class → accuracies
 
@@ -100,7 +100,7 @@ def probing(
     accuracies = [tables.get(name, {}).get("few_shot_accuracy", {}) for name in PROBES.values()]
     if all(len(table.get(str(shot), ())) >= draws for table in accuracies for shot in shots):
         return []
-    command = [sys.executable, "-m", "sacjax.commands.probe", "--checkpoint", str(encoder)]
+    command = [sys.executable, "-m", "sacjax", "probe", "--checkpoint", str(encoder)]
     command += ["--layer", "mean", "--random", "--shots", *map(str, shots)]
     command += ["--draws", str(draws), "--output", str(path)]
     return [jobs.Job(f"fold {fold}, probes", command, path, path.with_suffix(".log"))]

@@ -221,9 +221,11 @@ def run_fold(fold: int, args: argparse.Namespace, found: dict[str, dict[str, flo
     rare = rare_classes(config_of(manifest, "plain", plain, args.quick).supervised.data)
 
     def keep(rows: dict[str, dict[str, float]]) -> None:
-        for way, row in rows.items():
-            found[f"fold{fold}/{way}"] = {key: round(value, 4) for key, value in row.items()}
-        jobs.write_whole(args.results, json.dumps(found, indent=1) + "\n")
+        rounded = {
+            f"fold{fold}/{way}": {key: round(value, 4) for key, value in row.items()}
+            for way, row in rows.items()
+        }
+        found.update(jobs.keep(args.results, rounded))
 
     trained = [way for way in missing if way not in PROBES]
     if set(missing) - set(WHOLE) and not (plain / "results.json").is_file():

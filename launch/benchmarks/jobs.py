@@ -12,12 +12,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
-from sacjax import init_from
+from sacjax import init_from, io
 from sacjax.config import identity
 from sacjax.errors import UserError
 
@@ -58,6 +58,14 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     os.replace(partial, path)
+
+
+def keep(path: Path, rows: dict[str, Any]) -> dict[str, Any]:
+    """Adds rows to a JSON file of results, in which others may write too; returns all rows."""
+    with io.alone(path):
+        found = (json.loads(path.read_text()) if path.is_file() else {}) | rows
+        write_whole(path, json.dumps(found, indent=1) + "\n")
+    return found
 
 
 def finished(workdir: Path, config: ConfigDict) -> bool:

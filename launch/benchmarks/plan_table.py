@@ -18,7 +18,7 @@ from typing import NamedTuple
 if __name__ == "__main__":  # in place of this folder, whose ssl.py would hide Python's own
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from launch.benchmarks.jobs import write_whole
+from launch.benchmarks.jobs import keep
 from sacjax import errors
 
 RESULTS = Path(__file__).with_name("results") / "plan.json"
@@ -102,8 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     found = json.loads(args.results.read_text()) if args.results.is_file() else {}
     for name in args.only:
         if args.again or name not in found:
-            found[name] = plan(ROWS[name])
-            write_whole(args.results, json.dumps(found, indent=1) + "\n")
+            found = keep(args.results, {name: plan(ROWS[name])})
             print(_line(name, found[name]), file=sys.stderr, flush=True)
     print(table(found))
     missing = [name for name in ROWS if name not in found]

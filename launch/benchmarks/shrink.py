@@ -156,8 +156,7 @@ def main(argv: list[str] | None = None) -> int:
         command = jobs.training(spec, workdir, args.overrides)
         jobs.run([jobs.Job(spec, command, workdir, workdir.with_name(workdir.name + ".log"))], 1)
         for (stage, form), key in keys.items():
-            found[key] = judge(workdir, stage, form)
-            jobs.write_whole(args.results, json.dumps(found, indent=1) + "\n")
+            found = jobs.keep(args.results, {key: judge(workdir, stage, form)})
     print(table(found))
     return 0
 

@@ -7,10 +7,11 @@ Each encoder embeds every clip once; a linear classifier, nearest neighbours and
 trained on few labels are then tested on each split of the task. There is a row for each probe and
 task and a column for each encoder: the mean over splits ± their standard deviation, in percent.
 
-Data are looked for below $SACJAX_DATA, or in the PATH given; tasks without data are named and left
-out, and synthesized ones need none. With --output the scores are also kept in FILE.json: what is
-there already is not computed again, so an interrupted benchmark goes on where it was. --quick takes
-two splits at the most and few clips of each class: a look, not a result.
+Data are looked for below $SACJAX_DATA, or in the PATH given; tasks without data, or whose data
+are not whole, are named and left out, and synthesized ones need none. With --output the scores are
+also kept in FILE.json: what is there already is not computed again, so an interrupted benchmark
+goes on where it was, and several may write the same file. --quick takes two splits at the most and
+few clips of each class: a look, not a result.
 """
 
 import argparse
@@ -64,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses flags, probes, prints and writes."""
+    """Parses flags, probes, prints and writes; 1 where no encoder could be probed on any task."""
     args = make_parser().parse_args(argv)
     if min(*args.shots, args.draws, args.neighbours) < 1:
         raise UserError("--shots, --draws and --neighbours must be 1 or more")
@@ -92,7 +93,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     store = benchmark.Store(output.with_suffix(".json") if output else None)
     compilation.start()
-    prepared = {name: benchmark.prepare(name, task, settings) for name, task in found.items()}
+    prepared: dict[str, benchmark.Prepared] = {}
+    for name, task in found.items():
+        try:
+            prepared[name] = benchmark.prepare(name, task, settings)
+        except UserError as error:  # such as files that are not all there: the others are no worse
+            print(f"left out, {error}", file=sys.stderr)
+    if not prepared:
+        raise UserError("--tasks: none of them has data here that can be probed on; see above")
     loaders: dict[str, Callable[[], dict[str, Any]]]
     loaders = {path: functools.partial(load, name, path, args) for name, path in names.items()}
     tell = functools.partial(print, file=sys.stderr)
@@ -109,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         io.write_text(output, text)
         print(f"{output}: the table; {store.path}: the scores on each split")
-    return 0
+    return 0 if any(splits for own in results.values() for splits in own.values()) else 1
 
 
 def load(name: str, checkpoint: str, args: argparse.Namespace) -> dict[str, Any]:

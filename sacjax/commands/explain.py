@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     files = find_files(args.paths)
     model = inference.load_classifier(args.checkpoint, args.which)
     explainer = Explainer(model, args.method, args.share, args.attenuation)
-    recordings = as_recordings(files, model.sample_rate)
+    recordings = as_recordings(files, model.sample_rate, channel=model.channel)
     folder = io.to_path(args.output)
     io.check_folder(folder, "--output")
     told: list[dict[str, Any]] = []
@@ -123,7 +123,8 @@ def write(folder: Any, name: str, file: str, explained: Any, sample_rate: int) -
         header, *rows = table_of(found.map, explained.start)
         io.write_csv(folder / f"{name}.{method}.csv", header, rows)
         entry["methods"][method] = dict(important=found.important, rest=found.rest, **found.figures)
-    title = f"{Path(file).name}: {explained.label} {100 * explained.probability:.1f} %"
+    shown = Path(file).name.encode(errors="backslashreplace").decode()  # of any bytes
+    title = f"{shown}: {explained.label} {100 * explained.probability:.1f} %"
     figure = draw(title, explained.samples, Transform.at(sample_rate), maps, explained.start)
     io.write_bytes(folder / f"{name}.png", png(figure))
     return entry

@@ -34,10 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     compilation.start()
     folder = io.on_disk(args.output, "--output")
     config = config_lib.from_flags(args, unknown)
-    best, rates, losses = lr_find.find(
-        config, config_lib.stage_name(config, args.stage), args.start, args.end, args.steps
-    )
-    folder.mkdir(parents=True, exist_ok=True)
+    stage = config_lib.stage_name(config, args.stage)
+    io.check_folder(folder, "--output")
+    best, rates, losses = lr_find.find(config, stage, args.start, args.end, args.steps)
     with open(folder / "lr_find.csv", "w", newline="") as file:
         csv.writer(file).writerows([("learning_rate", "loss"), *zip(rates, losses, strict=True)])
     lr_find.plot(rates, losses, best, folder / "lr_find.png")

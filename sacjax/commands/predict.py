@@ -13,6 +13,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -75,6 +76,11 @@ def check_timeline(args: argparse.Namespace, default: Callable[[str], Any]) -> N
         for name in names:
             if getattr(args, name) != default(name) and not getattr(args, needed):
                 raise UserError(f"--{name} needs --{needed} FILE")
+    for name in ("format", "top_k") if args.timeline else ():
+        if getattr(args, name) != default(name):
+            raise UserError(f"--{name} is of whole files' labels: leave it out with --timeline")
+    if args.reference and os.path.realpath(args.reference) == os.path.realpath(args.timeline):
+        raise UserError(f"--timeline {args.timeline}: it would overwrite --reference")
 
 
 def main(argv: list[str] | None = None) -> int:

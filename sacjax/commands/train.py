@@ -48,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         )
     if args.mode == "train" and (args.config is None or len(args.workdir) != 1):
         raise errors.UserError("training needs one --config and one --workdir")
+    for name in ("split", "which", "output") if args.mode == "train" else ():
+        if getattr(args, name) != parser.get_default(name):
+            raise errors.UserError(f"--{name} is for --mode=eval")
     overrides = config_lib.overrides_from(unknown)
     distributed.start(args)
     config = config_lib.load(args.config, overrides) if args.mode == "train" else None

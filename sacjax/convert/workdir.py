@@ -34,7 +34,9 @@ def to_workdir(path: str, workdir: str) -> str:
 def to_huggingface(workdir: str, path: str, which: str | None = None) -> None:
     """Writes the model of a workdir's last stage as a folder that transformers reads.
 
-    A temperature of `eval.temperature` goes into the head's weights.
+    A temperature of `eval.temperature` goes into the head's weights. A classifier of the sigmoid
+    loss is said to have several labels, also where its clips have one: else transformers' pipeline
+    would take the softmax of its logits.
 
     Args:
       workdir: of a run, or of `to_workdir`.
@@ -45,6 +47,7 @@ def to_huggingface(workdir: str, path: str, which: str | None = None) -> None:
       UserError: no workdir, no checkpoint in it, or transformers has no counterpart of its model.
     """
     trained = load_trained(workdir, which)
+    decides = trained.is_classifier and trained.objective.options.loss == "sigmoid"
     if trained.is_classifier and trained.objective.temperature != 1:
         head: Any = trained.module.head
         for weights in (head.kernel, head.bias):
@@ -54,6 +57,6 @@ def to_huggingface(workdir: str, path: str, which: str | None = None) -> None:
         path,
         class_names=trained.labels,
         sample_rate=trained.sample_rate,
-        multi_label=trained.multi_label,
+        multi_label=trained.multi_label or decides,
         frontend=trained.stage_config.frontend,
     )

@@ -183,14 +183,18 @@ class Store:
         Raises:
           UserError: a file that is not of this kind.
         """
-        self.path, self.entries = path, dict[str, dict[str, Any]]()
-        if path is not None and path.exists():
-            try:
-                self.entries = dict(json.loads(path.read_text())["benchmark"])
-            except (ValueError, TypeError, KeyError, OSError) as error:
-                raise UserError(
-                    f"{path}: holds no scores of a benchmark; give another --output"
-                ) from error
+        self.path = path
+        self.entries = self._read()
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        if self.path is None or not self.path.exists():
+            return {}
+        try:
+            return dict(json.loads(self.path.read_text())["benchmark"])
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            raise UserError(
+                f"{self.path}: holds no scores of a benchmark; give another --output"
+            ) from error
 
     @staticmethod
     def key(weights: str, prepared: Prepared) -> str:
@@ -199,14 +203,16 @@ class Store:
         return _digest(text.encode())
 
     def put(self, key: str, entry: dict[str, Any]) -> None:
-        """Keeps an entry and writes the file."""
+        """Keeps an entry and writes the file, with what other processes have written there."""
         self.entries[key] = entry
         if self.path is not None:
-            io.write_json(self.path, {"benchmark": self.entries}, indent=1)
+            with io.alone(self.path):
+                self.entries = self._read() | self.entries
+                io.write_json(self.path, {"benchmark": self.entries}, indent=1)
 
 
 Results = dict[str, dict[str, list[dict[str, Any]]]]
-"""{task: {encoder: the scores on each split}}."""
+"""{task: {encoder: the scores on each split; [] where it could not be probed}}."""
 
 
 def run(
@@ -218,7 +224,8 @@ def run(
 ) -> Results:
     """Returns the scores of all encoders on all tasks; what is in the store is not computed.
 
-    Every encoder is loaded once before any is probed, so that a bad one is known at once.
+    Every encoder is loaded once before any is probed, so that a bad one is known at once. A task on
+    which one cannot be probed, by `scores_of`, is left out for it alone.
 
     Args:
       encoders: {checkpoint: loads {title: its encoder, and perhaps the same untrained}}.
@@ -226,10 +233,10 @@ def run(
       settings: how.
       store: where scores are kept.
       tell: is given a line for each clip that is left out, also of stored scores, and for each
-        new result.
+        new result, or why there is none.
 
     Raises:
-      UserError: an encoder that cannot be loaded or lacks the layer, or one of `scores_of`.
+      UserError: an encoder that cannot be loaded or lacks the layer.
     """
     digests: dict[str, dict[str, str]] = {}
     for checkpoint, load in encoders.items():
@@ -249,7 +256,12 @@ def run(
             if key not in store.entries:
                 (task,) = (task for task in tasks if task.name == name)
                 bad: dict[str, str] = {}
-                scores = scores_of(title, models[title], task, settings, bad)
+                try:
+                    scores = scores_of(title, models[title], task, settings, bad)
+                except UserError as error:
+                    tell(f"{name}, {title}: left out: {error}")
+                    results[name][title] = []
+                    continue
                 about = {"task": name, "encoder": title, "checkpoint": checkpoint, "skipped": bad}
                 store.put(key, about | {"known": task.known, "splits": scores})
                 mean = np.mean([one["linear_accuracy"] for one in scores])

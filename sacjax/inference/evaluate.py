@@ -1,5 +1,6 @@
 """Evaluates trained workdirs, one or several as an ensemble, on a part of a data set."""
 
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from sacjax.inference.model import Model, load_trained, trained_stage
 from sacjax.objectives import OBJECTIVES
 from sacjax.train import sharding
 
+# Keys of a stage by which a checkpoint was trained; it hears by its own whatever is overridden.
+TRAINED_BY = ("data.sample_rate", "frontend", "model", "objective")
 PER_CLASS = ("f1/", "precision/", "recall/")  # scores that the console leaves to scores.json
 
 
@@ -35,14 +38,15 @@ def evaluate_workdirs(
 
     Args:
       workdirs: one or more.
-      overrides: `--config.….=…` strings: another data set with the same labels, another mesh.
+      overrides: `--config.….=…` strings: another data set with the same labels, another mesh; not
+        the rate, front end, network or objective.
       split: train, validation, test, or all.
       which: the best or the last checkpoint; None: what each stage's `eval.checkpoint` says.
       output: folder for `scores.json` and `predictions.csv`; None: `<first workdir>/eval/<split>`.
 
     Raises:
-      UserError: an unknown split or label, an empty part, workdirs with different labels, or
-        devices and batches that do not fit.
+      UserError: an unknown split or label, an empty part, workdirs with different labels, an
+        override of what the checkpoint was trained by, or devices and batches that do not fit.
     """
     folder = io.to_path(output) if output else io.to_path(workdirs[0]) / "eval" / split
     prepared = [_prepare(workdir, overrides) for workdir in workdirs]
@@ -110,7 +114,15 @@ def _prepare(workdir: str, overrides: list[str]) -> tuple[Any, str, Any]:
     if not any(text.removeprefix("--").startswith("config.mesh.") for text in overrides):
         # The devices of this machine, not the training's.
         config.mesh.update(data=-1, fsdp=1, tensor=1)
+    trained = config_lib.from_json(config_lib.to_json(config))
     config = config_lib.override(config, overrides)
+    for key in TRAINED_BY:
+        before, after = (attrgetter(key)(own[name]) for own in (trained, config))
+        if before != after:
+            raise UserError(
+                f"{workdir}: its checkpoint was trained by its own config.{name}.{key}, and an "
+                "evaluation does not change it: override other keys of data, eval or mesh"
+            )
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(f"{name}.eval.batch_size", config[name].eval.batch_size, mesh)
     return config, name, mesh

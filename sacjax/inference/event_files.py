@@ -45,12 +45,13 @@ def write_events(path: Path, events: Events) -> None:
     """Writes events as the path's ending says.
 
     .csv: columns filename, start, end, label, probability: a manifest, its file names relative to
-    its folder. .jsonl: the same, a line each. .rttm: NIST's Rich Transcription Time Marked,
-    `SPEAKER file 1 start duration <NA> <NA> label probability <NA>`, spaces as '_'. .txt:
-    Audacity's labels, `start end label` between tabs. Times are in seconds.
+    its folder, or whole where that is in a bucket. .jsonl: the same, a line each. .rttm: NIST's
+    Rich Transcription Time Marked, `SPEAKER file 1 start duration <NA> <NA> label probability
+    <NA>`, spaces as '_'. .txt: Audacity's labels, `start end label` between tabs. Times are in
+    seconds.
     """
     rows = [
-        (file, os.path.relpath(file, path.parent), event)
+        (file, _relative(file, path.parent), event)
         for file, found in events.items()
         for event in found
     ]
@@ -133,6 +134,17 @@ def _events(where: str, row: dict[str, str | None]) -> Iterable[Event]:
             "the end after the start, and a label"
         )
     return [Event(start, end, label.strip()) for label in cells[2].split("|")]
+
+
+def _relative(file: str, folder: Path) -> str:
+    """Returns a file's name for a table in a folder; the whole path where that is in a bucket.
+
+    It is found from there also where links lead to the folder, whose `..` is not what it reads.
+    """
+    if io.in_bucket(folder):
+        return os.path.abspath(file)
+    home, name = os.path.split(file)
+    return os.path.relpath(os.path.join(os.path.realpath(home), name), os.path.realpath(folder))
 
 
 def _rttm_id(file: str) -> str:

@@ -172,8 +172,8 @@ def write(
         written too, for onnx.
 
     Raises:
-      UserError: a folder that has files already, a model too large for a file, or what the form
-        needs is not installed or there.
+      UserError: a folder that has files already, a model too large for a file, int8 of a converted
+        model, which has no training clips, or what the form needs is not installed or there.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} is there already and not an empty folder: choose another one")
@@ -184,6 +184,11 @@ def write(
         )
     if form != "onnx" and (int8 or runtime):
         raise UserError(f"{'--int8' if int8 else '--page'} is for --format=onnx")
+    if int8 and not model.step:  # its config would name the default data, synthesized clips
+        raise UserError(
+            "--int8 takes its ranges from the clips that a model was trained on, and this one was "
+            "converted and has none here: fine-tune it first, or leave --int8 out"
+        )
     if runtime and not model.is_classifier:
         raise UserError("--page shows labels, and this model was trained without any")
     files = _runtime_files(Path(runtime)) if runtime else []

@@ -18,6 +18,7 @@ from sacjax.inference.timeline import blocks
 ENCODINGS = {"s16le": "<i2", "f32le": "<f4"}
 # How files begin that are neither WAV nor raw samples.
 FILES = {b"fLaC": "FLAC", b"OggS": "Ogg", b"FORM": "AIFF", b"ID3": "MP3", b"RF64": "RF64"}
+LONGEST_NOTE = 1 << 20  # bytes of a chunk before the format of a WAV file
 UNKNOWN = 0x7FF00000  # bytes of sound, from which on a WAV file says only that it does not know
 UNANSWERED = 10.0  # seconds without a sample, after which a microphone is taken for dead
 
@@ -68,7 +69,7 @@ class Pipe:
                     "ffmpeg -i - -f wav -"
                 )
         if magic == b"RIFF":  # what streams say of their size is no help, and may be 0
-            magic += stream.read(4) and b"\xff" * 4
+            magic = _with_plain_format(magic + (stream.read(4) and b"\xff" * 4), stream)
         self.stream = _Prefixed(magic, stream)
         self.left: int | None = None  # bytes of sound; None: all to the end
         self.type, self.channels = ENCODINGS[encoding], channels
@@ -115,6 +116,25 @@ class Pipe:
             x = np.frombuffer(data[: whole * frame], self.type).reshape(whole, self.channels)
             x = pick(x, self.channel)
             yield (x >> 16).astype(np.int16) if self.type == "<i4" else x
+
+
+def _with_plain_format(first: bytes, stream: BinaryIO) -> bytes:
+    """Returns the beginning of a WAV file up to its format, an extensible one as what it extends.
+
+    ffmpeg and SoX write more than two channels, 16 bits or 48 kHz so. Python's library reads that
+    from 3.12 on.
+    """
+    read = first + stream.read(4)  # WAVE
+    while True:
+        head = stream.read(8)
+        read += head
+        size = int.from_bytes(head[4:], "little")
+        if len(head) < 8 or head[:4] == b"data" or size > LONGEST_NOTE:
+            return read
+        body = stream.read(size + size % 2)
+        if head[:4] == b"fmt ":
+            return read + (body[24:26] + body[2:] if body[:2] == b"\xfe\xff" else body)
+        read += body
 
 
 class _Prefixed:

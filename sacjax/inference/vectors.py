@@ -1,11 +1,11 @@
 """Tables of vectors on disk: .npz and .parquet."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sacjax import io
 from sacjax.errors import UserError
 
 
@@ -15,6 +15,7 @@ def write(
     """Writes `files` and the arrays of `table` as .npz or .parquet, whole or not at all.
 
     Args:
+      path: of `check_output`.
       table: `embeddings` and any other arrays of a .npz.
       row_files: the file of each frame, as an index into `files`; a .parquet then has a row for
         each frame, with its time.
@@ -24,22 +25,11 @@ def write(
     """
     # Names may hold bytes that are not UTF-8.
     names = [name.encode("utf-8", "backslashreplace").decode() for name in files]
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as out:
-            if path.suffix == ".npz":
-                np.savez(out, files=np.array(names, str), **table)  # type: ignore[arg-type]
-            else:
-                _write_parquet(out, names, table, row_files)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(
-            f"--output {path}: cannot be written: {error.strerror}; choose another place"
-        ) from error
-    finally:
-        if partial.is_file():
-            partial.unlink()
+    with io.writing(path) as out:
+        if path.suffix == ".npz":
+            np.savez(out, files=np.array(names, str), **table)  # type: ignore[arg-type]
+        else:
+            _write_parquet(out, names, table, row_files)
 
 
 def _write_parquet(
@@ -65,7 +55,10 @@ def _write_parquet(
 
 
 def check_output(path: Path) -> None:
-    """Raises UserError for a file that cannot be written, before anything is computed."""
+    """Makes a table's folder. Raises UserError for a file that cannot be written there.
+
+    It is called before anything is computed.
+    """
     if path.suffix not in (".npz", ".parquet"):
         raise UserError(f"--output is '{path}': its name must end in .npz or .parquet")
     if path.is_dir():
@@ -77,3 +70,4 @@ def check_output(path: Path) -> None:
             raise UserError(
                 "--output: .parquet needs pyarrow: pip install pyarrow, or write .npz"
             ) from error
+    io.check_writable(path, "--output")

@@ -26,9 +26,11 @@ def summary(splits: list[dict[str, Any]], neighbours: int) -> Row:
     Draws of few labels are averaged within their split first.
 
     Args:
-      splits: of `scores_of`.
+      splits: of `scores_of`; without any there is no probe.
       neighbours: k of the nearest neighbours, for the probe's name.
     """
+    if not splits:
+        return {}
     values = {
         "linear probe": [one["linear_accuracy"] for one in splits],
         f"{neighbours} nearest neighbours": [one["knn_accuracy"] for one in splits],
@@ -58,7 +60,7 @@ def lines_of(table: dict[str, dict[str, Row]], tasks: dict[str, Prepared]) -> li
 
     There is a line for each probe and task, the linear probe of all tasks first, and where there
     are several tasks a line with each probe's mean over them. The cell of an encoder that could not
-    read enough clips for so many labels is empty.
+    read enough clips, or not for so many labels, is empty.
 
     Args:
       table: every task has the same encoders.

@@ -18,6 +18,7 @@ from sacjax.report import html, plots, samples
 from sacjax.report.answer import PRECISION, Results, part_of
 
 Rows = Sequence[dict[str, Any]]
+OF_CLASSES = ("precision", "recall", "f1")
 
 
 def results_of(config: ConfigDict, results: Results) -> str:
@@ -56,20 +57,26 @@ def main_figures(scores: dict[str, float], stage: ConfigDict) -> str:
 def _figures(scores: dict[str, float]) -> str:
     """Returns a table of a stage's scores, a column for each part."""
     parts = list(dict.fromkeys(name.split("/")[0] for name in scores))
-    whole = list(dict.fromkeys(name.split("/", 1)[1] for name in scores if name.count("/") == 1))
+    whole = list(dict.fromkeys(name.split("/", 1)[1] for name in scores if not _class_of(name)))
     return html.table(
         ["", *parts],
         [[name, *(scores.get(f"{part}/{name}", "") for part in parts)] for name in whole],
     )
 
 
+def _class_of(name: str) -> str:
+    """Returns the class of 'part/metric/class', such as of F1; '' of what is not of a class."""
+    _, metric, *rest = name.split("/", 2)
+    return rest[0] if rest and metric in OF_CLASSES else ""
+
+
 def _classes(stage: str, scores: dict[str, float]) -> str:
     """Returns a table of the scores of each class; '' where there are none."""
     parts = list(dict.fromkeys(name.split("/")[0] for name in scores))
-    classes = list(dict.fromkeys(name.split("/", 2)[2] for name in scores if name.count("/") >= 2))
+    classes = list(dict.fromkeys(filter(None, map(_class_of, scores))))
     if not classes:
         return ""
-    kinds = ("precision", "recall", "f1")
+    kinds = OF_CLASSES
     part = "test" if "test" in parts else parts[-1]
     rows = [
         [name, *(scores.get(f"{part}/{kind}/{name}", "") for kind in kinds)] for name in classes

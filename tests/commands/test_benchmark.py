@@ -1,6 +1,7 @@
 """`sacjax benchmark` on tiny tasks, against `sacjax probe`'s own results of each split."""
 
 import csv
+import dataclasses
 import json
 import re
 import types
@@ -132,6 +133,42 @@ def test_clips_left_out_of_stored_scores_are_told_again(two_tasks, monkeypatch):
     skipped = "tones, net: skipped 4.wav: no samples"
     assert [line for line in told if "skipped" in line] == [skipped] * 2
     assert len(told) == 3  # scored once
+
+
+def test_two_processes_that_write_one_file_keep_each_others_scores(tmp_path):
+    path = tmp_path / "table.json"
+    one, other = benchmark.Store(path), benchmark.Store(path)
+    for store, key in ((one, "a"), (other, "b"), (one, "c")):
+        store.put(key, {"task": key})
+    assert benchmark.Store(path).entries == {key: {"task": key} for key in "abc"}
+    assert set(one.entries) == set("abc")  # and what the other has computed is known
+
+
+def test_data_that_are_not_whole_leave_the_other_tasks(
+    networks, two_tasks, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "empty").mkdir()
+    broken = dataclasses.replace(two_tasks["tones"], path=str(tmp_path / "empty"))
+    found = {"tones": broken, "late": two_tasks["sounds"], "sounds": two_tasks["sounds"]}
+    monkeypatch.setattr(tasks, "TASKS", found)
+    scores = dict(linear_accuracy=0.5, knn_accuracy=0.25, few_shot_accuracy={})
+
+    def scores_of(name, model, prepared, *_):
+        if prepared.name == "late":
+            raise UserError("the test part has no labelled clip")
+        return [scores]
+
+    monkeypatch.setattr(benchmark, "scores_of", scores_of)
+    output = tmp_path / "t.csv"
+    _, err = run(capsys, "--checkpoint", networks["small_cnn"], *FLAGS, "--output", output)
+    assert "left out, task tones: data.path: no sound files that can be read" in err
+    assert "late, small_cnn: left out: the test part has no labelled clip" in err
+    assert [row["task"] for row in csv.DictReader(output.open())] == ["sounds"] * 2
+    assert len(json.loads(output.with_suffix(".json").read_text())["benchmark"]) == 1
+    flags = ["--checkpoint", str(networks["small_cnn"]), *map(str, FLAGS), "--tasks"]
+    assert command.main([*flags, "late"]) == 1
+    with pytest.raises(UserError, match="none of them has data here that can be probed on"):
+        command.main([*flags, "tones"])
 
 
 def test_scores_belong_to_the_weights(networks):

@@ -51,6 +51,21 @@ def test_several_labels_a_clip_stay_several(tmp_path):
     assert config.problem_type == "multi_label_classification"
 
 
+def test_sigmoids_of_clips_with_one_label_stay_sigmoids(tmp_path):
+    make(num_labels=2).save_pretrained(tmp_path / "hf")
+    workdir, back = tmp_path / "run", tmp_path / "back"
+    convert.main(["--from_huggingface", str(tmp_path / "hf"), "--workdir", str(workdir)])
+    config = json.loads((workdir / "config.json").read_text())
+    config["finetune"]["objective"]["options"] = {"loss": "sigmoid"}
+    (workdir / "config.json").write_text(json.dumps(config))
+    assert not inference.load(workdir).multi_label
+    convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)])
+    wanted = 1 / (1 + np.exp([[0.0, -2.0]]))
+    for where in (workdir, f"hf:{back}"):
+        found = inference.load(where).objective.probabilities(np.array([[0.0, 2.0]]))
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
 def test_a_temperature_goes_into_the_head(tmp_path):
     source, workdir, back = tmp_path / "hf", tmp_path / "workdir", tmp_path / "back"
     model = make(num_labels=2)

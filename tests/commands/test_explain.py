@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import soundfile as sf
 from crossings import tone
 from PIL import Image
 
+from sacjax import config as config_lib
 from sacjax import inference
 from sacjax.commands import explain
 from sacjax.errors import UserError
@@ -63,6 +65,32 @@ def test_a_label_and_a_window_of_choice(networks, tmp_path):
     want = model.predict(samples).probabilities[0, 3]
     assert (entry["label"], entry["start"]) == (label, 0.2)
     assert entry["probability"] == pytest.approx(want, abs=1e-4)
+
+
+def test_a_name_that_is_not_utf8(networks, tmp_path, capsys):
+    odd = os.fsdecode(b"t\xf6ne.wav")  # of an archive in Latin-1
+    os.replace(tone(tmp_path / "a.wav", 700, seconds=0.5), tmp_path / odd)
+    flags = ["--checkpoint", str(networks["small_cnn"]), "--output", str(tmp_path / "out")]
+    assert explain.main([*flags, "--method", "grad_cam", str(tmp_path / odd)]) == 0
+    (entry,) = json.loads((tmp_path / "out" / "explanations.json").read_text())
+    assert entry["file"] == str(tmp_path / odd)
+    assert (tmp_path / "out" / os.fsdecode(b"t\xf6ne.png")).stat().st_size > 5000
+
+
+def test_it_hears_the_channel_of_the_training(networks, tmp_path, monkeypatch):
+    model = inference.load(networks["small_cnn"])
+    config_lib.override(model.config, ["--config.supervised.data.channel=1"])
+    monkeypatch.setattr(inference, "load_classifier", lambda *_: model)
+    time = np.arange(RATE // 2) / RATE
+    both = np.stack([0.5 * np.sin(2 * np.pi * hertz * time) for hertz in (300, 2500)], 1)
+    path = str(tmp_path / "stereo.wav")
+    sf.write(path, both, RATE, subtype="FLOAT")
+    flags = ["--checkpoint", "it", "--output", str(tmp_path), path, "--method", "grad_cam"]
+    assert explain.main(flags) == 0
+    (entry,) = json.loads((tmp_path / "explanations.json").read_text())
+    ((label, probability),) = inference.load(networks["small_cnn"]).predict(both[:, 1]).top(1)[0]
+    assert entry["label"] == label
+    assert entry["probability"] == pytest.approx(probability, abs=1e-3)
 
 
 @pytest.mark.parametrize(

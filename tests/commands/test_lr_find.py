@@ -4,6 +4,7 @@ import pytest
 
 from sacjax.commands import lr_find
 from sacjax.errors import UserError
+from sacjax.train import lr_find as sweep
 
 
 def test_command_suggests_a_rate_and_draws(tmp_path, small_overrides, capsys):
@@ -33,3 +34,13 @@ def test_mistakes_of_the_user(tmp_path, small_overrides, flags, message):
     with pytest.raises(UserError, match=message):
         lr_find.main([*start, *small_overrides, *flags])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_sweep(
+    tmp_path, small_overrides, monkeypatch
+):
+    monkeypatch.setattr(sweep, "find", lambda *_: pytest.fail("it has begun"))
+    (tmp_path / "file").touch()
+    start = ["--config", "configs/folder.py", "--output", str(tmp_path / "file" / "out")]
+    with pytest.raises(UserError, match="--output .*file/out: cannot be written"):
+        lr_find.main([*start, *small_overrides])

@@ -225,6 +225,9 @@ def test_a_timeline_is_scored_by_a_reference(tmp_path, capsys):
         (("--timeline", "x.csv", "--ignore", "hgih"), "--ignore is 'hgih'.*'high'"),
         (("--timeline", "x.csv", "--collar", "nan"), "--collar is nan"),
         (("--timeline", "x.csv", "--reference", "none.csv"), "there is no file of events"),
+        (("--timeline", "x.csv", "--reference", "./x.csv"), "it would overwrite --reference"),
+        (("--timeline", "x.csv", "--format", "json"), "--format is of whole files' labels"),
+        (("--timeline", "x.csv", "--top_k", "1"), "--top_k is of whole files' labels"),
     ],
 )
 def test_mistakes_over_time(tmp_path, monkeypatch, flags, message):

@@ -64,6 +64,13 @@ def test_bad_overrides_stop_before_anything_is_written(trained, tmp_path, overri
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("flag", [("--split", "all"), ("--which", "best"), ("--output", "out")])
+def test_a_flag_of_the_evaluation_is_refused(tmp_path, flag):
+    with pytest.raises(UserError, match=f"{flag[0]} is for --mode=eval"):
+        train.main([*arguments(tmp_path / "new", []), *flag])
+    assert not (tmp_path / "new").exists()
+
+
 def test_empty_and_one_class_data(trained, tmp_path):
     (tmp_path / "empty").mkdir()
     shutil.copytree(trained.sounds / "low", tmp_path / "one" / "low")

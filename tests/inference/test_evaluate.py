@@ -51,6 +51,17 @@ def test_another_data_set_with_an_ensemble(trained, tmp_path, capsys):
         run(trained.workdir, tmp_path / "x", "--split", "all", path)
 
 
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [("data.sample_rate=4000", "data.sample_rate"), ("frontend.n_mels=20", "frontend")],
+)
+def test_what_a_checkpoint_was_trained_by_stays(trained, tmp_path, override, key):
+    """Else a model of 8 kHz would hear what is said to be 4 kHz an octave too high."""
+    with pytest.raises(UserError, match=f"trained by its own config.supervised.{key}, and"):
+        run(trained.workdir, tmp_path / "x", f"--config.supervised.{override}")
+    assert not (tmp_path / "x").exists()
+
+
 def test_mistakes_of_the_user(trained, networks, tmp_path):
     with pytest.raises(UserError, match="--split is 'tset'"):
         run(trained.workdir, tmp_path / "x", "--split", "tset")

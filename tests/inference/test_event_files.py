@@ -7,6 +7,7 @@ import os
 import pytest
 from sounds import settings, write
 
+from sacjax import io
 from sacjax.data import sources
 from sacjax.errors import UserError
 from sacjax.inference.event_files import check_output, read_events, write_events
@@ -42,6 +43,25 @@ def test_a_table_is_a_manifest_of_its_events(tmp_path, found):
     read = read_events(path)
     assert set(read) == {os.path.realpath(tmp_path / "in" / n) for n in ("a b.wav", "sub/d.wav")}
     assert read[os.path.realpath(tmp_path / "in" / "a b.wav")][1] == Event(1.5, 2, "big dog")
+
+
+def test_a_table_in_a_folder_to_which_a_link_leads_finds_its_recordings(tmp_path):
+    (tmp_path / "disk" / "deep" / "home").mkdir(parents=True)
+    (tmp_path / "home").symlink_to(tmp_path / "disk" / "deep" / "home")
+    write(tmp_path / "sounds" / "a.wav")
+    (tmp_path / "sounds" / "b.wav").symlink_to(tmp_path / "sounds" / "a.wav")
+    path, event = tmp_path / "home" / "out.csv", Event(0, 1, "dog")
+    write_events(path, {str(tmp_path / "sounds" / name): [event] for name in ("a.wav", "b.wav")})
+    names = [row["filename"] for row in csv.DictReader(path.open())]
+    assert all((path.parent / name).is_file() for name in names)
+    assert [os.path.basename(name) for name in names] == ["a.wav", "b.wav"]
+    assert set(read_events(path)) == {os.path.realpath(tmp_path / "sounds" / "a.wav")}
+
+
+def test_a_table_in_a_bucket_names_its_recordings_whole(bucket, tmp_path):
+    path = io.to_path("gs://bucket/events/out.csv")
+    write_events(path, {str(tmp_path / "a.wav"): [Event(0, 1, "dog")]})
+    assert f"{tmp_path}/a.wav,0.000,1.000,dog" in path.read_text()
 
 
 def test_other_forms(tmp_path, found):

@@ -1,5 +1,6 @@
 """A model as an ONNX file, run by onnxruntime, against the model itself."""
 
+import dataclasses
 import http.server
 import json
 import os
@@ -157,6 +158,16 @@ def test_an_encoder_without_labels_gives_embeddings(tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-4)
     with pytest.raises(UserError, match="without any"):
         command.main(flags(tmp_path / "run", tmp_path / "page", "--page", str(tmp_path)))
+
+
+def test_int8_of_a_converted_model_is_refused(workdir, tmp_path):
+    """Its config says nothing of data, so that the default ones, synthesized, would be taken."""
+    model = inference.load(workdir)
+    for step in (None, 0):
+        converted = dataclasses.replace(model, step=step)
+        with pytest.raises(UserError, match="--int8 .* was converted and has none here"):
+            export.write(converted, tmp_path / "out", "onnx", int8=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_flags_that_do_not_go_together(workdir, tmp_path):

@@ -77,6 +77,24 @@ def test_wav_files_also_those_of_unknown_length():
     assert pipe(wav(SOUND.tobytes(), rate=44100)).sample_rate == 44100
 
 
+def test_wav_files_of_an_extensible_format():
+    """As ffmpeg and SoX write more than two channels, 16 bits or 48 kHz."""
+    three = np.stack([SOUND // 3, SOUND, SOUND[::-1]], 1)
+    for kind, shift in (("PCM_16", 0), ("PCM_32", 16)):
+        file = io.BytesIO()
+        samples = three.astype(np.int32) << shift if shift else three
+        sf.write(file, samples, RATE, format="WAVEX", subtype=kind)
+        data = file.getvalue()
+        assert data[20:22] == b"\xfe\xff"
+        notes = b"JUNK" + struct.pack("<I", 4) + b"fmt "
+        for whole in (data, data[:12] + notes + data[12:]):
+            np.testing.assert_array_equal(listened(pipe(whole, channel=2)), SOUND[::-1])
+    file = io.BytesIO()
+    sf.write(file, SOUND / 32768, RATE, format="WAVEX", subtype="FLOAT")
+    with pytest.raises(UserError, match="cannot be read .unknown format: 3.*ffmpeg"):
+        pipe(file.getvalue())
+
+
 def test_a_stream_does_not_end_where_the_counter_of_its_header_does(monkeypatch):
     """A WAV file counts 4 GiB at the most: 37 h at 16 kHz, and 6 h of stereo at 48 kHz."""
     data = wav(SOUND.tobytes())

@@ -43,7 +43,11 @@ def test_what_cannot_be_written_is_told_before_anything_is_computed(tmp_path, mo
     (tmp_path / "folder.npz").mkdir()
     with pytest.raises(UserError, match="that is a folder"):
         vectors.check_output(tmp_path / "folder.npz")
-    vectors.check_output(tmp_path / "v.npz")
+    vectors.check_output(tmp_path / "deep" / "v.npz")
+    assert not list((tmp_path / "deep").iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--output .*file/v.npz: cannot be written: "):
+        vectors.check_output(tmp_path / "file" / "v.npz")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(UserError, match="pip install pyarrow"):
         vectors.check_output(tmp_path / "v.parquet")

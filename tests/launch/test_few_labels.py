@@ -2,6 +2,8 @@
 
 import csv
 import json
+import runpy
+import sys
 
 import numpy as np
 import pytest
@@ -34,6 +36,16 @@ def probe(root, fold, trained, random, layer="mean"):
         "random": {"few_shot_accuracy": {"5": random}},
     }
     (root / f"fold{fold}" / "probe.json").write_text(json.dumps(tables))
+
+
+def test_the_command_of_the_probes_probes(tmp_path, monkeypatch, capsys):
+    (job,) = few_labels.probing(4, tmp_path / "nowhere", tmp_path / "probe.json", (1,), 1)
+    _, is_module, module, *flags = job.command
+    monkeypatch.setattr(sys, "argv", [module, *flags])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__")
+    assert is_module == "-m" and ended.value.code == 2
+    assert "nowhere: not a workdir of sacjax" in capsys.readouterr().err
 
 
 def test_means_are_over_folds_and_draws_and_deviations_over_draws(tmp_path):

@@ -245,6 +245,13 @@ def manifest(tmp_path, groups, folds):
     return data
 
 
+def test_rows_that_others_keep_in_the_same_file_stay(tmp_path):
+    path = tmp_path / "found.json"
+    jobs.keep(path, {"fold1": 1, "fold2": 0})
+    assert jobs.keep(path, {"fold2": 2}) == {"fold1": 1, "fold2": 2}
+    assert json.loads(path.read_text()) == {"fold1": 1, "fold2": 2}
+
+
 def test_groups_that_cross_folds_are_an_error(tmp_path):
     data = manifest(tmp_path, ["x", "x", "y", "z"], [1, 1, 2, 3])
     assert kfold.check_folds(data) == [1, 2, 3]
