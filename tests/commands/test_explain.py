@@ -71,7 +71,7 @@ def test_a_name_that_is_not_utf8(networks, tmp_path, capsys):
     odd = os.fsdecode(b"t\xf6ne.wav")  # of an archive in Latin-1
     os.replace(tone(tmp_path / "a.wav", 700, seconds=0.5), tmp_path / odd)
     flags = ["--checkpoint", str(networks["small_cnn"]), "--output", str(tmp_path / "out")]
-    assert explain.main([*flags, "--method", "grad_cam", str(tmp_path / odd)]) == 0
+    assert explain.main([*flags, str(tmp_path / odd), "--method", "grad_cam"]) == 0
     (entry,) = json.loads((tmp_path / "out" / "explanations.json").read_text())
     assert entry["file"] == str(tmp_path / odd)
     assert (tmp_path / "out" / os.fsdecode(b"t\xf6ne.png")).stat().st_size > 5000
