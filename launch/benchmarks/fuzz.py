@@ -32,6 +32,7 @@ if __name__ == "__main__":  # in place of this folder, whose ssl.py would hide P
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from launch.benchmarks.fuzz_cases import CASES
+from launch.benchmarks.jobs import keep
 from sacjax import errors
 
 FINDINGS = ("exception", "crash", "hang", "memory")
@@ -234,8 +235,9 @@ def main(argv: list[str] | None = None) -> int:
     path = root / "fuzz.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
     for kind in args.only:
-        found[kind] = fuzz(kind, args.count or CASES[kind].inputs, root, args.patience)
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        found = keep(
+            path, {kind: fuzz(kind, args.count or CASES[kind].inputs, root, args.patience)}
+        )
     print(table(found) + places(found))
     return int(any(row["findings"] for row in found.values()))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from sacjax import errors, io
+from sacjax import augment, errors, io
 from sacjax.commands.prepare import add_source_flags, stage_from_flags
 from sacjax.data import inspect, sources
 from sacjax.data.recordings import Recordings
@@ -55,10 +55,14 @@ def _check(args: argparse.Namespace, stage: ConfigDict) -> None:
     """Raises UserError before anything is read; makes the folder."""
     if args.augment and not args.output:
         raise UserError("--augment draws pictures: name a folder by --output")
-    if args.augment and not stage.augment.waveform and not stage.augment.spectrogram:
+    names = [spec["name"] for spec in (*stage.augment.waveform, *stage.augment.spectrogram)]
+    if args.augment and not names:
         raise UserError(
             "--augment: the config's augment.waveform and augment.spectrogram are both empty"
         )
+    attacks = [name for name in names if name in augment.ATTACKS]
+    if args.augment and attacks:
+        print(f"--augment: {', '.join(attacks)} is not drawn: what it does is up to the network")
     if args.output:
         try:
             io.on_disk(args.output, "--output").mkdir(parents=True, exist_ok=True)

@@ -192,6 +192,8 @@ def write(
     if runtime and not model.is_classifier:
         raise UserError("--page shows labels, and this model was trained without any")
     files = _runtime_files(Path(runtime)) if runtime else []
+    if int8 and next(training_clips(model, 0), None) is None:  # told before minutes of translation
+        raise UserError("--int8: none of the clips that the model was trained on can be read")
     if form == "onnx":
         made, multiple = to_onnx(model)
         if int8:

@@ -200,8 +200,8 @@ class Model:
 
     def embedder(self, layer: Layer = -1, seconds: float = 0, pooling: str = "mean") -> Embedder:
         """Returns its encoder as a function from sound to vectors; see `embed`."""
-        if seconds < 0:
-            raise UserError(f"--seconds is {seconds:g}: it must be more than 0")
+        if not 0 <= seconds < float("inf"):
+            raise UserError(f"--seconds is {seconds:g}: it must be more than 0, and finite")
         stage = self.stage_config.copy_and_resolve_references()
         stage.data.seconds = seconds or stage.data.seconds
         return Embedder(stage, self.module.encoder, layer, pooling)

@@ -118,6 +118,8 @@ def draw_augmentations(
 ) -> list[Path]:
     """Draws clips before and after each augmentation of a stage, applied alone to every clip.
 
+    An attack is left out: what it does is up to the network.
+
     Args:
       indices: the recordings to choose from.
       count: how many clips to show.
@@ -142,6 +144,8 @@ def draw_augmentations(
     }
     for kind, (x, n) in inputs.items():
         for number, spec in enumerate(stage.augment[kind]):
+            if spec["name"] in augment.ATTACKS:
+                continue
             always = dict(spec) | {"probability": 1.0}
             change = jax.jit(partial(augment.apply, (always,), kind=kind, sample_rate=rate))
             after, after_n, mixed = change(keys, x, n, labels, mask)

@@ -170,6 +170,19 @@ def test_int8_of_a_converted_model_is_refused(workdir, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_training_clips_that_are_gone_are_told_before_the_translation(
+    workdir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(export, "to_onnx", lambda *_: pytest.fail("it has begun"))
+    model = inference.load(workdir)
+    model.config.supervised.data.update(source="folder", path=str(tmp_path / "gone"))
+    with pytest.raises(UserError, match="there is no folder '.*gone'"):
+        export.write(model, tmp_path / "out", "onnx", int8=True)
+    monkeypatch.setattr(export, "training_clips", lambda *_: iter(()))
+    with pytest.raises(UserError, match="--int8: none of the clips .* can be read"):
+        export.write(inference.load(workdir), tmp_path / "out", "onnx", int8=True)
+
+
 def test_flags_that_do_not_go_together(workdir, tmp_path):
     for flag in (["--int8"], ["--page", str(tmp_path)]):
         with pytest.raises(UserError, match=f"{flag[0]} is for --format=onnx"):

@@ -165,8 +165,9 @@ def test_embeddings_of_arrays_are_those_of_files(networks, tmp_path):
         *good, (none, times) = model.embed_frames(tmp_path)
     assert [len(x) for x, _ in good] == [len(x) for x, _ in frames]
     assert none.shape == (0, 8) and times.shape == (0,)
-    with pytest.raises(UserError, match="--seconds is -1"):
-        model.embed(sounds, seconds=-1)
+    for seconds in (-1, float("inf"), float("nan")):
+        with pytest.raises(UserError, match=f"--seconds is {seconds}: it must be more than 0"):
+            model.embed(sounds, seconds=seconds)
 
 
 @pytest.mark.parametrize("default", ["best", "last"])
