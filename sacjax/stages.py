@@ -277,7 +277,7 @@ class Stage:
             jax.process_count(),
             self.objective.needs_labels,
         ):
-            bad.note(batch)
+            bad.note(dict(batch))  # a copy: what is noted is taken out
             yield batch
 
     def judged(self, state: TrainState) -> evaluators.Judged:
