@@ -65,6 +65,8 @@ def get_config(arg=""):
     p.eval.evaluators = (dict(name="objective"),)
     p.eval.splits = ()
     p.train.log_every = 50
+    if arg.task == "fsdd":  # folds 1 to 3: the GRU from scratch has more without, as fine-tuning has
+        c.scratch.augment.waveform = c.scratch.augment.spectrogram = ()
     if arg.corpus != "train":
         p.data.source = "folder" if arg.corpus == "speech" else "manifest"
         speech = Path(config_lib.data_root()) / "speech"
