@@ -1,7 +1,8 @@
 """The picture of the fair table: accuracy against core minutes, a panel a data set.
 
-A colour is an encoder, as Okabe and Ito chose colours that all eyes tell apart; a line is a method,
-its name at its end; the dashed lines of the same colour are that encoder without pretraining.
+A line is a method, its name at its end: a linear classifier on its frozen encoder. A colour is an
+encoder, as Okabe and Ito chose colours that all eyes tell apart; the dashed lines of the same
+colour are that encoder trained from scratch on the same labels.
 """
 
 from typing import Any
@@ -29,9 +30,8 @@ APART = 0.032  # names, as a share of the axis
 
 
 def draw(means: Means) -> bytes:
-    """Returns the picture of the fine-tuned accuracies with each task's first number of labels."""
-    tuned = {cell.dataset for cell in means if cell.protocol == "finetune"}
-    tasks = [task for task in TASKS if task in tuned] or list(TASKS)
+    """Returns the picture of the frozen encoders' accuracies with each task's first labels."""
+    tasks = [task for task in TASKS if _curves(means, task)] or list(TASKS)
     figure = Figure(figsize=(6.2 * len(tasks), 6.5), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False).flat, tasks, strict=True):
         _panel(axes, means, task)
@@ -39,9 +39,13 @@ def draw(means: Means) -> bytes:
     return plots.png(figure)
 
 
+def _curves(means: Means, task: str) -> Curves:
+    return ssl_table.curves(means, task, "linear", ssl_table.labels_of(TASKS[task].shots[0]))
+
+
 def _panel(axes: Any, means: Means, task: str) -> None:
     labels = ssl_table.labels_of(TASKS[task].shots[0])
-    lines = ssl_table.curves(means, task, "finetune", labels)
+    lines = _curves(means, task)
     levels = {
         cell.encoder: mean.mean
         for cell, mean in means.items()
