@@ -65,7 +65,7 @@ def get_config(arg=""):
     p.eval.evaluators = (dict(name="objective"),)
     p.eval.splits = ()
     p.train.log_every = 50
-    if arg.task == "fsdd":  # folds 1 to 3: the GRU from scratch has more without, as fine-tuning has
+    if arg.task == "fsdd":  # On folds 1 to 3 the GRU has more so: 76.7 on average, augmented 74.9.
         c.scratch.augment.waveform = c.scratch.augment.spectrogram = ()
     if arg.corpus != "train":
         p.data.source = "folder" if arg.corpus == "speech" else "manifest"
