@@ -241,7 +241,7 @@ def get_config(arg=""):
         f.eval.checkpoint = "best"
     tuned = stages["finetune"]
     tuned.init_from = "pretrain"
-    # The head first and fast, then all, the encoder slowly (Kumar et al. 2022): all at once forgets,
+    # The head first and fast, then all, the encoder slowly (Kumar et al. 2022): else it forgets,
     # and augmented clips spoil what was learned of clean ones (docs/pretraining.md).
     tuned.optimizer.freeze = (("^encoder/", tuned.train.steps // 2),)
     tuned.optimizer.multipliers = (("^encoder/", 0.1), ("^head", 10.0))
