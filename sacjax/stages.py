@@ -256,28 +256,34 @@ class Stage:
             options = self.stage.model.encoder.to_dict()
             where = self.stage.init_from
             self.objective.trained = trained_encoder(where, self.config, self.workdir, options)
-        artifacts = self.objective.prepare(self.batches)
+        artifacts = self.objective.prepare(self.heard)
         self.objective.trained = None
         return pretrained, artifacts
 
     def batches(self) -> Iterator[dict[str, Any]]:
-        """Yields the stage's training batches from the first on, without end.
+        """Returns the stage's training batches from the first on, without end."""
+        return iter(
+            pipeline.train_batches(
+                self.recordings,
+                self.parts["train"],
+                self.stage.data,
+                self.stage.train.batch_size,
+                self.config.seed,
+                jax.process_index(),
+                jax.process_count(),
+                self.objective.needs_labels,
+            ),
+        )
 
-        Raises UserError where more of their clips than `data.max_bad_fraction` are bad: what reads
-        until it has heard enough would else never end.
+    def heard(self) -> Iterator[dict[str, Any]]:
+        """Yields `batches` for an objective's preparation, which reads until it has enough.
+
+        Raises UserError where more of the clips than `data.max_bad_fraction` are bad: it would
+        else never end.
         """
         bad = BadFiles(self.workdir, self.recordings, self.stage.data.max_bad_fraction)
-        for batch in pipeline.train_batches(
-            self.recordings,
-            self.parts["train"],
-            self.stage.data,
-            self.stage.train.batch_size,
-            self.config.seed,
-            jax.process_index(),
-            jax.process_count(),
-            self.objective.needs_labels,
-        ):
-            bad.note(dict(batch))  # a copy: what is noted is taken out
+        for batch in self.batches():
+            bad.note(batch)
             yield batch
 
     def judged(self, state: TrainState) -> evaluators.Judged:

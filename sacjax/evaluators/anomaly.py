@@ -11,7 +11,7 @@ from sacjax.config.options import Options as OptionsBase
 from sacjax.data import splits
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
-from sacjax.evaluators.base import Evaluator, Judged, Scores, When
+from sacjax.evaluators.base import Evaluator, Judged, Scores, When, check_label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +85,7 @@ class AnomalyEvaluator(Evaluator):
 
     def check_clips(self, recordings: Recordings, indices: np.ndarray) -> None:
         """Raises UserError where no clip has the label of normal ones, or `by` finds nothing."""
-        names = recordings.class_names
-        if self.options.normal not in names:
-            raise UserError(
-                f"eval.evaluators: anomaly: normal is '{self.options.normal}', but the labels are "
-                f"{', '.join(names) or 'none'}"
-            )
+        check_label("anomaly", "normal", self.options.normal, recordings)
         for k in _labelled(recordings, indices):
             self._machine(recordings.names[k])
 

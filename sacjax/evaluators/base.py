@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sacjax.data.recordings import Recordings
+from sacjax.errors import UserError
 from sacjax.evaluators.predictions import predict
 from sacjax.train import metrics
 
@@ -118,3 +119,12 @@ class Evaluator:
           recordings: of the data set.
           indices: int [n], the clips of all parts that are judged.
         """
+
+
+def check_label(evaluator: str, option: str, label: str, recordings: Recordings) -> None:
+    """Raises UserError for an evaluator's option that is no label of the data."""
+    if label not in recordings.class_names:
+        raise UserError(
+            f"eval.evaluators: {evaluator}: {option} is '{label}', but the labels are "
+            f"{', '.join(recordings.class_names) or 'none'}"
+        )

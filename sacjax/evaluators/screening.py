@@ -10,7 +10,7 @@ from sacjax.config.options import Options as OptionsBase
 from sacjax.data import hosts, splits
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
-from sacjax.evaluators.base import Evaluator, Judged, Scores, When
+from sacjax.evaluators.base import Evaluator, Judged, Scores, When, check_label
 from sacjax.evaluators.classification import probabilities_of
 
 NO_DEVICE = (
@@ -84,12 +84,7 @@ class ScreeningEvaluator(Evaluator):
 
     def check_clips(self, recordings: Recordings, indices: np.ndarray) -> None:
         """Raises UserError for a label that the data do not have."""
-        names = recordings.class_names
-        if self.options.positive not in names:
-            raise UserError(
-                f"eval.evaluators: screening: positive is '{self.options.positive}', but the "
-                f"labels are {', '.join(names)}"
-            )
+        check_label("screening", "positive", self.options.positive, recordings)
 
 
 def by_owner(

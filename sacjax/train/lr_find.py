@@ -14,7 +14,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sacjax import errors, init_from, objectives, stages
-from sacjax.data import pipeline
 from sacjax.data.bad_files import BadFiles
 from sacjax.train import sharding
 
@@ -94,18 +93,7 @@ def find(
         prepared = stages.Stage.prepare(stage_name, config, mesh, Path(folder), {})
         trainer = prepared.trainer
         bad = BadFiles(Path(folder), prepared.recordings, stage.data.max_bad_fraction)
-        batches = iter(
-            pipeline.train_batches(
-                prepared.recordings,
-                prepared.parts["train"],
-                stage.data,
-                stage.train.batch_size,
-                config.seed,
-                jax.process_index(),
-                jax.process_count(),
-                labels=prepared.objective.needs_labels,
-            ),
-        )
+        batches = prepared.batches()
 
         def step(state: Any, batch: dict) -> tuple[Any, float]:
             bad.note(batch)
