@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from family import config_of
 
-from launch.benchmarks import ssl, ssl_halving, ssl_plot, ssl_pretraining, ssl_table
+from launch.benchmarks import ssl, ssl_halving, ssl_plot, ssl_pretraining, ssl_runs, ssl_table
 from launch.benchmarks.ssl_table import Cell, Mean
 from sacjax import config as config_lib
 from sacjax.errors import UserError
 
-SIMCLR = ssl.Pretraining("fsdd", "simclr", "resnet", "speech", 5.0)
+SIMCLR = ssl_runs.Pretraining("fsdd", "simclr", "resnet", "speech", 5.0)
 
 
 def write(path, content):
@@ -82,7 +82,7 @@ def test_untrained_encoders_are_of_several_seeds(runs):
     assert cells["untrained", "linear", "10"].draws == 6
     assert cells["simclr", "knn", "all"].mean == 50
     kinds = [SIMCLR, SIMCLR._replace(method="cola"), SIMCLR._replace(method="apc", encoder="gru")]
-    todo = ssl.untrained_jobs("fsdd", kinds, (4, 5), 2, 3, runs, {})
+    todo = ssl_runs.untrained_jobs("fsdd", kinds, (4, 5), 2, 3, runs, {})
     found = {(job.result.parent.name, job.result.stem) for job in todo}
     folds = {("simclr_resnet_5min", f"fsdd_probe_fold5_seed{k}") for k in (1, 2)}
     assert found == folds | {
@@ -231,7 +231,7 @@ def test_halving_asks_development_folds_alone_and_resumes(tmp_path, monkeypatch,
                 write(job.result / "results.json", {})
 
     monkeypatch.setattr(ssl.jobs, "run", run)
-    monkeypatch.setattr(ssl, "steps_of", lambda pretraining, runs: 20)
+    monkeypatch.setattr(ssl_runs, "steps_of", lambda pretraining, runs: 20)
     monkeypatch.setattr(ssl.ssl_table, "write", lambda runs, output: None)
     output = tmp_path / "ssl.csv"
     args = ["--halving", "--methods", *scores, "--runs", str(tmp_path), "--output", str(output)]
@@ -272,11 +272,11 @@ def test_several_budgets_run_in_one_call(tmp_path, monkeypatch):
 
 
 def test_what_is_there_is_not_run_again(runs):
-    jobs = ssl.finetuning_jobs("fsdd", SIMCLR, (4, 5, 6), 10, 2, runs, {})
+    jobs = ssl_runs.finetuning_jobs("fsdd", SIMCLR, (4, 5, 6), 10, 2, runs, {})
     missing = [job.result.name for job in jobs]
     assert missing == ["fold6_draw0", "fold6_draw1"]
-    assert not ssl.scratch_jobs("fsdd", "gru", (4, 5), 10, 2, runs, {})
-    assert not ssl.probing_jobs("fsdd", SIMCLR, (4, 5), 2, runs, {})
+    assert not ssl_runs.scratch_jobs("fsdd", "gru", (4, 5), 10, 2, runs, {})
+    assert not ssl_runs.probing_jobs("fsdd", SIMCLR, (4, 5), 2, runs, {})
 
 
 def test_what_the_table_keeps_is_not_run_again_and_stays(runs, tmp_path_factory, capsys):
@@ -284,11 +284,11 @@ def test_what_the_table_keeps_is_not_run_again_and_stays(runs, tmp_path_factory,
     ssl_table.write(runs, output)
     kept = ssl_table.read_kept(ssl_table.runs_path(output))
     elsewhere = output.parent / "another machine"
-    assert not ssl.finetuning_jobs("fsdd", SIMCLR, (4, 5), 10, 2, elsewhere, kept)
-    assert not ssl.scratch_jobs("fsdd", "gru", (4, 5), 10, 2, elsewhere, kept)
-    assert not ssl.probing_jobs("fsdd", SIMCLR, (4, 5), 2, elsewhere, kept)
-    assert len(ssl.probing_jobs("fsdd", SIMCLR, (4, 6), 2, elsewhere, kept)) == 1
-    assert len(ssl.finetuning_jobs("fsdd", SIMCLR, (4, 5), 5, 2, elsewhere, kept)) == 4
+    assert not ssl_runs.finetuning_jobs("fsdd", SIMCLR, (4, 5), 10, 2, elsewhere, kept)
+    assert not ssl_runs.scratch_jobs("fsdd", "gru", (4, 5), 10, 2, elsewhere, kept)
+    assert not ssl_runs.probing_jobs("fsdd", SIMCLR, (4, 5), 2, elsewhere, kept)
+    assert len(ssl_runs.probing_jobs("fsdd", SIMCLR, (4, 6), 2, elsewhere, kept)) == 1
+    assert len(ssl_runs.finetuning_jobs("fsdd", SIMCLR, (4, 5), 5, 2, elsewhere, kept)) == 4
     before = output.read_text()
     ssl_table.write(elsewhere, output)
     assert output.read_text() == before
@@ -304,7 +304,7 @@ def test_a_task_runs_all_that_the_table_lacks(tmp_path, monkeypatch):
     monkeypatch.chdir(ssl.Path(ssl.__file__).parents[2])
     waves = []
     monkeypatch.setattr(ssl.jobs, "run", lambda todo, count: waves.append(list(todo)))
-    monkeypatch.setattr(ssl, "steps_of", lambda pretraining, runs: 20)
+    monkeypatch.setattr(ssl_runs, "steps_of", lambda pretraining, runs: 20)
     monkeypatch.setattr(ssl.ssl_table, "write", lambda runs, output: None)
     output = ["--runs", str(tmp_path), "--output", str(tmp_path / "ssl.csv")]
     args = ["--only", "ravdess", "--methods", "apc", "--draws", "1", "--seeds", "2", *output]
@@ -340,18 +340,18 @@ def test_a_table_that_is_none_is_refused(tmp_path):
 
 def test_a_budget_is_updates_by_their_cost(runs):
     write(runs / "costs.json", {"simclr_resnet_speech": 0.5})
-    assert ssl.steps_of(SIMCLR, runs) == 600
-    (job,) = ssl.pretraining_job(SIMCLR, runs)
+    assert ssl_runs.steps_of(SIMCLR, runs) == 600
+    (job,) = ssl_runs.pretraining_job(SIMCLR, runs)
     assert "steps=600" in " ".join(job.command)
 
 
 @pytest.mark.parametrize("task", list(ssl.TASKS))
 def test_every_run_is_a_config(task, monkeypatch, runs):
     monkeypatch.chdir(ssl.Path(ssl.__file__).parents[2])
-    nobody = ssl.Pretraining(task, "simclr", "resnet", "train", 5.0, fold=2)
+    nobody = ssl_runs.Pretraining(task, "simclr", "resnet", "train", 5.0, fold=2)
     config = config_lib.load(nobody.spec(30, runs))
     assert config.stages == ("pretrain",) and config.pretrain.train.steps == 30
-    spec = f"{ssl.CONFIG}:{ssl._labelled(task, nobody, 2, 4, 1)},stages=scratch"
+    spec = f"{ssl_runs.CONFIG}:{ssl_runs.labelled(task, nobody, 2, 4, 1)},stages=scratch"
     config = config_lib.load(spec)
     assert config.scratch.data.labels_per_class == 4 and config.scratch.data.fold == 2
     assert config.seed == 1 and config.scratch.data.split_seed == 1
@@ -363,7 +363,7 @@ def test_an_unknown_method_is_refused():
 
 
 def test_speech_and_training_speakers_are_listed_without_the_test_speaker(real_data, tmp_path):
-    path = ssl.manifest("fsdd", 4, tmp_path)
+    path = ssl_runs.manifest("fsdd", 4, tmp_path)
     names = path.read_text().splitlines()[1:]
     digits = [name for name in names if "/fsdd/" in name]
     speakers = {name.rpartition("/")[2].split("_")[1] for name in digits}
@@ -374,5 +374,5 @@ def test_speech_and_training_speakers_are_listed_without_the_test_speaker(real_d
 def test_the_cost_of_an_update_is_measured_on_real_batches(monkeypatch):
     config = config_of("simclr")
     monkeypatch.setattr(config_lib, "load", lambda spec: config)
-    monkeypatch.setattr(ssl, "WARM", 1)
-    assert 0 < ssl.measure("configs/any.py", updates=1) < 600
+    monkeypatch.setattr(ssl_runs, "WARM", 1)
+    assert 0 < ssl_runs.measure("configs/any.py", updates=1) < 600
