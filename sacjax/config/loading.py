@@ -18,14 +18,14 @@ from sacjax.errors import UserError, nearest
 RENAMED = {"flat_patience": "collapse_patience", "silence_patience": "collapse_patience"}
 
 
-def load(spec: str, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
+def load(spec: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> ConfigDict:
     """Reads `path[:arg]`, applies `--config.key=value` overrides in order and checks the result.
 
     Raises:
       UserError: a missing file, an error inside it, an unknown key (the nearest known is named), a
       wrong type or value.
     """
-    path, _, arg = spec.partition(":")
+    path, _, arg = str(spec).partition(":")
     if not Path(path).is_file():
         checkout = Path(path).parts[:1] == ("configs",) and not Path("configs").is_dir()
         where = "; configs/ is in the checkout of sacjax: give its whole path" if checkout else ""

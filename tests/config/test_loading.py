@@ -1,6 +1,7 @@
 """Loading and overriding configs: every mistake gets one line that names the key."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,10 @@ def test_arguments_and_overrides_reach_their_leaves(file):
         and s.data.holdout == (0.5, 0.25, 0.25)
     )
     assert s.data.name == "123"
+
+
+def test_a_path_is_read_as_its_name_is(file):
+    assert config_lib.load(Path(file)).to_dict() == config_lib.load(file).to_dict()
 
 
 def test_json_round_trip_keeps_every_leaf(file):
