@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from sacjax import config as config_lib
 from sacjax import console, evaluators, io, objectives
 from sacjax.config import identity
-from sacjax.data import pipeline, sources, splits
+from sacjax.data import hosts, pipeline, sources, splits
 from sacjax.data.bad_files import BadFiles
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
@@ -151,6 +151,12 @@ class Stage:
             prepared.pretrained = pretrained_of(stage, config, workdir)
         examples = epoch_examples(recordings, parts["train"], stage.data, config.seed)
         steps, _ = total_steps(stage.train, examples)
+        for pattern, thaw in stage.optimizer.freeze:
+            if thaw >= steps:
+                hosts.tell(
+                    f"config.{name}.optimizer.freeze: {pattern!r} never learns, as it would from "
+                    f"update {thaw} on and there are {steps}"
+                )
         prepared.trainer = make_trainer(
             prepared.objective, stage, mesh, steps, config.seed, prepared.pretrained
         )

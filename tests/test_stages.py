@@ -137,6 +137,17 @@ def test_what_does_not_fit_is_told_before_the_first_stage_trains(tmp_path, load,
     assert not (tmp_path / "run").exists()
 
 
+def test_what_would_learn_only_after_the_last_update_is_told(tmp_path, load, capsys):
+    """As where a config freezes an encoder for 150 updates and an override cuts them to 100."""
+    freeze = "second.optimizer.freeze=(('dense',1),('encoder',2))"
+    config = load("second.init_from=''", "second.train.steps=2", freeze)
+    mesh = stages.sharding.make_mesh(config.mesh)
+    stages.Stage.prepare("second", config, mesh, tmp_path / "run", {})
+    told = capsys.readouterr().err
+    assert "config.second.optimizer.freeze: 'encoder' never learns" in told
+    assert "'dense'" not in told
+
+
 # Clips that an earlier stage trains on and a later one is tested on
 
 

@@ -203,7 +203,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(pair, tmp_path, changes, wor
 def test_what_transformers_has_no_counterpart_of_is_one_line(tmp_path):
     from flax import nnx
 
-    from sacjax.models import Classifier, SpectrogramTransformer
+    from sacjax.models import Classifier, SpectrogramTransformer, front_end
 
     small = dict(width=16, depth=1, heads=2, mlp_width=16, num_features=14, rngs=nnx.Rngs(0))
     with pytest.raises(UserError, match="model.encoder.positions=sincos has no counterpart"):
@@ -212,3 +212,8 @@ def test_what_transformers_has_no_counterpart_of_is_one_line(tmp_path):
     encoder = SpectrogramTransformer(**small, **fixed, output="class")
     with pytest.raises(UserError, match="model.head_norm=False has no counterpart"):
         huggingface.save_huggingface(Classifier(encoder, num_classes=2, rngs=nnx.Rngs(0)), tmp_path)
+    stage = config_lib.stage()
+    stage.model.update(name="spectrogram_transformer", frontend="pcen")
+    hearing = front_end.build(SpectrogramTransformer, stage, **small, **fixed, output="class")
+    with pytest.raises(UserError, match="front end that learns, has no counterpart"):
+        huggingface.save_huggingface(hearing, tmp_path)
