@@ -4,14 +4,15 @@
         --config.pretrain.data.path=UNLABELLED --config.scratch.data.path=LABELLED \\
         --config.finetune.data.path=LABELLED
 
-UNLABELLED is searched whole, whatever its sub-folders; LABELLED has one for each label; both may be
-the same folder. `scratch` is the same network trained on the labels alone, so that you see what
-pretraining brings. Arguments: `method` (an objective; see METHODS below), `encoder` (see ENCODERS;
-default: the method's own), `size` of a Transformer (small, base, …: a GPU; default: 0.7 million
-parameters, two cores), `rate` in Hz and `seconds` of a crop, `top_db` how far below a clip's
-maximum is heard, `trim_db` where the silence at a clip's ends is cut, in decibels below its loudest
-part (20 for single words; 0: nowhere), `pooling` of frames (grid for words), `steps` of
-pretraining, `shots` labels a class (0: all), `stages` joined by `+`.
+UNLABELLED is searched whole, whatever its sub-folders; LABELLED has one for each label. Where both
+are the same folder, add --config.pretrain.data.holdout=0.6,0.2,0.2, the others' shares: no stage
+may hear what a later one is tested on. `scratch` is the same network trained on the labels alone,
+so that you see what pretraining brings. Arguments: `method` (an objective; see METHODS below),
+`encoder` (see ENCODERS; default: the method's own), `size` of a Transformer (small, base, …: a GPU;
+default: 0.7 million parameters, two cores), `rate` in Hz and `seconds` of a crop, `top_db` how far
+below a clip's maximum is heard, `trim_db` where the silence at a clip's ends is cut, in decibels
+below its loudest part (20 for single words; 0: nowhere), `pooling` of frames (grid for words),
+`steps` of pretraining, `shots` labels a class (0: all), `stages` joined by `+`.
 
 docs/pretraining.md says which method to take for which sound, from our own table.
 """

@@ -18,7 +18,8 @@ from sacjax import inference
 from sacjax.errors import UserError
 
 # Seconds. Longer sounds are encoded in pieces of this length, as the cost of attention grows with
-# the square of it.
+# the square of it; by an encoder that hears no more than its table of positions, in those of its
+# training.
 ONE_PIECE = 60.0
 
 
@@ -67,6 +68,8 @@ def get_timestamp_embeddings(audio: Any, model: Model) -> tuple[np.ndarray, np.n
         padded_size(max(samples, embedder.stage.frontend.n_fft)),
         round(ONE_PIECE * embedder.sample_rate),
     )
+    if size > embedder.window and not embedder.hears(size):
+        size = embedder.window
     embeddings = np.stack(embedder.embed_frames(list(audio), size))
     times = 1000 * embedder.frame_times(samples)
     return embeddings, np.tile(times.astype(np.float32), (len(audio), 1))

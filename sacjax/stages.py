@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from sacjax import config as config_lib
 from sacjax import console, evaluators, io, objectives
 from sacjax.config import identity
-from sacjax.data import pipeline, sources, splits
+from sacjax.data import hosts, pipeline, sources, splits
 from sacjax.data.bad_files import BadFiles
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
@@ -23,6 +23,7 @@ from sacjax.evaluators.calibration import calibrate
 from sacjax.evaluators.predictions import own_rows, write_predictions
 from sacjax.evaluators.suspects import Analysis, analyse
 from sacjax.init_from import (
+    check_clips,
     check_labels,
     has_begun,
     pretrained_of,
@@ -66,6 +67,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Results:
         for name in todo:
             prepared[name] = Stage.prepare(name, config, mesh, workdir, prepared)
         check_leaks(config, prepared)
+        check_done(config, workdir, results, prepared)
     except UserError:
         if new and not io.in_bucket(workdir):  # a mistake leaves no empty folder behind
             with contextlib.suppress(OSError):
@@ -95,6 +97,7 @@ class Stage:
         """Takes a stage's data; `prepare` makes the rest."""
         self.name, self.config, self.mesh, self.workdir = name, config, mesh, workdir
         self.stage, self.recordings, self.parts = config[name], recordings, parts
+        self.clips = splits.digest(recordings, parts["train"])
         counts = splits.class_counts(recordings, parts["train"])
         self.objective = objectives.build(self.stage, recordings.class_names, counts)
         self.evaluators = evaluators.build(self.stage)
@@ -139,6 +142,7 @@ class Stage:
             )
         prepared = cls(name, config, mesh, workdir, recordings, parts)
         check_labels(prepared.objective, name, config, workdir)
+        check_clips(prepared.clips, name, workdir)
         if teacher := earlier.get(prepared.objective.source(stage)):
             prepared.objective.check_source(teacher.objective.class_names, teacher.stage)
         if stage.init_from in earlier:
@@ -147,6 +151,12 @@ class Stage:
             prepared.pretrained = pretrained_of(stage, config, workdir)
         examples = epoch_examples(recordings, parts["train"], stage.data, config.seed)
         steps, _ = total_steps(stage.train, examples)
+        for pattern, thaw in stage.optimizer.freeze:
+            if thaw >= steps:
+                hosts.tell(
+                    f"config.{name}.optimizer.freeze: {pattern!r} never learns, as it would from "
+                    f"update {thaw} on and there are {steps}"
+                )
         prepared.trainer = make_trainer(
             prepared.objective, stage, mesh, steps, config.seed, prepared.pretrained
         )
@@ -164,7 +174,7 @@ class Stage:
             sizes = ", ".join(f"{len(index)} {part}" for part, index in self.parts.items())
             classes = len(self.recordings.class_names)
             print(f"{self.name}: {len(self.recordings)} clips ({sizes}), {classes} classes")
-            write_labels(self.workdir, self.name, self.recordings.class_names)
+            write_labels(self.workdir, self.name, self.recordings.class_names, self.clips)
         task = Task(
             self.name,
             self.stage,
@@ -390,6 +400,23 @@ def check_parts(
                     f"config.{name}.{key} needs a validation part, which is empty: see "
                     "data.validation_fraction and data.holdout"
                 )
+
+
+def check_done(
+    config: ConfigDict, workdir: Path, done: Results, prepared: dict[str, Stage]
+) -> None:
+    """Raises UserError where a stage that is done had other clips than its data set has now.
+
+    Those that it trained on may else be tested by a later stage. Only data sets that such a stage
+    has read are looked at.
+    """
+    for name in [name for name in config.stages if name in done]:
+        data = config[name].data
+        for stage in prepared.values():
+            if sources.same(stage.stage.data, data):
+                train = splits.split(stage.recordings, data)["train"]
+                check_clips(splits.digest(stage.recordings, train), name, workdir)
+                break
 
 
 def eval_batches(

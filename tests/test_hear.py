@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+from flax import nnx
 from workdirs import RATE
 
+from sacjax import config as config_lib
 from sacjax import hear
 from sacjax.errors import UserError
+from sacjax.inference import Embedder
+from sacjax.objectives.base import build_encoder
 
 
 @pytest.fixture(scope="module", params=["wav2vec2", "small_cnn"])
@@ -74,6 +78,21 @@ def test_very_long_sounds_are_encoded_in_pieces(model, monkeypatch):
     first = model.embedder.frames(audio[:, :RATE], np.full(2, RATE))[0]
     np.testing.assert_allclose(pieces[:, :14], first[:, :14], atol=2e-4)
     assert np.abs(pieces - whole).max() > 0.1
+
+
+def test_an_encoder_that_hears_no_more_than_its_positions_hears_long_sounds_in_pieces():
+    stage = config_lib.stage()
+    stage.data.update(sample_rate=RATE, seconds=1.0)
+    stage.frontend.update(n_fft=256, hop_length=128, n_mels=8)
+    stage.model.name = "whisper"
+    sizes = dict(width=8, depth=1, heads=2, mlp_width=16, max_frames=64)
+    stage.model.encoder = sizes | dict(padding="mask")
+    model = hear.Model(Embedder(stage, build_encoder(stage, nnx.Rngs(0))))
+    audio = noise(2, 2.6)
+    found, times = hear.get_timestamp_embeddings(audio, model)
+    assert found.shape[:2] == times.shape and times[0, -1] > 2500
+    first, _ = model.embedder.frames(audio[:, :RATE], np.full(2, RATE, np.int32))
+    np.testing.assert_allclose(found[:, :30], first[:, :30], atol=1e-5)
 
 
 def test_a_sound_does_not_depend_on_the_others(model):

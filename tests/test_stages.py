@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -134,6 +135,17 @@ def test_what_does_not_fit_is_told_before_the_first_stage_trains(tmp_path, load,
     with pytest.raises(UserError, match=message):
         stages.run(load(*changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_would_learn_only_after_the_last_update_is_told(tmp_path, load, capsys):
+    """As where a config freezes an encoder for 150 updates and an override cuts them to 100."""
+    freeze = "second.optimizer.freeze=(('dense',1),('encoder',2))"
+    config = load("second.init_from=''", "second.train.steps=2", freeze)
+    mesh = stages.sharding.make_mesh(config.mesh)
+    stages.Stage.prepare("second", config, mesh, tmp_path / "run", {})
+    told = capsys.readouterr().err
+    assert "config.second.optimizer.freeze: 'encoder' never learns" in told
+    assert "'dense'" not in told
 
 
 # Clips that an earlier stage trains on and a later one is tested on
@@ -326,6 +338,27 @@ def test_a_run_does_not_go_on_with_other_labels(tmp_path, load, monkeypatch):
     changed = dataclasses.replace(found, labels=renamed, class_names=names)
     monkeypatch.setattr(sources, "load", lambda data: changed)
     with pytest.raises(UserError, match="config.first.data: its labels are others than when"):
+        stages.run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("done", [(), ("first",)])
+def test_a_run_does_not_go_on_with_other_training_clips(tmp_path, load, monkeypatch, done):
+    """Else clips that it trained on before a file was added are among those that it is tested on.
+
+    So are those of a stage that is done, by a later one.
+    """
+    config = load("second.init_from=''", "second.optimizer.freeze=()")
+    results = stages.run(config, tmp_path / "run")
+    told = json.dumps({name: results[name] for name in done})
+    (tmp_path / "run" / "results.json").write_text(told)
+    if done:
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / "second")
+    found = sources.load(config.first.data)
+    swap = dict(train="test", test="train", validation="validation")
+    swapped = [swap[part] for part in found.splits]
+    moved = dataclasses.replace(found, splits=swapped)
+    monkeypatch.setattr(sources, "load", lambda data: moved)
+    with pytest.raises(UserError, match="config.first.data: its training clips are others than"):
         stages.run(config, tmp_path / "run")
 
 

@@ -165,11 +165,17 @@ class ASTFamily(Family):
           sample_rate: Hz.
           frontend: of the model's stage. Its mean and deviation are told where they are global.
             Without it do_normalize is off, as nothing is known of them.
+
+        Raises:
+          UserError: `frontend` is not near to what ASTFeatureExtractor computes.
         """
         encoder = cast(SpectrogramTransformer, encoder_of(model))
         statistics, known = AUDIOSET, False
-        if frontend is not None and frontend.normalize == "global":
-            statistics, known = dict(mean=frontend.mean, std=frontend.std / 2), True
+        if frontend is not None:
+            statistics = dict(mean=frontend.mean, std=frontend.std / 2)
+            known = frontend.normalize == "global"
+            config, told = {"num_mel_bins": encoder.num_features}, {"do_normalize": known}
+            self.require_front_end(config, sample_rate, statistics | told, frontend)
         return dict(
             feature_extractor_type="ASTFeatureExtractor",
             do_normalize=known,
@@ -202,6 +208,7 @@ def front_end(
     statistics = AUDIOSET | preprocessor
     normalized = preprocessor.get("do_normalize", True)
     return dict(
+        repeat_seconds=0.0,
         n_fft=2 ** int(np.ceil(np.log2(0.025 * sample_rate))),
         win_length=round(0.025 * sample_rate),
         hop_length=round(0.010 * sample_rate),

@@ -120,16 +120,22 @@ class Family:
         return {}
 
     def require_front_end(
-        self, config: dict[str, Any], preprocessor: dict[str, Any], frontend: ConfigDict
+        self,
+        config: dict[str, Any],
+        sample_rate: int,
+        preprocessor: dict[str, Any],
+        frontend: ConfigDict,
     ) -> None:
         """Raises UserError for a `frontend` that theirs does not compute.
 
         Args:
           config: what `front_end` needs of it.
+          sample_rate: Hz.
           preprocessor: preprocessor_config.json that would be written.
           frontend: of a model's stage.
         """
-        wanted = self.front_end(config, 0, preprocessor)
+        # Silence is cut of waves too, and they cut none.
+        wanted = self.front_end(config, sample_rate, preprocessor) | {"trim_db": 0.0}
         other = [f"frontend.{k}={v}" for k, v in wanted.items() if frontend[k] != v]
         if other:
             raise UserError(

@@ -217,7 +217,7 @@ class ClapFamily(Family):
             its = ConfigDict(frontend.to_dict())
             its.repeat_seconds = its.repeat_seconds or seconds  # else the encoder repeats frames
             config = {"num_mel_bins": encoder.num_features, "enable_fusion": fusion}
-            self.require_front_end(config, told | {"max_length_s": seconds}, its)
+            self.require_front_end(config, sample_rate, told | {"max_length_s": seconds}, its)
         return told | dict(
             feature_extractor_type="ClapFeatureExtractor",
             feature_size=encoder.num_features,

@@ -25,6 +25,7 @@ from sacjax.convert.tensors import fill, read_tensors, tensors_of, write_tensors
 from sacjax.convert.wav2vec2 import Wav2Vec2Family
 from sacjax.convert.whisper import WhisperFamily
 from sacjax.errors import UserError, first_line
+from sacjax.models import front_end as front_end_lib
 
 FAMILIES: tuple[Family, ...] = (
     ASTFamily(),
@@ -224,6 +225,11 @@ def huggingface_config(
 def _family_of(model: Any) -> Family:
     """Returns the family of a model. Raises UserError where it has none."""
     encoder = encoder_of(model)
+    if isinstance(encoder, front_end_lib.Hearing):
+        raise UserError(
+            f"{type(encoder.front_end).__name__}, a front end that learns, has no counterpart in "
+            "transformers: only model.frontend=mel is written"
+        )
     written = [family for family in FAMILIES if family.written]
     for family in written:
         if isinstance(encoder, models.ENCODERS[family.encoder]):

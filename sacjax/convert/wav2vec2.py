@@ -220,7 +220,13 @@ class Wav2Vec2Family(Family):
     def preprocessor(
         self, model: Any, sample_rate: int, frontend: ConfigDict | None = None
     ) -> dict[str, Any]:
-        """Returns the preprocessor_config.json of a model."""
+        """Returns the preprocessor_config.json of a model.
+
+        Raises:
+          UserError: `frontend` cuts silence, which Wav2Vec2FeatureExtractor does not.
+        """
+        if frontend is not None:
+            self.require_front_end({}, sample_rate, {}, frontend)
         return dict(
             feature_extractor_type="Wav2Vec2FeatureExtractor",
             do_normalize=cast(Wav2Vec2, encoder_of(model)).normalize_input,

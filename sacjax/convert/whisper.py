@@ -94,6 +94,7 @@ class WhisperFamily(Family):
         """
         told = FEATURES | {key: preprocessor[key] for key in FEATURES if key in preprocessor}
         return told | dict(
+            repeat_seconds=0.0,
             win_length=0,
             window="hann",
             center=True,
@@ -188,7 +189,8 @@ class WhisperFamily(Family):
         told = FEATURES
         if frontend is not None:
             told = {key: frontend[key] for key in FEATURES}
-            self.require_front_end({"num_mel_bins": encoder.num_features}, told, frontend)
+            config = {"num_mel_bins": encoder.num_features}
+            self.require_front_end(config, sample_rate, told, frontend)
         frames = encoder.settings.max_frames
         return told | dict(
             feature_extractor_type="WhisperFeatureExtractor",

@@ -249,7 +249,7 @@ def _run(job: Job, workers: int) -> None:
 def _fingerprint(recordings: Recordings, data: ConfigDict, options: list) -> str:
     """Returns a digest of what will be written.
 
-    Of names and labels, the files' sizes and times, and the options.
+    Of names and labels, the files' sizes and times, where parts of them end, and the options.
     """
     digest = hashlib.sha256()
 
@@ -273,7 +273,10 @@ def _fingerprint(recordings: Recordings, data: ConfigDict, options: list) -> str
         recordings.groups,
     ):
         add(column)
-    for path in recordings.paths or ():
+    opened = getattr(recordings.open, "open", recordings.open)  # within that of one channel
+    if ends := getattr(opened, "ends", None):
+        add(ends)
+    for path in recordings.paths or dict.fromkeys(getattr(opened, "paths", ())):  # those of tars
         try:
             stat = os.stat(path)
             add([stat.st_size, stat.st_mtime_ns])

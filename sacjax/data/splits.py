@@ -5,6 +5,7 @@ Official folds and splits, or hold-outs that are stratified and keep groups whol
 
 import dataclasses
 import functools
+import hashlib
 import logging
 import warnings
 from collections.abc import Mapping
@@ -17,7 +18,17 @@ from sacjax.data.labels import class_counts, first_labels
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 
-__all__ = ["PARTS", "balance", "class_counts", "first_labels", "hold_out", "kfold", "leak", "split"]
+__all__ = [
+    "PARTS",
+    "balance",
+    "class_counts",
+    "digest",
+    "first_labels",
+    "hold_out",
+    "kfold",
+    "leak",
+    "split",
+]
 PARTS = ("train", "validation", "test")
 Parts = dict[str, np.ndarray]
 
@@ -293,6 +304,14 @@ def leak(recordings: Recordings, parts: Mapping[str, np.ndarray]) -> list[str]:
     groups = np.asarray(recordings.groups, object)
     sets = [set(groups[index]) - {""} for index in parts.values()]
     return sorted({g for a in range(len(sets)) for b in range(a) for g in sets[a] & sets[b]})
+
+
+def digest(recordings: Recordings, indices: np.ndarray) -> str:
+    """Returns a digest of the names of some recordings, in hexadecimal digits."""
+    found = hashlib.sha256()
+    for index in indices:
+        found.update(recordings.names[index].encode("utf-8", "backslashreplace") + b"\n")
+    return found.hexdigest()[:16]
 
 
 def subset(recordings: Recordings, train: np.ndarray, data: ConfigDict) -> np.ndarray:

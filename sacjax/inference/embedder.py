@@ -102,6 +102,17 @@ class Embedder:
         """
         return self._frames(self.variables, audio, lengths)
 
+    def hears(self, samples: int) -> bool:
+        """Returns whether the encoder takes so many samples at once; its positions may be fewer."""
+        audio = jax.ShapeDtypeStruct([1, samples], jnp.float32)
+        try:
+            jax.eval_shape(
+                self._frames, self.variables, audio, jax.ShapeDtypeStruct([1], jnp.int32)
+            )
+        except UserError:
+            return False
+        return True
+
     @functools.cached_property
     def _grid(self) -> tuple[int, int]:
         """Returns (samples from a frame to the next, samples of the first frame).

@@ -125,6 +125,8 @@ def describe(model: Model, multiple: int) -> dict[str, Any]:
     """Returns what a user of the file must know; `multiple` is that of `to_stablehlo`."""
     return {
         "sample_rate": model.sample_rate,
+        "channel": model.channel,
+        "pad": model.stage_config.data.pad,
         "window_samples": window_of(model),
         "samples_multiple_of": multiple,
         "output": "probabilities" if model.is_classifier else "embeddings",

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from sacjax import oversampling
 from sacjax.context import Context
 from sacjax.errors import UserError
-from sacjax.layers.pooling import Pooling
+from sacjax.layers.pooling import Pooling, pooled_width
 from sacjax.objectives.base import Frozen, Loss
 from sacjax.objectives.classification import Classification, ClassificationOptions
 from sacjax.train import optimizer
@@ -89,7 +89,8 @@ class Oversampled(Classification):
     def prepare(self, batches: Any) -> dict[str, Any]:
         """Returns the synthetic vectors, and how many each class lacks as a share of all clips.
 
-        The first host's clips alone are embedded, and all hosts get its vectors.
+        Each host embeds the clips that it reads. All get the first host's synthetic vectors, which
+        are of all clips.
 
         Args:
           batches: gives the stage's training batches, without end.
@@ -102,6 +103,8 @@ class Oversampled(Classification):
 
     def embedded(self, batches: Any) -> tuple[np.ndarray, np.ndarray]:
         """Returns (vectors [N, D], labels [N]) of all training clips, each once, as they are.
+
+        On several hosts every one of them has to call it.
 
         Raises:
           UserError: none has a label and can be read.
@@ -130,12 +133,17 @@ class Oversampled(Classification):
             ):
                 if known:
                     found.setdefault(int(index), (x, int(label)))
-        if not found:
+        width = pooled_width(self.stage.model.pooling, self.trained.features)
+        vectors = np.array([x for x, _ in found.values()], np.float32).reshape(-1, width)
+        labels = np.array([label for _, label in found.values()], np.int32)
+        index = np.array(list(found), np.int32)
+        if jax.process_count() > 1:
+            index, vectors, labels = of_all_hosts(index, vectors, labels)
+        if not len(index):
             raise UserError(
                 "objective.name=oversampled: no clip to train on has a label and can be read"
             )
-        vectors, labels = zip(*found.values(), strict=True)
-        return np.stack(vectors), np.asarray(labels)
+        return vectors, labels
 
     def loss(self, model: Any, batch: dict[str, Any], ctx: Context) -> Loss:
         """Returns the mean over labelled clips and, in training, what stands for lacking ones.
@@ -158,6 +166,25 @@ class Oversampled(Classification):
         total, count = (example * weight).sum(), weight.sum()
         own = (x[:clips] for x in (example * weight, weight, logits, label, known))
         return Loss(total, count, self.summed(*own).metrics | {"loss": (total, count)})
+
+
+def of_all_hosts(
+    index: Int[np.ndarray, " clips"],
+    vectors: Float[np.ndarray, "clips features"],
+    labels: Int[np.ndarray, " clips"],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the three arrays with the clips of all hosts, each once, in the order of `index`.
+
+    Until each host has read a batch of clips that it has read before, an epoch is over, in which
+    every clip is read by one of them.
+    """
+    most = int(np.max(multihost_utils.process_allgather(np.asarray(len(index)))))
+    pad = lambda x: np.pad(x, [(0, most - len(x))] + [(0, 0)] * (x.ndim - 1), constant_values=-1)
+    gathered = multihost_utils.process_allgather((pad(index), pad(vectors), pad(labels)))
+    index, vectors, labels = (np.concatenate(np.asarray(x)) for x in gathered)
+    numbers, first = np.unique(index, return_index=True)
+    first = first[numbers >= 0]
+    return index[first], vectors[first], labels[first]
 
 
 def lacking_vectors(

@@ -1,6 +1,6 @@
 """Orbax checkpoints: model, training state, data position and label names, one folder a stage.
 
-<workdir>/checkpoints/<stage>/labels.json          label names
+<workdir>/checkpoints/<stage>/labels.json          label names, digest of clips
 <workdir>/checkpoints/<stage>/<step>/model         parameters, batch statistics, EMA
 <workdir>/checkpoints/<stage>/<step>/training      optimizer, step, metric sums
 <workdir>/checkpoints/<stage>/<step>/meta          JSON: data position, best metric so far

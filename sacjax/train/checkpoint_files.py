@@ -6,6 +6,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import orbax.checkpoint as ocp
 
@@ -15,17 +16,33 @@ FILES = "files.json"
 COMMITTED = "commit_success.txt"  # what Orbax writes last
 
 
-def write_labels(workdir: Path, stage: str, class_names: tuple[str, ...]) -> None:
-    """Writes the label names beside a stage's checkpoints."""
+def write_labels(workdir: Path, stage: str, class_names: tuple[str, ...], clips: str = "") -> None:
+    """Writes the label names beside a stage's checkpoints.
+
+    Args:
+      workdir: of a run.
+      stage: the stage's name.
+      class_names: in the order of the label indices.
+      clips: `splits.digest` of those that it trains on; '': not told.
+    """
     folder = io.to_path(workdir) / "checkpoints" / stage
     io.make_folder(folder)
-    io.write_json(folder / "labels.json", {"class_names": list(class_names)})
+    io.write_json(folder / "labels.json", {"class_names": list(class_names), "clips": clips})
 
 
 def read_labels(workdir: str | Path, stage: str) -> tuple[str, ...]:
     """Returns the label names of a stage that has a checkpoint."""
+    return tuple(_labels(workdir, stage)["class_names"])
+
+
+def read_clips(workdir: str | Path, stage: str) -> str:
+    """Returns the digest of the clips that a stage with a checkpoint trains on; '': not told."""
+    return str(_labels(workdir, stage).get("clips", ""))
+
+
+def _labels(workdir: str | Path, stage: str) -> dict[str, Any]:
     path = io.to_path(workdir) / "checkpoints" / stage / "labels.json"
-    return tuple(json.loads(path.read_text())["class_names"])
+    return json.loads(path.read_text())
 
 
 def write_temperature(workdir: Path, stage: str, temperature: float, step: int) -> None:

@@ -66,6 +66,18 @@ def test_sigmoids_of_clips_with_one_label_stay_sigmoids(tmp_path):
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
+def test_silence_that_is_cut_of_waves_has_no_counterpart(tmp_path):
+    make(num_labels=2).save_pretrained(tmp_path / "hf")
+    workdir, back = tmp_path / "run", tmp_path / "back"
+    convert.main(["--from_huggingface", str(tmp_path / "hf"), "--workdir", str(workdir)])
+    config = json.loads((workdir / "config.json").read_text())
+    config["finetune"]["frontend"]["trim_db"] = 20.0
+    (workdir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="no counterpart.*frontend.trim_db=0.0$"):
+        convert.main(["--checkpoint", str(workdir), "--to_huggingface", str(back)])
+    assert not back.exists()
+
+
 def test_a_temperature_goes_into_the_head(tmp_path):
     source, workdir, back = tmp_path / "hf", tmp_path / "workdir", tmp_path / "back"
     model = make(num_labels=2)

@@ -69,6 +69,13 @@ def test_json_round_trip_keeps_every_leaf(file):
     assert config_lib.to_json(again) == config_lib.to_json(c)
 
 
+def test_a_saved_value_of_a_key_of_several_kinds_may_become_one_of_another():
+    config = config_lib.from_json(config_lib.to_json(config_lib.default()))
+    changes = ("data.channel=1", "frontend.ref=max", "frontend.top_db=None")
+    s = config_lib.override(config, [f"--config.supervised.{c}" for c in changes]).supervised
+    assert (s.data.channel, s.frontend.ref, s.frontend.top_db) == (1, "max", None)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -6,7 +6,6 @@ import os
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from networks import quick
 
 from sacjax import config as config_lib
@@ -93,7 +92,8 @@ def test_hidden_states_and_logits_agree(pair):
 
 def test_a_round_trip_is_bit_exact_and_loads_without_a_missing_or_unexpected_key(pair, tmp_path):
     model, _, loaded = pair
-    frontend = ConfigDict(dict(normalize="global", mean=-3.0, std=5.0))
+    frontend = config_lib.stage().frontend
+    frontend.update(ast.front_end(14, 16000, dict(mean=-3.0, std=2.5)))
     huggingface.save_huggingface(
         loaded.model, tmp_path, class_names=loaded.class_names, frontend=frontend
     )
@@ -111,6 +111,9 @@ def test_a_round_trip_is_bit_exact_and_loads_without_a_missing_or_unexpected_key
     assert isinstance(features, transformers.ASTFeatureExtractor)
     told = features.mean, features.std, features.num_mel_bins, features.max_length
     assert told == (-3.0, 2.5, 14, 20) and features.do_normalize
+    frontend.log = "db"
+    with pytest.raises(UserError, match="front end has no counterpart.*frontend.log=natural$"):
+        huggingface.save_huggingface(loaded.model, tmp_path / "no", frontend=frontend)
     huggingface.save_huggingface(loaded.model, tmp_path)  # of a front end that is not known
     assert not json.loads((tmp_path / "preprocessor_config.json").read_text())["do_normalize"]
 
@@ -200,7 +203,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(pair, tmp_path, changes, wor
 def test_what_transformers_has_no_counterpart_of_is_one_line(tmp_path):
     from flax import nnx
 
-    from sacjax.models import Classifier, SpectrogramTransformer
+    from sacjax.models import Classifier, SpectrogramTransformer, front_end
 
     small = dict(width=16, depth=1, heads=2, mlp_width=16, num_features=14, rngs=nnx.Rngs(0))
     with pytest.raises(UserError, match="model.encoder.positions=sincos has no counterpart"):
@@ -209,3 +212,8 @@ def test_what_transformers_has_no_counterpart_of_is_one_line(tmp_path):
     encoder = SpectrogramTransformer(**small, **fixed, output="class")
     with pytest.raises(UserError, match="model.head_norm=False has no counterpart"):
         huggingface.save_huggingface(Classifier(encoder, num_classes=2, rngs=nnx.Rngs(0)), tmp_path)
+    stage = config_lib.stage()
+    stage.model.update(name="spectrogram_transformer", frontend="pcen")
+    hearing = front_end.build(SpectrogramTransformer, stage, **small, **fixed, output="class")
+    with pytest.raises(UserError, match="front end that learns, has no counterpart"):
+        huggingface.save_huggingface(hearing, tmp_path)

@@ -282,6 +282,19 @@ def test_mistakes(tmp_path):
         load(out)
 
 
+def test_parts_that_end_elsewhere_are_not_what_was_prepared(tmp_path):
+    write(tmp_path / "a.wav", np.zeros(8000), 4000)
+    data = stage_data(source="manifest", path=str(tmp_path / "m.csv"))
+
+    def seconds(end):
+        Path(data.path).write_text(f"filename,label,start,end\na.wav,x,0.5,{end}\n")
+        return prepare.prepare(sources.load(data), data, tmp_path / "out")["seconds"]
+
+    assert seconds(1.0) == 0.5
+    with pytest.raises(UserError, match="an older state of the files"):
+        seconds(1.5)
+
+
 def test_shard_names_cannot_leave_the_folder(tmp_path):
     out = tmp_path / "out"
     prepare.prepare(fake(), stage_data(), out)

@@ -93,6 +93,10 @@ def test_the_file_runs_without_sacjax(objective, tmp_path, capsys):
     else:
         assert about["output"] == "embeddings" and not about["labels"]
         np.testing.assert_allclose(found, model.embeddings(audio, length), atol=1e-5)
+    assert (about["channel"], about["pad"]) == ("mix", "zero")
+    model.stage_config.data.update(channel=1, pad="repeat")
+    about = export.describe(model, 128)
+    assert (about["channel"], about["pad"]) == (1, "repeat")
     with pytest.raises(UserError, match="not an empty folder"):
         command.main(flags)
 

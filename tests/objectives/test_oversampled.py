@@ -14,6 +14,7 @@ from sacjax import config as config_lib
 from sacjax import inference, objectives, stages
 from sacjax.context import Context
 from sacjax.errors import UserError
+from sacjax.objectives import oversampled
 from sacjax.objectives.oversampled import OversampledOptions, drawn, lacking_vectors
 from sacjax.views import View
 
@@ -118,6 +119,21 @@ def test_batches_without_a_label_or_with_bad_files_alone_do_not_end_the_epoch():
     np.testing.assert_array_equal(found[1], [0, 1])
     with pytest.raises(UserError, match="no clip to train on has a label and can be read"):
         objective.embedded([unlabelled, bad, unlabelled])
+
+
+def test_clips_that_other_hosts_have_read_count(monkeypatch):
+    """Of two hosts one reads about half of an epoch, and perhaps no clip of a rare class."""
+    other = np.array([5, 1, -1]), np.array([[5.0], [1.0], [-1.0]], np.float32), np.array([2, 0, -1])
+
+    def gather(own):
+        theirs = other if isinstance(own, tuple) else np.asarray(2)
+        return jax.tree.map(lambda a, b: np.stack([a, b]), own, theirs)
+
+    monkeypatch.setattr(oversampled.multihost_utils, "process_allgather", gather)
+    own = np.array([3, 1, 0]), np.array([[3.0], [1.0], [0.0]], np.float32), np.array([1, 0, 0])
+    index, vectors, labels = oversampled.of_all_hosts(*own)
+    assert index.tolist() == [0, 1, 3, 5] and vectors[:, 0].tolist() == [0, 1, 3, 5]
+    assert labels.tolist() == [0, 0, 1, 2]
 
 
 def test_a_run_on_unequal_folders_leaves_the_encoder_and_is_read_again(tmp_path):

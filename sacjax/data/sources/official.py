@@ -53,12 +53,13 @@ def unless_shared(
 
     Args:
       where: the data set, for the warning.
-      groups: of the records.
+      groups: of the records; '' is no group.
       parts: of the records: of `parts_of`.
     """
     if not groups or not parts:
         return groups
-    if len(set(zip(groups, parts, strict=True))) == len(set(groups)):
+    pairs = {(group, part) for group, part in zip(groups, parts, strict=True) if group}
+    if len(pairs) == len(set(groups) - {""}):
         return groups
     logging.getLogger(__name__).warning(
         "%s: groups are not used, because its official splits share some of them", where

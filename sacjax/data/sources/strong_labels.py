@@ -39,20 +39,25 @@ def windows_of(recordings: Recordings, files: Sequence[str], data: ConfigDict) -
       data: its `data.windows` are the seconds from a window to the next.
 
     Raises:
-      UserError: rows of one file of different folds or splits, or a file system that fails.
+      UserError: rows of one file of different folds, splits or groups, or a file system that
+        fails.
     """
     opened = recordings.open
     assert isinstance(opened, OpenFiles) and recordings.paths is not None
     rows: dict[str, list[int]] = {}
     for k, path in enumerate(recordings.paths):
         rows.setdefault(path, []).append(k)
-    columns: list[Sequence[int | str]] = [recordings.folds or (), recordings.splits or ()]
-    for column in filter(len, columns):
-        for own in rows.values():
-            if len({column[k] for k in own}) > 1:
+    columns: dict[str, Sequence[int | str] | None] = {
+        "splits": recordings.splits,
+        "folds": recordings.folds,
+        "groups": recordings.groups,
+    }
+    for what, column in columns.items():
+        for own in rows.values() if column else ():
+            if column and len({column[k] for k in own}) > 1:
                 raise UserError(
-                    f"{data.path}: '{files[own[0]]}' is in several splits or folds; with "
-                    "data.windows a file is in one"
+                    f"{data.path}: '{files[own[0]]}' is in several {what}; with data.windows, "
+                    "which may hear several of its events, a file is in one"
                 )
     with ThreadPoolExecutor(THREADS, "measure") as pool:
         durations = dict(zip(rows, pool.map(_duration, rows), strict=True))

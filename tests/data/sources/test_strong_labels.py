@@ -11,8 +11,8 @@ from sacjax.errors import UserError
 from sacjax.inference.listening import SlidingWindows
 
 
-def load(tmp_path, rows, **more):
-    text = "\n".join(["filename,start,end,label,split", *rows])
+def load(tmp_path, rows, column="", **more):
+    text = "\n".join([f"filename,start,end,label,split,{column}".rstrip(","), *rows])
     (tmp_path / "events.csv").write_text(text)
     options = dict(source="manifest", path=str(tmp_path / "events.csv"), seconds=2.0, windows=1.0)
     return sources.load(settings(**(options | more)))
@@ -126,8 +126,11 @@ def test_a_file_that_is_no_sound_stays_for_training_to_tell(tmp_path):
 
 def test_mistakes(tmp_path):
     write(tmp_path / "a.wav", tone(3.0))
-    with pytest.raises(UserError, match="'a.wav' is in several splits or folds"):
+    with pytest.raises(UserError, match="'a.wav' is in several splits"):
         load(tmp_path, ["a.wav,0,1,dog,train", "a.wav,1,2,dog,test"])
+    with pytest.raises(UserError, match="'a.wav' is in several groups"):  # B may be elsewhere, too
+        load(tmp_path, ["a.wav,0,1,dog,,A", "a.wav,1,2,dog,,B"], "group")
+    assert set(load(tmp_path, ["a.wav,0,1,dog,,A", "a.wav,0,3,,,"], "group").groups) == {"A"}
     for flags in (["windows=3.5", "source=manifest"], ["windows=0.5", "source=folder"]):
         with pytest.raises(UserError, match="data.windows is .*data.source=manifest, and at most"):
             config_lib.override(

@@ -80,6 +80,15 @@ def test_what_json_says(tmp_path):
         load(tmp_path, label_column="moods")
 
 
+def test_a_sample_of_nobody_is_in_no_group_that_official_splits_could_share(tmp_path):
+    for part in ("train", "test"):
+        said = [json.dumps(one) for one in (dict(speaker=part), {})]
+        files = {f"{part}{k}.wav": encoded(k) for k in range(2)}
+        files |= {f"{part}{k}.json": text for k, text in enumerate(said)}
+        tar(tmp_path / f"{part}.tar", files)
+    assert load(tmp_path).groups == ["test", "", "train", ""]
+
+
 def test_one_of_several_sounds_of_a_sample(tmp_path):
     path = tar(tmp_path / "d.tar", {"a.near.wav": encoded(0), "a.far.wav": encoded(1)})
     with pytest.raises(UserError, match="'a.near.wav' and 'a.far.wav' are sounds of one sample"):
@@ -108,6 +117,15 @@ def test_tars_are_prepared_and_what_is_damaged_is_skipped(tmp_path):
     shards = sources.load(settings(source="arrayrecord", path=str(tmp_path / "out")))
     assert shards.labels == [("x",)] and shards.names == ["d.tar/a.wav"]
     np.testing.assert_array_equal(audio_of(shards, 0), samples(0))
+
+
+def test_tars_that_were_written_anew_are_not_what_was_prepared(tmp_path):
+    data = settings(source="webdataset", path=str(tmp_path / "d.tar"))
+    tar(tmp_path / "d.tar", {"a.wav": encoded(0)})
+    prepare.prepare(load(tmp_path / "d.tar"), data, tmp_path / "out")
+    tar(tmp_path / "d.tar", {"a.wav": encoded(1)})
+    with pytest.raises(UserError, match="an older state of the files"):
+        prepare.prepare(load(tmp_path / "d.tar"), data, tmp_path / "out")
 
 
 def test_tars_that_cannot_be_read(tmp_path):
