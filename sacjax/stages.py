@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
 from sacjax import console, evaluators, io, objectives
+from sacjax.checks import check_done, check_leaks, check_parts, tell_of_late_thaws
 from sacjax.config import identity
-from sacjax.data import hosts, pipeline, sources, splits
+from sacjax.data import pipeline, sources, splits
 from sacjax.data.bad_files import BadFiles
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
@@ -31,7 +32,6 @@ from sacjax.init_from import (
     trained_encoder,
     trained_model,
 )
-from sacjax.leaks import check_leaks
 from sacjax.train import hooks, sharding
 from sacjax.train.checkpoint_files import has_checkpoint, write_labels, write_temperature
 from sacjax.train.loop import Task, epoch_examples, fit, total_steps
@@ -151,12 +151,7 @@ class Stage:
             prepared.pretrained = pretrained_of(stage, config, workdir)
         examples = epoch_examples(recordings, parts["train"], stage.data, config.seed)
         steps, _ = total_steps(stage.train, examples)
-        for pattern, thaw in stage.optimizer.freeze:
-            if thaw >= steps:
-                hosts.tell(
-                    f"config.{name}.optimizer.freeze: {pattern!r} never learns, as it would from "
-                    f"update {thaw} on and there are {steps}"
-                )
+        tell_of_late_thaws(name, stage, steps)
         prepared.trainer = make_trainer(
             prepared.objective, stage, mesh, steps, config.seed, prepared.pretrained
         )
@@ -361,62 +356,6 @@ class Stage:
         report.write(self.workdir, self.name, self.config, results, last, self.recordings, analysis)
         io.write_json(self.workdir / "results.json", results)
         console.print_scores(self.name, results[self.name], self.stage, self.objective)
-
-
-def check_parts(
-    name: str, stage: ConfigDict, recordings: Recordings, parts: dict[str, np.ndarray]
-) -> None:
-    """Raises UserError where a part is empty that the stage needs, or there are too few classes."""
-    if not len(parts["train"]):
-        raise UserError(
-            f"config.{name}.data: the training part is empty; see data.fold, data.holdout"
-        )
-    needs_labels = objectives.OBJECTIVES[stage.objective.name].needs_labels
-    if needs_labels and len(recordings.class_names) < 2:
-        count = len(recordings.class_names)
-        folders = "; a sub-folder of data.path is a label" if stage.data.source == "folder" else ""
-        raise UserError(
-            f"config.{name}.data: {'1 class' if count else 'no classes'} found; a classifier needs "
-            f"two or more{folders}, or what data.label_pattern finds in the names"
-        )
-    if needs_labels and all(recordings.labels[i] is None for i in parts["train"]):
-        raise UserError(
-            f"config.{name}.data: none of the {len(parts['train'])} clips to train on has a label"
-        )
-    if stage.eval.temperature and not needs_labels:
-        raise UserError(
-            f"config.{name}.eval.temperature is True, but {stage.objective.name} gives no "
-            "probabilities of labels"
-        )
-    on_validation = stage.eval.best.startswith("validation/")
-    if not len(parts["validation"]):
-        for key, wanted in (
-            ("train.early_stopping", on_validation and bool(stage.train.early_stopping)),
-            ("eval.checkpoint=best", on_validation and stage.eval.checkpoint == "best"),
-            ("eval.temperature", stage.eval.temperature),
-        ):
-            if wanted:
-                raise UserError(
-                    f"config.{name}.{key} needs a validation part, which is empty: see "
-                    "data.validation_fraction and data.holdout"
-                )
-
-
-def check_done(
-    config: ConfigDict, workdir: Path, done: Results, prepared: dict[str, Stage]
-) -> None:
-    """Raises UserError where a stage that is done had other clips than its data set has now.
-
-    Those that it trained on may else be tested by a later stage. Only data sets that such a stage
-    has read are looked at.
-    """
-    for name in [name for name in config.stages if name in done]:
-        data = config[name].data
-        for stage in prepared.values():
-            if sources.same(stage.stage.data, data):
-                train = splits.split(stage.recordings, data)["train"]
-                check_clips(splits.digest(stage.recordings, train), name, workdir)
-                break
 
 
 def eval_batches(

@@ -14,8 +14,8 @@ from flax import nnx
 from processes import run_python
 from quick_stages import share_trainers
 
+from sacjax import checks, inference, init_from, objectives, stages
 from sacjax import config as config_lib
-from sacjax import inference, init_from, objectives, stages
 from sacjax.data import pipeline, sources, splits
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
@@ -169,7 +169,7 @@ def prepared(train, test, supervised=False, **source):
 def check_leaks(transductive=False, **made):
     for name, stage in made.items():
         stage.name = name
-    stages.check_leaks(SimpleNamespace(transductive=transductive), made)
+    checks.check_leaks(SimpleNamespace(transductive=transductive), made)
 
 
 LEAK = "config.pretrain trains on 1 of the clips that config.finetune is tested on, such as clip2"

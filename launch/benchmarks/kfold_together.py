@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sacjax import compilation, objectives, stages
+from sacjax import checks, compilation, objectives
 from sacjax import config as config_lib
 from sacjax.data import sources, splits
 from sacjax.data.bad_files import BadFiles
@@ -107,7 +107,7 @@ def prepare(name: str, runs: list[Run], mesh: Any) -> list[Stage]:
         same = sources.same(replicas[0].stage.data, data)
         recordings = replicas[0].recordings if same else sources.load(data)
         parts = splits.split(recordings, data)
-        stages.check_parts(name, config[name], recordings, parts)
+        checks.check_parts(name, config[name], recordings, parts)
         replicas.append(Stage(name, config, mesh, workdir, recordings, parts))
         replicas[-1].trainer = replicas[0].trainer
     return replicas
