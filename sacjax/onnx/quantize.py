@@ -11,15 +11,17 @@ from sacjax.errors import UserError
 from sacjax.parts import part_of
 
 KINDS = ("Conv", "MatMul")  # where nearly all weights and the time are
+FLOAT = ("views", "convolutions")  # parts that stay as they are: the front end; wav2vec 2.0's stem
 
 
 def quantize(model: Any, batches: Iterable[dict[str, np.ndarray]]) -> Any:
     """Returns a model whose convolutions and matrix products are of int8.
 
     Each output channel of a weight has a scale of its own; activations go from the least to the
-    greatest value that was seen (Jacob et al. 2018, section 3). In float32 stay the front end, as a
-    power spectrum's range is no 8 bits; the encoder's first layer and the head, which are small and
-    make half of the error; matrix products of two activations (attention); and what is in a loop.
+    greatest value that was seen (Jacob et al. 2018, section 3). In float32 stay the front end and the
+    convolutions with which wav2vec 2.0 hears a waveform, as the range of sound is no 8 bits; the
+    encoder's first layer and the head, which are small and make half of the error; matrix products
+    of two activations (attention); and what is in a loop.
 
     Args:
       model: an `onnx.ModelProto` of `translate.to_onnx`.
@@ -46,8 +48,8 @@ def quantize(model: Any, batches: Iterable[dict[str, np.ndarray]]) -> Any:
         onnx.save(model, given)
         quant_pre_process(given, simple, skip_symbolic_shape=True)
         products = [node for node in onnx.load(simple).graph.node if node.op_type in KINDS]
-        front_end = [node.name for node in products if part_of(node.name) == "views"]
-        learned = [node.name for node in products if part_of(node.name) != "views"]
+        kept = [node.name for node in products if part_of(node.name) in FLOAT]
+        learned = [node.name for node in products if part_of(node.name) not in FLOAT]
         if len(learned) < 3:
             raise UserError("--int8: the model has no layer between its first and its last")
         quantization.quantize_static(
@@ -59,7 +61,7 @@ def quantize(model: Any, batches: Iterable[dict[str, np.ndarray]]) -> Any:
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=[*front_end, learned[0], learned[-1]],
+            nodes_to_exclude=[*kept, learned[0], learned[-1]],
             extra_options={"WeightSymmetric": True, "MatMulConstBOnly": True},
         )
         return onnx.load(path)
