@@ -22,14 +22,15 @@ SHORT = [
 def test_every_cell_runs(tmp_path, monkeypatch, capsys):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plt, "show", lambda: None)
-    matplotlib.use("agg")
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # as the notebook does; it is gone after the test
     names: dict = {}
-    for number, cell in enumerate(NOTEBOOK["cells"]):
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
-        if "parameters" in cell["metadata"].get("tags", []):
-            names["overrides"] += SHORT
+    with matplotlib.rc_context():
+        matplotlib.use("agg")
+        for number, cell in enumerate(NOTEBOOK["cells"]):
+            if cell["cell_type"] == "code":
+                exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
+            if "parameters" in cell["metadata"].get("tags", []):
+                names["overrides"] += SHORT
     assert (tmp_path / "runs" / "tour" / "report.html").is_file()
     assert set(names["results"]) == set(STAGES)
     assert names["vectors"].shape[0] == len(names["test"]) and np.isfinite(names["vectors"]).all()
