@@ -15,13 +15,14 @@ from sacjax.evaluators.calibration import calibrate
 from sacjax.evaluators.classification import probabilities_of, score
 from sacjax.evaluators.predictions import write_predictions
 from sacjax.evaluators.probabilities import Probabilities, blocks
+from sacjax.evaluators.scores import OF_CLASSES
 from sacjax.inference.model import Model, load_trained, trained_stage
 from sacjax.objectives import OBJECTIVES
 from sacjax.train import sharding
 
 # Keys of a stage by which a checkpoint was trained; it hears by its own whatever is overridden.
 TRAINED_BY = ("data.sample_rate", "frontend", "model", "objective")
-PER_CLASS = ("f1/", "precision/", "recall/")  # scores that the console leaves to scores.json
+PER_CLASS = tuple(f"{kind}/" for kind in OF_CLASSES)  # the console leaves them to scores.json
 
 
 def evaluate_workdirs(
