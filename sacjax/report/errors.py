@@ -35,7 +35,9 @@ FEWEST = 5
 """Clips of a group that has a line of its own."""
 
 
-def truth_of(stage: ConfigDict, rows: Rows, recordings: Recordings) -> tuple[Rows, np.ndarray]:
+def truth_of(
+    stage: ConfigDict, rows: Rows, recordings: Recordings
+) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Returns (the rows whose labels are known, the labels).
 
     The labels are int [N], the class of each, or {0, 1} [N, C] where a clip may have several.
