@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference
 
 from sacjax.config.schema import OPEN, check, default, stage
 from sacjax.errors import UserError, nearest
@@ -257,6 +258,10 @@ def _fill(given: ConfigDict, fresh: ConfigDict, where: str) -> None:
         kinds = (int, float) if kind is float else kind
         if not isinstance(given[key], kinds):
             raise UserError(f"config.json is damaged: {where}.{key} is {given[key]!r}")
+        if kind is object:  # else an override could not be of another kind than what was written
+            its = given[key]
+            del given[key]
+            given[key] = FieldReference(its, field_type=object)
         if isinstance(value, ConfigDict):
             _fill(given[key], value, f"{where}.{key}")
 

@@ -78,9 +78,7 @@ def test_a_name_that_is_not_utf8(networks, tmp_path, capsys):
 
 def test_it_hears_the_channel_of_the_training(networks, tmp_path, monkeypatch):
     model = inference.load(networks["small_cnn"])
-    data = model.config.supervised.data
-    with data.ignore_type():  # mix is a text
-        data.channel = 1
+    model.config.supervised.data.channel = 1
     monkeypatch.setattr(inference, "load_classifier", lambda *_: model)
     time = np.arange(RATE // 2) / RATE
     both = np.stack([0.5 * np.sin(2 * np.pi * hertz * time) for hertz in (300, 2500)], 1)
