@@ -10,12 +10,13 @@ defined for the encoder. For a file NAME.wav the folder DIR gets
     NAME.METHOD.csv   the map: a row a frame, a column a band
 
 and explanations.json has the label's probability of the sound, of its important part alone, and of
-the rest alone. A file longer than the model's window is explained by the window that speaks most
-for the label; --start picks another.
+the rest alone; what an earlier run into DIR wrote of other files stays in it. A file longer than
+the model's window is explained by the window that speaks most for the label; --start picks another.
 """
 
 import argparse
 import itertools
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 from sacjax import io
 from sacjax.commands.predict import escape_bad_names
+from sacjax.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,30 +72,60 @@ def main(argv: list[str] | None = None) -> int:
     recordings = as_recordings(files, model.sample_rate, channel=model.channel)
     folder = io.to_path(args.output)
     io.check_folder(folder, "--output")
-    told: list[dict[str, Any]] = []
-    for index, name in enumerate(names_of(files)):
+    kept, told = read_entries(folder / "explanations.json"), 0
+    names = names_of(files, {file: entry["name"] for file, entry in kept.items()})
+    for index, name in enumerate(names):
         try:
             explained = explainer(recordings, index, args.label, args.start)
         except BadClip as bad:
             print(f"skipped {files[index]}: {bad}", file=sys.stderr)
             continue
-        told.append(write(folder, name, files[index], explained, model.sample_rate))
-        print("\n".join(lines_of(told[-1])))
-    io.write_json(folder / "explanations.json", told, indent=1)
+        entry = write(folder, name, files[index], explained, model.sample_rate)
+        kept.pop(files[index], None)  # the newest are last
+        kept[files[index]] = dict(checkpoint=args.checkpoint) | entry
+        told += 1
+        print("\n".join(lines_of(entry)))
+    io.write_json(folder / "explanations.json", list(kept.values()), indent=1)
     return 0 if told else 1
 
 
-def names_of(files: list[str]) -> list[str]:
+def read_entries(path: Path) -> dict[str, dict[str, Any]]:
+    """Returns the entries of explanations.json by file; {} where there is none.
+
+    Raises:
+      UserError: it holds something else, which a run would overwrite.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        entries = {entry["file"]: entry for entry in json.load(io.read_text(path))}
+        if not all(isinstance(entry["name"], str) for entry in entries.values()):
+            raise TypeError
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"--output {path.parent}: its {path.name} is not one that sacjax explain wrote; choose "
+            "another folder"
+        ) from error
+    return entries
+
+
+def names_of(files: list[str], earlier: dict[str, str] | None = None) -> list[str]:
     """Returns a name without its extension for each file; equal ones are numbered.
 
     No two names are equal: a number that makes another file's name is left out.
+
+    Args:
+      files: each once.
+      earlier: {file: its name} of an earlier run, which it keeps.
     """
-    stems = [Path(file).stem for file in files]
-    often, names = Counter(stems), []
-    taken = {stem for stem in stems if often[stem] == 1}
-    for stem in stems:
-        name = stem
-        if often[stem] > 1:
+    earlier = earlier or {}
+    often = Counter(Path(file).stem for file in files if file not in earlier)
+    alone = {stem for stem, count in often.items() if count == 1} - set(earlier.values())
+    taken, names = alone | set(earlier.values()), []
+    for file in files:
+        stem = Path(file).stem
+        name = earlier.get(file, stem)
+        if file not in earlier and stem not in alone:
             numbered = (f"{stem}_{k}" for k in itertools.count(1))
             name = next(name for name in numbered if name not in taken)
             taken.add(name)
@@ -111,6 +143,7 @@ def write(folder: Any, name: str, file: str, explained: Any, sample_rate: int) -
 
     entry: dict[str, Any] = dict(
         file=file,
+        name=name,
         label=explained.label,
         probability=explained.probability,
         start=explained.start,

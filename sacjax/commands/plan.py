@@ -11,6 +11,8 @@ memory and time come from shapes and data sheets.
 import argparse
 import json
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,25 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Plans in a process of its own, so that a crash of the compiler is told; returns its code.
+
+    Raises:
+      UserError: a signal ended it. What else is wrong, the process itself has told.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    make_parser().parse_known_args(argv)  # --help and a missing flag are answered at once
+    done = subprocess.run([sys.executable, "-m", "sacjax.commands.plan", *argv])
+    if done.returncode < 0:
+        by = signal.Signals(-done.returncode).name
+        why = "as for want of memory" if by == "SIGKILL" else "a crash of its own"
+        raise UserError(
+            f"the compiler was ended by {by}, {why}: try another --mesh, a smaller batch or model, "
+            "or another --topology"
+        )
+    return done.returncode
+
+
+def plan(argv: list[str]) -> int:
     """Parses flags, compiles and prints; returns 0 where a mesh fits, 1 where none does."""
     args, unknown = make_parser().parse_known_args(argv)
     jax.config.update("jax_platforms", "cpu")
@@ -138,4 +159,4 @@ def parse_mesh(text: str) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    errors.run(lambda: main(sys.argv[1:]))
+    errors.run(lambda: plan(sys.argv[1:]))  # a crash of the compiler ends it without a word

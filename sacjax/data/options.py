@@ -46,7 +46,7 @@ class Options(options_lib.Options):
     )
     windows: float = 0.0  # manifest: rows are events; a window every so many seconds is a clip
     background: str = "background"  # the label of windows without event, where clips have one label
-    fold: int = 0  # k: test on official fold k, train on the others; 0: no folds
+    fold: int = 0  # k, from 1 on: test on official fold k, train on the others; 0: no folds
     holdout: tuple[float, ...] = (0.6, 0.2, 0.2)  # train, validation, test, where there is no split
     validation_fraction: float = 0.2  # of the rest, under folds and official splits
     split_seed: int = 0  # which random split

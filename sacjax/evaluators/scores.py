@@ -8,6 +8,9 @@ from sacjax.errors import UserError
 from sacjax.evaluators.calibration import reliability
 from sacjax.evaluators.probabilities import Probabilities, blocks
 
+OF_CLASSES = ("precision", "recall", "f1", "average_precision", "support")
+"""Metrics that each class has too, as `f1/<class>`."""
+
 
 def scores(
     probabilities: np.ndarray | Probabilities,
@@ -26,7 +29,7 @@ def scores(
     precision/, recall/ and f1/<class>, roc_auc (one-vs-rest, macro), mean_average_precision
     (macro), expected_calibration_error, loss. Multi-label: the same, where accuracy is the share of
     clips whose every decision at 0.5 is right, as scikit-learn counts it, and top-k and balanced
-    accuracy are left out.
+    accuracy are left out; average_precision/ and support/<class>, the clips that carry it, come in.
 
     Classes without a true example are left out of macro averages, and have no entry of their own;
     clips wrongly predicted as such a class count as errors of their true class. A macro average
@@ -76,13 +79,12 @@ def scores(
         result["accuracy_low"], result["accuracy_high"] = map(
             float, np.percentile(draws, [2.5, 97.5])
         )
-    precision, recall, f1, _ = sk.precision_recall_fscore_support(
+    precision, recall, f1, support = sk.precision_recall_fscore_support(
         truth, decided, labels=present, average=None, zero_division=0
     )
-    for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
+    of_classes = {"precision": precision, "recall": recall, "f1": f1}
+    for name, values in of_classes.items():
         result[f"macro_{name}"] = float(np.mean(values)) if len(present) else 0.0
-        for k, value in zip(present, values, strict=True):
-            result[f"{name}/{class_names[int(k)]}"] = float(value)
     if not multi:
         result["balanced_accuracy"] = result["macro_recall"]
         if len(class_names) > top_k:
@@ -94,6 +96,11 @@ def scores(
     if len(present):
         areas = [sk.average_precision_score(carriers(k), probabilities[:, k]) for k in present]
         result["mean_average_precision"] = float(np.mean(areas))
+        if multi:
+            of_classes |= {"average_precision": areas, "support": support}
+    for name, values in of_classes.items():
+        for k, value in zip(present, values, strict=True):
+            result[f"{name}/{class_names[int(k)]}"] = float(value)
     result["expected_calibration_error"] = reliability(probabilities, truth, multi).error
     result["loss"] = cross_entropy(probabilities, truth, multi or sigmoid)
     return result

@@ -12,6 +12,7 @@ from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 from sacjax.evaluators.base import Evaluator, Judged, Scores, When, check_label
 from sacjax.evaluators.classification import probabilities_of
+from sacjax.evaluators.probabilities import Probabilities
 
 NO_DEVICE = (
     "warning: this is no medical device. Its figures are of these recordings alone, are validated "
@@ -55,25 +56,39 @@ class ScreeningEvaluator(Evaluator):
         """
         indices = np.asarray(judged.parts[part], int)
         self.check_clips(judged.recordings, indices)
+        labels = splits.first_labels(judged.recordings)[indices]
+        indices = indices[labels >= 0]
+        logits, seen = judged.predict(indices)
+        return Scores(self.score(judged, indices, probabilities_of(judged, logits), seen), [])
+
+    def score(
+        self,
+        judged: Judged,
+        indices: np.ndarray,
+        probabilities: np.ndarray | Probabilities,
+        seen: np.ndarray,
+    ) -> dict[str, float]:
+        """Returns the figures of given probabilities [n, C] of some clips; seen [n].
+
+        Clips without a label are left out. Raises UserError as a call does.
+        """
+        self.check_clips(judged.recordings, indices)
         target = judged.recordings.class_names.index(self.options.positive)
         labels = splits.first_labels(judged.recordings)[indices]
-        indices, labels = indices[labels >= 0], labels[labels >= 0]
-        logits, seen = judged.predict(indices)
-        if not seen.any():
-            return Scores({}, [])
-        probabilities = probabilities_of(judged, logits)[:, target][seen]
-        if not np.isfinite(probabilities).all():
+        counted = seen & (labels >= 0)
+        if not counted.any():
+            return {}
+        p = probabilities[:, target][counted]
+        if not np.isfinite(p).all():
             raise UserError(
-                f"the probabilities of {int((~np.isfinite(probabilities)).sum())} of {seen.sum()} "
-                "clips are not finite: the training diverged; lower optimizer.learning_rate"
+                f"the probabilities of {int((~np.isfinite(p)).sum())} of {len(p)} clips are not "
+                "finite: the training diverged; lower optimizer.learning_rate"
             )
         groups = judged.recordings.groups or [""] * len(judged.recordings)
-        owners = [groups[k] or f"\0{k}" for k in indices[seen]]
-        values = screening(
-            *by_owner(probabilities, labels[seen] == target, owners), self.options.threshold
-        )
+        owners = [groups[k] or f"\0{k}" for k in indices[counted]]
+        positive = labels[counted] == target
         hosts.tell(NO_DEVICE)
-        return Scores(values, [])
+        return screening(*by_owner(p, positive, owners), self.options.threshold)
 
     def check_stage(self, stage: ConfigDict, objective: Any) -> None:
         """Raises UserError for clips of several labels."""

@@ -15,13 +15,15 @@ from sacjax.evaluators.calibration import calibrate
 from sacjax.evaluators.classification import probabilities_of, score
 from sacjax.evaluators.predictions import write_predictions
 from sacjax.evaluators.probabilities import Probabilities, blocks
+from sacjax.evaluators.scores import OF_CLASSES
+from sacjax.evaluators.screening import ScreeningEvaluator
 from sacjax.inference.model import Model, load_trained, trained_stage
 from sacjax.objectives import OBJECTIVES
 from sacjax.train import sharding
 
 # Keys of a stage by which a checkpoint was trained; it hears by its own whatever is overridden.
 TRAINED_BY = ("data.sample_rate", "frontend", "model", "objective")
-PER_CLASS = ("f1/", "precision/", "recall/")  # scores that the console leaves to scores.json
+PER_CLASS = tuple(f"{kind}/" for kind in OF_CLASSES)  # the console leaves them to scores.json
 
 
 def evaluate_workdirs(
@@ -34,7 +36,8 @@ def evaluate_workdirs(
     """Evaluates trained workdirs, several as an ensemble (mean probabilities).
 
     The batch size is that of the workdirs' configs with the overrides; the devices are those of
-    this machine. Scores and predictions are written to `output`.
+    this machine. Scores and predictions are written to `output`: those of a classifier, and of the
+    first workdir's evaluators those of `screening`.
 
     Args:
       workdirs: one or more.
@@ -68,10 +71,16 @@ def evaluate_workdirs(
                 f"{workdir}: its {split} part differs from that of {workdirs[0]}; an ensemble "
                 "needs the same clips"
             )
+    screenings = [e for e in evaluators.build(first.stage) if isinstance(e, ScreeningEvaluator)]
+    for screening in screenings:
+        screening.check_clips(first.recordings, indices)
     io.check_folder(folder, "--output")
     mean, seen = mean_probabilities(found, indices)
     scores = score(first, split, mean, seen, final=True)
-    values = {f"{split}/{name}": value for name, value in scores.values.items()}
+    figures = dict(scores.values)
+    for screening in screenings:
+        figures = screening.score(first, indices, mean, seen) | figures
+    values = {f"{split}/{name}": value for name, value in figures.items()}
     names, several = first.recordings.class_names, first.stage.data.multi_label
     if jax.process_index() > 0:
         return values

@@ -56,10 +56,11 @@ def write(
         html.lead(found.sentence, found.notes, picture),
         sections.results_of(config, results),
         sections.confusion(folder, sub, rows, names),
-        errors.calibration(folder, sub, rows, names, temperature),
-        errors.confused_pairs(sub, rows, recordings, names),
-        errors.slices(sub, rows, recordings, names),
+        errors.calibration(folder, sub, rows, recordings, temperature),
+        errors.confused_pairs(sub, rows, recordings),
+        errors.slices(sub, rows, recordings),
         sections.wrong_clips(folder, sub, rows, recordings, wrong),
+        sections.wrong_decisions(folder, sub, rows, recordings),
         errors.resembling(sub, wrong, recordings, analysis),
         errors.doubtful_labels(sub, recordings, analysis),
         *(
@@ -74,15 +75,14 @@ def write(
 
 
 def mistakes(rows: Sequence[dict], class_names: tuple[str, ...], most: int) -> list[dict]:
-    """Returns the most confident wrong predictions, the most confident first.
+    """Returns the most confident wrong predictions of single labels, the most confident first.
 
     The confidence is the probability of the predicted class.
     """
     wrong = []
     for row in rows:
         p, label = row["probabilities"], row["label"]
-        true = {label} if label in class_names else set(label.split("|")) - {""}
         k = int(np.argmax(p))
-        if true and class_names[k] not in true:
+        if label in class_names and class_names[k] != label:
             wrong.append(row | {"prediction": class_names[k], "confidence": float(p[k])})
     return sorted(wrong, key=lambda row: (-row["confidence"], row["file"]))[:most]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from sacjax.data import decode
+from sacjax.data.labels import label_array
 from sacjax.data.recordings import Recordings
 from sacjax.evaluators.calibration import Reliability, reliability
 from sacjax.evaluators.suspects import Analysis
@@ -34,40 +35,45 @@ FEWEST = 5
 """Clips of a group that has a line of its own."""
 
 
-def truth_of(rows: Rows, names: tuple[str, ...]) -> tuple[Rows, np.ndarray]:
-    """Returns (the rows whose label is known, {0, 1} [N, C]) of predictions of single labels."""
-    known = [row for row in rows if row["label"] in names]
-    index = {name: k for k, name in enumerate(names)}
-    labels = np.array([index[row["label"]] for row in known], int)
-    return known, np.eye(len(names), dtype=int)[labels]
+def truth_of(
+    stage: ConfigDict, rows: Rows, recordings: Recordings
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Returns (the rows whose labels are known, the labels).
+
+    The labels are int [N], the class of each, or {0, 1} [N, C] where a clip may have several.
+    """
+    rows, multi = list(rows), stage.data.multi_label
+    labels = label_array(recordings, multi, [row["index"] for row in rows])
+    known = (labels >= 0).all(-1) if multi else labels >= 0
+    return [rows[k] for k in np.flatnonzero(known)], labels[known]
 
 
 def calibration(
-    folder: Path, stage: ConfigDict, rows: Rows, names: tuple[str, ...], temperature: float = 1.0
+    folder: Path, stage: ConfigDict, rows: Rows, recordings: Recordings, temperature: float = 1.0
 ) -> str:
-    """Returns the reliability curve of single labels; '' where no label is known.
+    """Returns the reliability curve, of several labels over all decisions; '' if none is known.
 
     Args:
       folder: for the picture.
       stage: a stage's config.
       rows: predictions of one part.
-      names: the classes.
+      recordings: of the clips.
       temperature: by which the logits were divided; other than 1, the curve without is drawn too.
     """
-    known, truth = truth_of(rows, names)
-    if stage.data.multi_label or not known:
+    known, truth = truth_of(stage, rows, recordings)
+    if not known:
         return ""
-    p = np.stack([row["probabilities"] for row in known])
-    curves = {"": reliability(p, truth, multi=False)}
+    p, multi = np.stack([row["probabilities"] for row in known]), stage.data.multi_label
+    curves = {"": reliability(p, truth, multi)}
     told = f"expected calibration error {100 * curves[''].error:.1f} %"
     if temperature != 1:
         curves = {f"divided by {temperature:.2f}": curves[""]}
         plain = unscaled(p, temperature, stage.objective.options.get("loss") == "sigmoid")
-        curves["as trained"] = reliability(plain, truth, multi=False)
+        curves["as trained"] = reliability(plain, truth, multi)
         told += f", without temperature {100 * curves['as trained'].error:.1f} %"
     else:
         told += "; eval.temperature=True scales it on the validation part"
-    picture = plots.png(draw_reliability(curves))
+    picture = plots.png(draw_reliability(curves, "decisions" if multi else "clips"))
     write_bytes(folder / "reliability.png", picture)
     heading = f"Calibration ({known[0]['split']})"
     shown = html.picture(picture, "reliability curve: accuracy against confidence")
@@ -82,8 +88,8 @@ def unscaled(probabilities: np.ndarray, temperature: float, sigmoid: bool) -> np
     return expit(logit(p) * temperature) if sigmoid else softmax(np.log(p) * temperature, -1)
 
 
-def draw_reliability(curves: dict[str, Reliability]) -> Figure:
-    """Draws accuracy against confidence, and below how many clips have it; {name: curve}."""
+def draw_reliability(curves: dict[str, Reliability], counted: str = "clips") -> Figure:
+    """Draws accuracy against confidence, and below how many have it, of what; {name: curve}."""
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     axes.plot(
@@ -98,21 +104,22 @@ def draw_reliability(curves: dict[str, Reliability]) -> Figure:
     axes.set(xlim=(0, 100), ylim=(0, 102), ylabel="right (%)")
     axes.legend(fontsize=8, loc="upper left")
     axes.grid(alpha=0.3)
-    below.set(xlabel="confidence in the label (%)", ylabel="clips")
+    below.set(xlabel="confidence (%)", ylabel=counted)
     return figure
 
 
-def confused_pairs(
-    stage: ConfigDict, rows: Rows, recordings: Recordings, names: tuple[str, ...]
-) -> str:
+def confused_pairs(stage: ConfigDict, rows: Rows, recordings: Recordings) -> str:
     """Returns the commonest confusions, each with clips to compare by ear; '' where there is none.
+
+    There is none of clips that may have several labels.
 
     Of each pair a few clips of the first class that were taken for the second, the surest first,
     beside clips of the second that were known as such.
     """
-    known, _ = truth_of(rows, names)
+    known, _ = truth_of(stage, rows, recordings)
     if stage.data.multi_label or not known or not stage.eval.mistakes:
         return ""
+    names = recordings.class_names
     said = [names[int(np.argmax(row["probabilities"]))] for row in known]
     clips: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row, guess in zip(known, said, strict=True):
@@ -213,19 +220,25 @@ def doubtful_labels(stage: ConfigDict, recordings: Recordings, analysis: Analysi
     return html.fold("doubtful", "Labels to check", told, shown)
 
 
-def slices(stage: ConfigDict, rows: Rows, recordings: Recordings, names: tuple[str, ...]) -> str:
-    """Returns the accuracy by group, loudness and duration of clips; '' where no label is known."""
-    known, truth = truth_of(rows, names)
-    if stage.data.multi_label or not known:
+def slices(stage: ConfigDict, rows: Rows, recordings: Recordings) -> str:
+    """Returns the accuracy by group, loudness and duration of clips; '' where no label is known.
+
+    Of several labels a clip it is the label-ranking average precision of the clips with a label.
+    """
+    known, truth = truth_of(stage, rows, recordings)
+    if multi := stage.data.multi_label:
+        some = np.flatnonzero(truth.any(1))
+        known, truth = [known[k] for k in some], truth[some]
+    if not known:
         return ""
     p = np.stack([row["probabilities"] for row in known])
-    right = truth[np.arange(len(truth)), p.argmax(1)] > 0
-    tables, told = [], []
+    right = ranking_precision(p, truth) if multi else (p.argmax(1) == truth).astype(float)
+    tables, told, column = [], [], "precision" if multi else "right"
     if recordings.groups is not None:
         groups = np.array([recordings.groups[row["index"]] for row in known])
         found = by_group(groups, right)
         if len(found) > 1:
-            tables.append(_table("group", found))
+            tables.append(_table("group", found, column))
             (worst, _, low), *_, (best, _, high) = found
             told.append(f"by group from {100 * low:.0f} % ({worst}) to {100 * high:.0f} % ({best})")
     chosen = np.unique(np.linspace(0, len(known) - 1, min(len(known), MOST_READ)).astype(int))
@@ -237,19 +250,38 @@ def slices(stage: ConfigDict, rows: Rows, recordings: Recordings, names: tuple[s
         some = np.isfinite(values)
         found = by_quarter(values[some], right[chosen][some], form)
         if len(found) > 1:
-            tables.append(_table(title, found))
+            tables.append(_table(title, found, column))
             (worst, _, low), (best, _, high) = (
                 choose(found, key=lambda line: line[2]) for choose in (min, max)
             )
             told.append(f"by {title.split(' (')[0]} from {100 * low:.0f} to {100 * high:.0f} %")
     if not tables:
         return ""
-    heading = f"Accuracy by kind of clip ({known[0]['split']})"
+    measure = "Label-ranking average precision" if multi else "Accuracy"
+    heading = f"{measure} by kind of clip ({known[0]['split']})"
     return html.fold("slices", heading, ", ".join(told), "<br>".join(tables))
 
 
 Line = tuple[str, int, float]
-"""(which clips, how many, the share that is right)."""
+"""(which clips, how many, the share that is right, or the mean precision)."""
+
+
+def ranking_precision(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Returns the label-ranking average precision of each clip, float [N] in (0, 1].
+
+    The mean over the clip's labels of: of the labels that are at least as probable, the share that
+    the clip has. Its mean over clips is scikit-learn's `label_ranking_average_precision_score`.
+
+    Args:
+      probabilities: [N, C].
+      truth: {0, 1} [N, C], one label or more in each row.
+    """
+    from scipy.stats import rankdata  # here: it takes long to import
+
+    own = truth > 0
+    among_all = rankdata(-probabilities, "max", axis=1)
+    among_own = rankdata(np.where(own, -probabilities, np.inf), "max", axis=1)
+    return np.where(own, among_own / among_all, 0).sum(1) / own.sum(1)
 
 
 def by_group(groups: np.ndarray, right: np.ndarray) -> list[Line]:
@@ -300,6 +332,6 @@ def measured(
     return found[0], found[1]
 
 
-def _table(title: str, lines: list[Line]) -> str:
+def _table(title: str, lines: list[Line], column: str) -> str:
     cells = [[name, count, f"{100 * share:.1f} %"] for name, count, share in lines]
-    return html.table([title, "clips", "right"], cells)
+    return html.table([title, "clips", column], cells)

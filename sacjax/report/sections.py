@@ -13,12 +13,12 @@ from sacjax import config as config_lib
 from sacjax import objectives
 from sacjax.data import decode
 from sacjax.data.recordings import Recordings
+from sacjax.evaluators.scores import OF_CLASSES
 from sacjax.io import write_bytes
-from sacjax.report import html, plots, samples
+from sacjax.report import errors, html, plots, samples
 from sacjax.report.answer import PRECISION, Results, part_of
 
 Rows = Sequence[dict[str, Any]]
-OF_CLASSES = ("precision", "recall", "f1")
 
 
 def results_of(config: ConfigDict, results: Results) -> str:
@@ -76,20 +76,22 @@ def _classes(stage: str, scores: dict[str, float]) -> str:
     classes = list(dict.fromkeys(filter(None, map(_class_of, scores))))
     if not classes:
         return ""
-    kinds = OF_CLASSES
-    part = "test" if "test" in parts else parts[-1]
-    rows = [
-        [name, *(scores.get(f"{part}/{kind}/{name}", "") for kind in kinds)] for name in classes
-    ]
-    told, f1 = (
-        "",
-        [(scores[key], name) for name in classes if (key := f"{part}/f1/{name}") in scores],
-    )
-    if f1:
-        (low, worst), (high, best) = min(f1), max(f1)
-        told = f"F1 from {low:.2f} ({worst}) to {high:.2f} ({best})"
+    part, told = "test" if "test" in parts else parts[-1], ""
+    columns = {
+        kind: {name: scores[key] for name in classes if (key := f"{part}/{kind}/{name}") in scores}
+        for kind in OF_CLASSES
+    }
+    columns = {kind: column for kind, column in columns.items() if column}
+    main = "average_precision" if "average_precision" in columns else "f1"
+    if ranked := sorted((value, name) for name, value in columns.get(main, {}).items()):
+        (low, worst), (high, best) = ranked[0], ranked[-1]
+        title = "F1" if main == "f1" else "average precision"
+        told = f"{title} from {low:.2f} ({worst}) to {high:.2f} ({best})"
+    rows = [[name, *(column.get(name, "") for column in columns.values())] for name in classes]
+    if "support" in columns:  # the last; how many clips
+        rows = [[*cells, int(count) if count != "" else ""] for *cells, count in rows]
     heading = f"Each class of {stage} ({part})"
-    return html.fold(f"classes-{stage}", heading, told, html.table(["class", *kinds], rows))
+    return html.fold(f"classes-{stage}", heading, told, html.table(["class", *columns], rows))
 
 
 def confusion(folder: Path, stage: ConfigDict, rows: Rows, names: tuple[str, ...]) -> str:
@@ -118,23 +120,57 @@ def confusion(folder: Path, stage: ConfigDict, rows: Rows, names: tuple[str, ...
 def wrong_clips(
     folder: Path, stage: ConfigDict, rows: Rows, recordings: Recordings, wrong: Rows
 ) -> str:
-    """Returns the surest of the mistakes, with their sounds; '' where there are none."""
+    """Returns the surest of the mistakes in single labels, with their sounds; '' without any."""
     shown = wrong[: stage.eval.mistakes]
-    if not shown:
+    if stage.data.multi_label or not shown:
         return ""
-    cards = "".join(_card(row, k, recordings, stage, folder) for k, row in enumerate(shown))
+    cards = ""
+    for k, row in enumerate(shown):
+        said = f"predicted: {row['prediction']} ({100 * row['confidence']:.1f} %)"
+        lines = [f"true: {row['label']}", said]
+        cards += _card(row, lines, f"mistake_{k + 1:02d}", recordings, stage, folder)
     labelled = sum(row["label"] != "" for row in rows)
     told = f"{len(wrong):,} of {labelled:,} clips are wrong; the {len(shown)} surest"
     heading = f"Most confident mistakes ({rows[0]['split']})"
     return html.fold("mistakes", heading, told, f'<div class="cards">{cards}</div>')
 
 
-def _card(row: dict, k: int, recordings: Recordings, stage: ConfigDict, folder: Path) -> str:
+def wrong_decisions(folder: Path, stage: ConfigDict, rows: Rows, recordings: Recordings) -> str:
+    """Returns the surest false positives and negatives of several labels a clip, with their sounds.
+
+    A label is found from a probability of 0.5 on. '' where nothing is wrong.
+    """
+    known, truth = errors.truth_of(stage, rows, recordings)
+    if not stage.data.multi_label or not known or not stage.eval.mistakes:
+        return ""
+    p = np.stack([row["probabilities"] for row in known])
+    found, there, names, text = p >= 0.5, truth > 0, recordings.class_names, ""
+    for kind, wrong, confidence, told in (
+        ("positive", found & ~there, p, f"of {found.sum():,} labels found are not there"),
+        ("negative", ~found & there, 1 - p, f"of {there.sum():,} labels that are there are missed"),
+    ):
+        clips, classes = np.nonzero(wrong)
+        if not len(clips):
+            continue
+        cards, order = "", np.argsort(-confidence[wrong], kind="stable")[: stage.eval.mistakes]
+        for k, place in enumerate(order):
+            row, c = known[clips[place]], classes[place]
+            said = f"false {kind}: {names[c]} ({100 * p[clips[place], c]:.1f} %)"
+            lines = [f"labels: {row['label'] or 'none'}", said]
+            cards += _card(row, lines, f"mistake_{kind}_{k + 1:02d}", recordings, stage, folder)
+        often = np.bincount(classes)
+        told = f"{len(clips):,} {told}, most often {names[often.argmax()]} ({often.max():,})"
+        heading = f"Most confident false {kind}s ({known[0]['split']})"
+        shown = f'<div class="cards">{cards}</div>'
+        text += html.fold(f"false-{kind}s", heading, f"{told}; the {len(order)} surest", shown)
+    return text
+
+
+def _card(
+    row: dict, lines: list[str], name: str, recordings: Recordings, stage: ConfigDict, folder: Path
+) -> str:
+    """Returns a clip's card with its sound and its spectrogram, which is also written by a name."""
     rate: Any = stage.data.sample_rate
-    lines = [
-        f"true: {row['label']}",
-        f"predicted: {row['prediction']} ({100 * row['confidence']:.1f} %)",
-    ]
     try:
         clip = recordings.open(row["index"])
         whole = clip.num_samples / clip.sample_rate
@@ -145,7 +181,7 @@ def _card(row: dict, k: int, recordings: Recordings, stage: ConfigDict, folder: 
     if whole > seconds:
         lines.append(f"first {seconds:.1f} of {whole:.1f} s")
     image = plots.png(plots.spectrogram(samples, rate))
-    write_bytes(folder / f"mistake_{k + 1:02d}.png", image)
+    write_bytes(folder / f"{name}.png", image)
     return html.card(row["file"], lines, image, html.wav(samples, rate))
 
 

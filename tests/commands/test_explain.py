@@ -66,6 +66,27 @@ def test_a_label_and_a_window_of_choice(networks, tmp_path):
     assert entry["probability"] == pytest.approx(want, abs=1e-4)
 
 
+def test_a_second_run_into_a_folder_keeps_what_other_files_have(networks, tmp_path):
+    first, second = (tone(tmp_path / n / "a.wav", 700, seconds=0.5) for n in ("one", "two"))
+    out = tmp_path / "out"
+    flags = ["--checkpoint", str(networks["small_cnn"]), "--output", str(out)]
+    method = ["--method", "grad_cam"]
+    entries = lambda: json.loads((out / "explanations.json").read_text())
+    assert explain.main([*flags, first, *method]) == 0
+    (kept,), picture = entries(), (out / "a.png").read_bytes()
+    assert kept["checkpoint"] == str(networks["small_cnn"])
+    labels = inference.load(networks["small_cnn"]).labels
+    for label in labels[:2]:  # the second time its entry is replaced
+        assert explain.main([*flags, second, "--label", label, *method]) == 0
+        found, new = entries()
+        assert found == kept and (out / "a.png").read_bytes() == picture
+        assert (new["file"], new["name"], new["label"]) == (second, "a_1", label)
+    (out / "explanations.json").write_text('{"of": "another program"}')
+    with pytest.raises(UserError, match="is not one that sacjax explain wrote; choose another"):
+        explain.main([*flags, first, *method])
+    assert (out / "explanations.json").read_text() == '{"of": "another program"}'
+
+
 def test_a_name_that_is_not_utf8(networks, tmp_path, capsys):
     odd = os.fsdecode(b"t\xf6ne.wav")  # of an archive in Latin-1
     os.replace(tone(tmp_path / "a.wav", 700, seconds=0.5), tmp_path / odd)
@@ -78,9 +99,7 @@ def test_a_name_that_is_not_utf8(networks, tmp_path, capsys):
 
 def test_it_hears_the_channel_of_the_training(networks, tmp_path, monkeypatch):
     model = inference.load(networks["small_cnn"])
-    data = model.config.supervised.data
-    with data.ignore_type():  # mix is a text
-        data.channel = 1
+    model.config.supervised.data.channel = 1
     monkeypatch.setattr(inference, "load_classifier", lambda *_: model)
     time = np.arange(RATE // 2) / RATE
     both = np.stack([0.5 * np.sin(2 * np.pi * hertz * time) for hertz in (300, 2500)], 1)
@@ -156,3 +175,6 @@ def test_no_two_files_have_one_name():
     assert explain.names_of(["x/a.wav", "y/b.wav"]) == ["a", "b"]
     assert explain.names_of(["x/a.wav", "y/a.flac"]) == ["a_1", "a_2"]
     assert explain.names_of(["x/a.wav", "y/a.wav", "a_1.wav"]) == ["a_2", "a_3", "a_1"]
+    earlier = {"x/a.wav": "a", "y/b.wav": "b_2"}
+    files = ["y/a.wav", "x/a.wav", "y/b.wav", "z/b.wav", "b_2.wav"]
+    assert explain.names_of(files, earlier) == ["a_1", "a", "b_2", "b", "b_2_1"]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 
 import jax
 import pytest
@@ -51,7 +52,7 @@ def test_a_network_that_gives_targets_is_planned_for(monkeypatch):
     monkeypatch.setattr(plan, "find_topology", lambda name: None)
     monkeypatch.setattr(plan, "choose", lambda config, *_: planned.append(config) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        plan.main(
+        plan.plan(
             [
                 "--config",
                 "configs/hubert/pretrain.py",
@@ -64,6 +65,25 @@ def test_a_network_that_gives_targets_is_planned_for(monkeypatch):
     (config,) = planned
     network = config.pretrain.objective.options.network
     assert network.name == "wav2vec2" and network.encoder == config.first.model.encoder
+
+
+@pytest.mark.parametrize(
+    ("by", "message"),
+    [
+        ("SEGV", "ended by SIGSEGV, a crash of its own: try"),
+        ("KILL", "SIGKILL, as for want of mem"),
+    ],
+)
+def test_a_compiler_that_crashes_is_told_of(tmp_path, monkeypatch, by, message):
+    python = tmp_path / "python"
+    script = "[ $2 = sacjax.commands.plan ] && [ $6 = ends ] && exit 1"
+    python.write_text(f"#!/bin/sh\n{script}\nkill -{by} $$\n")
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+    flags = ["--config", "no.py", "--topology"]
+    with pytest.raises(UserError, match=message):
+        plan.main([*flags, "crashes"])
+    assert plan.main([*flags, "ends"]) == 1
 
 
 def test_an_axis_that_is_not_known():

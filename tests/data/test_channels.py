@@ -28,12 +28,14 @@ def test_training_hears_one_channel_bit_exactly(tmp_path, channel, expected):
     np.testing.assert_array_equal(batch["audio"][0], expected)
 
 
-def test_a_channel_is_a_number_on_the_command_line():
-    override = "--config.supervised.data.channel=1"
-    config = config_lib.override(config_lib.default(), [override])
-    assert config.supervised.data.channel == 1
-    config_lib.override(config, [override.replace("=1", "=mix")])
-    assert config.supervised.data.channel == "mix"
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_channel_is_a_number_on_the_command_line(saved):
+    config = config_lib.default()
+    for raw, value in (("1", 1), ("mix", "mix"), ("0", 0)):
+        if saved:  # as of a workdir
+            config = config_lib.from_json(config_lib.to_json(config))
+        config = config_lib.override(config, [f"--config.supervised.data.channel={raw}"])
+        assert config.supervised.data.channel == value
 
 
 def test_mix_is_the_mean_of_all(tmp_path):

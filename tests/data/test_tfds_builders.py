@@ -130,6 +130,20 @@ def test_esc50_from_folder(tmp_path):
     assert "tensorflow" not in sys.modules
 
 
+def test_folds_that_are_numbered_from_0_are_told_their_own_numbers(tmp_path, capsys):
+    files = esc_files()
+    head, *rows = csv.reader(io.StringIO(files["meta/esc50.csv"].decode()))
+    table = io.StringIO()
+    lower = [[name, int(fold) - 1, *others] for name, fold, *others in rows]
+    csv.writer(table).writerows([head, *lower])
+    root = write_folder(tmp_path / "esc", files | {"meta/esc50.csv": table.getvalue().encode()})
+    recordings = load_tfds(data_config(tmp_path, "esc50", root))
+    told = "data.name esc50, fold: data.fold=1 is 0, 2 is 1, 3 is 2, 4 is 3, 5 is 4\n"
+    assert told in capsys.readouterr().err
+    own = {name: int(fold) + 1 for name, fold, *_ in lower}
+    assert recordings.folds == [own[name] for name in recordings.names]
+
+
 def test_esc10_config_and_mistakes(tmp_path):
     root = write_folder(tmp_path / "esc", esc_files())
     recordings = load_tfds(data_config(tmp_path, "esc50/esc10", root))

@@ -66,6 +66,10 @@ def test_multi_label_agrees_with_sklearn():
         np.mean([sk.log_loss(truth[:, k], p[:, k]) for k in range(6)])
     )
     assert "balanced_accuracy" not in got and "top_5_accuracy" not in got
+    for k, name in enumerate(NAMES):
+        area = sk.average_precision_score(truth[:, k], p[:, k])
+        assert got[f"average_precision/{name}"] == pytest.approx(area)
+        assert got[f"support/{name}"] == truth[:, k].sum() > 0
 
 
 def test_absent_classes_are_left_out_without_nan_or_warnings():

@@ -59,6 +59,12 @@ def test_the_recordings_of_a_patient_are_one(capsys):
     assert found["screened_positive"] == 2 and found["screened_negative"] == 3
     assert found["sensitivity"] == 0.5 and found["specificity"] == pytest.approx(1 / 3)
     assert "this is no medical device" in capsys.readouterr().err
+    # Of given probabilities, such as an ensemble's, the clip without a label is left out.
+    p = np.stack([shares, 1 - shares], 1)
+    indices, seen = np.arange(9), np.arange(9) != 8
+    given = ScreeningEvaluator(positive="ill").score(made, indices, p, seen)
+    assert given == pytest.approx(found)
+    assert ScreeningEvaluator(positive="ill").score(made, indices, p, indices == 6) == {}
 
 
 def test_people_who_differ_by_less_than_float32_tells_are_told_apart():

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 from processes import run_python
 
@@ -46,6 +47,14 @@ def test_another_data_set_with_an_ensemble(trained, tmp_path, capsys):
     run([trained.workdir, trained.workdir], tmp_path / "all", "--split", "all", path)
     assert len((tmp_path / "all" / "predictions.csv").read_text().splitlines()) == 1 + 21
     assert "all/accuracy" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "all" / "predictions.csv").open()))
+    screen = '--config.supervised.eval.evaluators=({"name": "screening", "positive": "%s"},)'
+    run([trained.workdir] * 2, tmp_path / "all", "--split", "all", path, screen % "high")
+    of_high = [float(row["high"]) >= 0.5 for row in rows if row["label"] == "high"]
+    assert scores(tmp_path / "all")["all/sensitivity"] == np.mean(of_high)
+    assert scores(tmp_path / "all")["all/screened_positive"] == len(of_high) == 9
+    with pytest.raises(UserError, match="positive is 'ill', but the labels are"):
+        run(trained.workdir, tmp_path / "x", screen % "ill")
     (other / "low").rename(other / "unheard_of")
     with pytest.raises(UserError, match="labels that the model does not know: unheard_of"):
         run(trained.workdir, tmp_path / "x", "--split", "all", path)

@@ -312,7 +312,19 @@ def test_several_labels_lead_with_the_mean_average_precision(tmp_path):
     assert page.lead.endswith(", more than chance would give.")
     share = 100 * truth.mean()
     assert f"Chance: a random order of the clips has about {share:.1f} %." in page.notes
-    assert "confusion" not in page.folds
+    told = {anchor: summary for anchor, (summary, _) in page.folds.items()}
+    kinds = {"calibration", "slices", "false-positives", "false-negatives"}
+    assert kinds - told.keys() == {"slices"}  # the clips have no sound
+    assert not told.keys() & {"confusion", "pairs", "mistakes"}
+    areas = [
+        average_precision_score(
+            truth[:, k], [row["probabilities"][k] for row in made["finetune"][1:]]
+        )
+        for k in range(4)
+    ]
+    heard = f"average precision from {min(areas):.2f} ({NAMES[np.argmin(areas)]}) to"
+    assert heard in told["classes-finetune"]
+    assert f"{truth[:, 0].sum()}" in page.folds["classes-finetune"][1]
 
 
 def test_stages_of_other_clips_are_not_compared(tmp_path):

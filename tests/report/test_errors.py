@@ -5,14 +5,16 @@ import re
 import numpy as np
 import pytest
 import soundfile as sf
-from scipy.special import expit, softmax
+from scipy.special import expit, logit, softmax
+from sklearn.metrics import label_ranking_average_precision_score
 
 from sacjax import config as config_lib
 from sacjax import report
 from sacjax.data.recordings import Recordings
 from sacjax.data.sources import OpenFiles
+from sacjax.evaluators.scores import scores
 from sacjax.evaluators.suspects import Analysis, Suspect
-from sacjax.report import errors
+from sacjax.report import errors, sections
 
 RATE = 8000
 NAMES = ("a<b", "cat", "dog")
@@ -51,7 +53,7 @@ def made(tmp_path):
 
 def test_confusions_are_played_with_clips_of_the_other_class(made):
     stage, rows, clips = made
-    text = errors.confused_pairs(stage, rows, clips, NAMES)
+    text = errors.confused_pairs(stage, rows, clips)
     assert "cat taken for dog 2 of 3 times that a clip is wrong" in text
     first, second = text.split("dog taken for cat, 1 time<")
     order = re.findall(r"<b>(\d\d\.wav)</b><br>(.*?)<br>dog", first)
@@ -63,12 +65,12 @@ def test_confusions_are_played_with_clips_of_the_other_class(made):
     assert first.count("<audio") == 4 and second.count("<audio") == 3
     for row in rows:
         row["probabilities"] = np.eye(3)[NAMES.index(row["label"])]
-    assert errors.confused_pairs(stage, rows, clips, NAMES) == ""
+    assert errors.confused_pairs(stage, rows, clips) == ""
 
 
 def test_accuracy_by_group_loudness_and_duration(made):
     stage, rows, clips = made
-    text = errors.slices(stage, rows, clips, NAMES)
+    text = errors.slices(stage, rows, clips)
     assert "by group from 50 % (one) to 100 % (two)" in text  # all three mistakes are of one
     assert "by loudness from 33 to 100 %, by duration from 33 to 100 %" in text
     levels, seconds = errors.measured(stage, rows, clips)
@@ -77,7 +79,7 @@ def test_accuracy_by_group_loudness_and_duration(made):
     open(clips.paths[5], "w").close()
     levels, seconds = errors.measured(stage, rows, clips)
     assert np.isnan(levels).nonzero()[0].tolist() == [5]
-    assert "by duration" in errors.slices(stage, rows, clips, NAMES)
+    assert "by duration" in errors.slices(stage, rows, clips)
 
 
 def test_quarters_and_groups_as_worked_out():
@@ -94,8 +96,8 @@ def test_quarters_and_groups_as_worked_out():
 
 
 def test_the_reliability_curve_is_told_with_and_without_temperature(made, tmp_path):
-    stage, rows, _ = made
-    text = errors.calibration(tmp_path, stage, rows, NAMES)
+    stage, rows, clips = made
+    text = errors.calibration(tmp_path, stage, rows, clips)
     p = np.array([row["probabilities"].max() for row in rows])
     right = np.array([k not in (0, 2, 4) for k in range(12)])
     assert p[:2].max() < 13 / 15 and p[4] > 12 / 15  # bins of a fifteenth
@@ -106,7 +108,7 @@ def test_the_reliability_curve_is_told_with_and_without_temperature(made, tmp_pa
     )
     assert f"expected calibration error {100 * want:.1f} %; eval.temperature=True" in text
     assert (tmp_path / "reliability.png").stat().st_size > 5000
-    text = errors.calibration(tmp_path, stage, rows, NAMES, temperature=2.0)
+    text = errors.calibration(tmp_path, stage, rows, clips, temperature=2.0)
     assert f"expected calibration error {100 * want:.1f} %, without temperature" in text
 
 
@@ -118,16 +120,82 @@ def test_unscaled_probabilities_are_those_of_the_logits():
     np.testing.assert_allclose(errors.unscaled(expit(logits / 0.7), 0.7, True), expit(logits))
 
 
-def test_nothing_is_said_of_several_labels_or_of_none(made, tmp_path):
+@pytest.mark.parametrize("several", [False, True])
+def test_nothing_is_said_of_unknown_labels(made, tmp_path, several):
     stage, rows, clips = made
-    for row in rows:
-        row["label"] = ""
+    stage.data.multi_label = several
+    clips.labels[:] = [None] * 12
     for text in (
-        errors.calibration(tmp_path, stage, rows, NAMES),
-        errors.confused_pairs(stage, rows, clips, NAMES),
-        errors.slices(stage, rows, clips, NAMES),
+        sections.wrong_decisions(tmp_path, stage, rows, clips),
+        errors.calibration(tmp_path, stage, rows, clips),
+        errors.confused_pairs(stage, rows, clips),
+        errors.slices(stage, rows, clips),
     ):
         assert text == ""
+
+
+@pytest.fixture
+def several(made):
+    """The clips with other labels: 0 with none, 1 with two, the last unknown."""
+    stage, rows, clips = made
+    stage.data.multi_label, stage.objective.options = True, dict(loss="sigmoid")
+    stage.eval.mistakes = 2
+    clips.labels[:] = [(), ("cat", "dog"), *[("cat",)] * 4, *[("dog",)] * 5, None]
+    for row in rows:
+        row["label"] = "|".join(clips.labels[row["index"]] or ())
+        row["probabilities"] = np.array([0.1, 0.2, 0.9] if row["index"] > 5 else [0.1, 0.9, 0.2])
+    for k, *p in ((0, 0.1, 0.6, 0.7), (2, 0.55, 0.3, 0.2), (3, 0.3, 0.25, 0.95)):
+        rows[k]["probabilities"] = np.array(p)
+    return stage, rows, clips
+
+
+def test_false_positives_and_negatives_are_played(several, tmp_path):
+    stage, rows, clips = several
+    text = sections.wrong_decisions(tmp_path, stage, rows, clips)
+    positives, negatives = text.split("<summary>")[1:]
+    # By hand: positives 0 cat, 0 dog, 2 a<b, 3 dog; negatives 1 dog, 2 cat, 3 cat.
+    assert "Most confident false positives (test)</b>: 4 of 12 labels found are not" in positives
+    assert "most often dog (2); the 2 surest" in positives
+    assert "3 of 11 labels that are there are missed, most often cat (2)" in negatives
+    cards = r"<b>(\d\d)\.wav</b><br>labels: (.*?)<br>false (.*?)<img"
+    assert re.findall(cards, positives) == [
+        ("03", "cat", "positive: dog (95.0 %)"), ("00", "none", "positive: dog (70.0 %)")
+    ]  # fmt: skip
+    assert re.findall(cards, negatives) == [
+        ("01", "cat|dog", "negative: dog (20.0 %)"), ("03", "cat", "negative: cat (25.0 %)")
+    ]  # fmt: skip
+    assert text.count("<audio") == len(list(tmp_path.glob("mistake_*.png"))) == 4
+    stage.data.multi_label = False
+    assert sections.wrong_decisions(tmp_path, stage, rows, clips) == ""
+
+
+def test_several_labels_are_as_sure_as_their_decisions_are_right(several, tmp_path):
+    stage, rows, clips = several
+    text = errors.calibration(tmp_path, stage, rows, clips)
+    truth = [[name in labels for name in NAMES] for labels in clips.labels[:-1]]
+    p = np.stack([row["probabilities"] for row in rows[:-1]])
+    error = scores(p, np.array(truth, int), NAMES)["expected_calibration_error"]
+    assert f"expected calibration error {100 * error:.1f} %; eval" in text
+    text = errors.calibration(tmp_path, stage, rows, clips, temperature=3.0)
+    plain = scores(expit(3 * logit(p)), np.array(truth, int), NAMES)["expected_calibration_error"]
+    assert f"without temperature {100 * plain:.1f} %" in text
+
+
+def test_precision_of_several_labels_by_kind_of_clip(several):
+    stage, rows, clips = several
+    text = errors.slices(stage, rows, clips)
+    # Clip 2 has 1 / 2, clip 3 has 1 / 3, the other eight have 1; the even ones are of group one.
+    assert "Label-ranking average precision by kind of clip (test)" in text
+    assert "by group from 87 % (two) to 90 % (one)" in text
+    assert "by loudness from 61 to 100 %" in text and "<th>precision</th>" in text
+    rng = np.random.default_rng(0)
+    p, truth = rng.integers(0, 4, [30, 6]) / 4, rng.random([30, 6]) < 0.5
+    truth[:, 0] |= ~truth.any(1)
+    found = errors.ranking_precision(p, truth)
+    want = [
+        label_ranking_average_precision_score(truth[k : k + 1], p[k : k + 1]) for k in range(30)
+    ]
+    np.testing.assert_allclose(found, want)
 
 
 def test_doubtful_labels_and_what_mistakes_resemble(made):

@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sacjax import io
+from sacjax.data import patterns
 from sacjax.data.recordings import Clip, MemoryClip, Recordings
 from sacjax.data.sources import official
 from sacjax.data.sources.files import open_content
@@ -25,7 +26,7 @@ from sacjax.errors import UserError, nearest
 
 # All but the audio of a prepared data set, so that it is read from its records only once.
 INDEX = ".sacjax_index.json"
-INDEX_VERSION = 2  # 2: labels that are not known are null
+INDEX_VERSION = 3  # 2: labels that are not known are null; 3: folds are texts
 # Features that may name a record.
 NAMES = ("name", "audio/filename", "filename", "file_name", "id", "audio_id", "path")
 
@@ -119,12 +120,13 @@ def load_tfds(data_config: ConfigDict) -> Recordings:
         for k in range(n)
     ]
     splits = official.parts_of(f"data.name {name}", table["splits"], table["sizes"])
+    folds = table["folds"]
     return Recordings(
         names=names,
         labels=[None if label is None else tuple(label) for label in table["labels"]],
         class_names=tuple(table["class_names"]),
         open=opener,
-        folds=table["folds"],
+        folds=patterns.number_folds(folds, f"data.name {name}, fold") if folds else None,
         splits=splits,
         groups=official.unless_shared(name, table["groups"], splits),
     )
@@ -301,7 +303,7 @@ def _scan(builder: Any, splits: list[str]) -> dict:
             if key:
                 columns[column].append(text(key, row[key]))
         if fold:
-            columns["folds"].append(int(row[fold]))
+            columns["folds"].append(text(fold, row[fold]))
     names = columns["names"]
     return {
         "splits": splits,
