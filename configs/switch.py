@@ -12,9 +12,9 @@ docs/live.md.
 
 A GRU over log-mel, causal and normalized by constants, so that `sacjax stream` carries its state.
 Windows of half a second every 50 ms, labelled by what is in their middle. Arguments: `folder`;
-`labels`, train_all for those of all ten minutes; `features`, a pretrained wav2vec 2.0 in place of the
-GRU, held still under a classifier: a workdir, or hf:facebook/wav2vec2-base with `rate=16000`, the Hz
-that it hears.
+`labels`, train_all for those of all ten minutes; `features`, a pretrained wav2vec 2.0 in place of
+the GRU, held still under a classifier: a workdir, or hf:facebook/wav2vec2-base with `rate=16000`,
+the Hz that it hears.
 """
 
 from sacjax import config as config_lib

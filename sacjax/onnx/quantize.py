@@ -18,10 +18,10 @@ def quantize(model: Any, batches: Iterable[dict[str, np.ndarray]]) -> Any:
     """Returns a model whose convolutions and matrix products are of int8.
 
     Each output channel of a weight has a scale of its own; activations go from the least to the
-    greatest value that was seen (Jacob et al. 2018, section 3). In float32 stay the front end and the
-    convolutions with which wav2vec 2.0 hears a waveform, as the range of sound is no 8 bits; the
-    encoder's first layer and the head, which are small and make half of the error; matrix products
-    of two activations (attention); and what is in a loop.
+    greatest value that was seen (Jacob et al. 2018, section 3). In float32 stay the front end and
+    the convolutions with which wav2vec 2.0 hears a waveform, as the range of sound is no 8 bits;
+    the encoder's first layer and the head, which are small and make half of the error; matrix
+    products of two activations (attention); and what is in a loop.
 
     Args:
       model: an `onnx.ModelProto` of `translate.to_onnx`.
