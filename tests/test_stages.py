@@ -22,6 +22,7 @@ from sacjax.errors import UserError
 from sacjax.inference.evaluate import evaluate_workdirs
 from sacjax.objectives.base import Frozen, Loss, Objective, build_encoder
 from sacjax.train.checkpoint import Checkpoints
+from sacjax.train.checkpoint_files import write_labels
 
 CONFIG = """
 from sacjax import config as config_lib
@@ -360,6 +361,15 @@ def test_a_run_does_not_go_on_with_other_training_clips(tmp_path, load, monkeypa
     monkeypatch.setattr(sources, "load", lambda data: moved)
     with pytest.raises(UserError, match="config.first.data: its training clips are others than"):
         stages.run(config, tmp_path / "run")
+
+
+def test_a_run_of_a_version_that_told_no_clips_goes_on(tmp_path):
+    write_labels(tmp_path, "first", ("a", "b"), "others")
+    (tmp_path / "checkpoints" / "first" / "10").mkdir()
+    with pytest.raises(UserError, match="config.first.data: its training clips are others than"):
+        init_from.check_clips("these", "first", tmp_path)
+    (tmp_path / "checkpoints" / "first" / "labels.json").write_text('{"class_names": ["a", "b"]}')
+    init_from.check_clips("these", "first", tmp_path)
 
 
 def test_a_classifier_without_a_label_to_train_on_is_refused(tmp_path, load, monkeypatch):

@@ -99,6 +99,8 @@ def read_entries(path: Path) -> dict[str, dict[str, Any]]:
         return {}
     try:
         entries = {entry["file"]: entry for entry in json.load(io.read_text(path))}
+        for entry, name in zip(entries.values(), names_of(list(entries)), strict=True):
+            entry.setdefault("name", name)  # earlier versions did not write it
         if not all(isinstance(entry["name"], str) for entry in entries.values()):
             raise TypeError
     except (ValueError, LookupError, TypeError) as error:

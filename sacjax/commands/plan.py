@@ -75,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     make_parser().parse_known_args(argv)  # --help and a missing flag are answered at once
+    # Raised within the call, which then ends its process too: it may hold much memory for long.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     done = subprocess.run([sys.executable, "-m", "sacjax.commands.plan", *argv])
     if done.returncode < 0:
         by = signal.Signals(-done.returncode).name

@@ -11,7 +11,8 @@ from sacjax.errors import UserError
 from sacjax.parts import part_of
 
 KINDS = ("Conv", "MatMul")  # where nearly all weights and the time are
-FLOAT = ("views", "convolutions")  # parts that stay as they are: the front end; wav2vec 2.0's stem
+# Parts that stay as they are: the front end; the convolutions before a Transformer.
+FLOAT = ("views", "convolutions")
 
 
 def quantize(model: Any, batches: Iterable[dict[str, np.ndarray]]) -> Any:
@@ -19,9 +20,9 @@ def quantize(model: Any, batches: Iterable[dict[str, np.ndarray]]) -> Any:
 
     Each output channel of a weight has a scale of its own; activations go from the least to the
     greatest value that was seen (Jacob et al. 2018, section 3). In float32 stay the front end and
-    the convolutions with which wav2vec 2.0 hears a waveform, as the range of sound is no 8 bits;
-    the encoder's first layer and the head, which are small and make half of the error; matrix
-    products of two activations (attention); and what is in a loop.
+    the convolutions before the Transformer of wav2vec 2.0 and Whisper, as the range of sound is no
+    8 bits; the encoder's first layer and the head, which are small and make half of the error;
+    matrix products of two activations (attention); and what is in a loop.
 
     Args:
       model: an `onnx.ModelProto` of `translate.to_onnx`.

@@ -66,6 +66,15 @@ def test_a_label_and_a_window_of_choice(networks, tmp_path):
     assert entry["probability"] == pytest.approx(want, abs=1e-4)
 
 
+def test_a_folder_of_an_earlier_version_is_kept_too(tmp_path):
+    files = ["one/a.wav", "b.wav", "two/a.wav"]  # their pictures are a_1, b and a_2
+    (tmp_path / "x.json").write_text(json.dumps([dict(file=file) for file in files]))
+    found = explain.read_entries(tmp_path / "x.json")
+    assert {file: entry["name"] for file, entry in found.items()} == dict(
+        zip(files, ["a_1", "b", "a_2"], strict=True)
+    )
+
+
 def test_a_second_run_into_a_folder_keeps_what_other_files_have(networks, tmp_path):
     first, second = (tone(tmp_path / n / "a.wav", 700, seconds=0.5) for n in ("one", "two"))
     out = tmp_path / "out"

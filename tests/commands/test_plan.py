@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import sys
 
 import jax
@@ -84,6 +85,18 @@ def test_a_compiler_that_crashes_is_told_of(tmp_path, monkeypatch, by, message):
     with pytest.raises(UserError, match=message):
         plan.main([*flags, "crashes"])
     assert plan.main([*flags, "ends"]) == 1
+
+
+def test_who_ends_it_ends_the_compiler_too(tmp_path, monkeypatch):
+    python, child = tmp_path / "python", tmp_path / "child"
+    lines = ["#!/bin/sh", f"echo $$ > {child}", "sleep 1", "kill -TERM $PPID", "exec sleep 600"]
+    python.write_text("\n".join(lines))
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(SystemExit, match="^143$"):
+        plan.main(["--config", "no.py", "--topology", "waits"])
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(child.read_text()), 0)
 
 
 def test_an_axis_that_is_not_known():
