@@ -13,7 +13,7 @@ from sacjax.data import hosts, sources, splits
 from sacjax.data.recordings import Recordings
 from sacjax.data.sources import huggingface
 from sacjax.errors import UserError
-from sacjax.init_from import check_clips
+from sacjax.train.checkpoint_files import has_checkpoint, read_clips
 
 if TYPE_CHECKING:
     from sacjax.stages import Stage
@@ -86,6 +86,11 @@ def check_parts(
             f"config.{name}.eval.temperature is True, but {stage.objective.name} gives no "
             "probabilities of labels"
         )
+    if stage.eval.analysis and stage.data.multi_label:
+        raise UserError(
+            f"config.{name}.eval.analysis is True, but it is for data of one label a clip: "
+            "data.multi_label is True"
+        )
     on_validation = stage.eval.best.startswith("validation/")
     if not len(parts["validation"]):
         for key, wanted in (
@@ -115,6 +120,25 @@ def check_done(
                 train = splits.split(stage.recordings, data)["train"]
                 check_clips(splits.digest(stage.recordings, train), name, workdir)
                 break
+
+
+def check_clips(clips: str, name: str, workdir: Path) -> None:
+    """Raises UserError where a stage that has trained would now train on other clips.
+
+    A random split of a folder that got a file is another one: clips that were trained on would be
+    among those that are tested.
+
+    Args:
+      clips: `splits.digest` of the training part as it is now.
+      name: of the stage.
+      workdir: of the run.
+    """
+    known = read_clips(workdir, name) if has_checkpoint(workdir, name) else ""
+    if known not in ("", clips):
+        raise UserError(
+            f"config.{name}.data: its training clips are others than when the run in {workdir} "
+            "began: give it the data set that it had, or another --workdir"
+        )
 
 
 def tell_of_late_thaws(name: str, stage: ConfigDict, steps: int) -> None:

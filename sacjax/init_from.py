@@ -13,7 +13,7 @@ from sacjax import config as config_lib
 from sacjax import inference, models, objectives
 from sacjax.convert import huggingface
 from sacjax.errors import UserError
-from sacjax.train.checkpoint_files import complete, has_checkpoint, read_clips, read_labels
+from sacjax.train.checkpoint_files import complete, has_checkpoint, read_labels
 from sacjax.train.state import Pretrained, split_model
 
 
@@ -77,25 +77,6 @@ def check_labels(objective: Any, name: str, config: ConfigDict, workdir: Path) -
     elif source and source not in config.stages:
         its, stage = inference.trained_stage(source)
         objective.check_source(read_labels(source, stage), its[stage])
-
-
-def check_clips(clips: str, name: str, workdir: Path) -> None:
-    """Raises UserError where a stage that has trained would now train on other clips.
-
-    A random split of a folder that got a file is another one: clips that were trained on would be
-    among those that are tested.
-
-    Args:
-      clips: `splits.digest` of the training part as it is now.
-      name: of the stage.
-      workdir: of the run.
-    """
-    known = read_clips(workdir, name) if has_checkpoint(workdir, name) else ""
-    if known not in ("", clips):
-        raise UserError(
-            f"config.{name}.data: its training clips are others than when the run in {workdir} "
-            "began: give it the data set that it had, or another --workdir"
-        )
 
 
 def resolve(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:

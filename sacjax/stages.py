@@ -14,7 +14,13 @@ from ml_collections import ConfigDict
 
 from sacjax import config as config_lib
 from sacjax import console, evaluators, io, objectives
-from sacjax.checks import check_done, check_leaks, check_parts, tell_of_late_thaws
+from sacjax.checks import (
+    check_clips,
+    check_done,
+    check_leaks,
+    check_parts,
+    tell_of_late_thaws,
+)
 from sacjax.config import identity
 from sacjax.data import pipeline, sources, splits
 from sacjax.data.bad_files import BadFiles
@@ -24,7 +30,6 @@ from sacjax.evaluators.calibration import calibrate
 from sacjax.evaluators.predictions import own_rows, write_predictions
 from sacjax.evaluators.suspects import Analysis, analyse
 from sacjax.init_from import (
-    check_clips,
     check_labels,
     has_begun,
     pretrained_of,

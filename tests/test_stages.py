@@ -129,6 +129,14 @@ WITHOUT_VALIDATION = "second.data.holdout=(0.8,0.0,0.2)", "second.data.validatio
             "first.data.holdout=(0.0,0.5,0.5)",
             "config.first.data: the training part is empty; see data.fold, data.holdout",
         ),
+        (
+            (
+                "second.data.multi_label=True",
+                "second.objective.options={'loss': 'sigmoid'}",
+                "second.eval.analysis=True",
+            ),
+            "config.second.eval.analysis is True, but it is for data of one label a clip",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told_before_the_first_stage_trains(tmp_path, load, change, message):
@@ -367,9 +375,9 @@ def test_a_run_of_a_version_that_told_no_clips_goes_on(tmp_path):
     write_labels(tmp_path, "first", ("a", "b"), "others")
     (tmp_path / "checkpoints" / "first" / "10").mkdir()
     with pytest.raises(UserError, match="config.first.data: its training clips are others than"):
-        init_from.check_clips("these", "first", tmp_path)
+        checks.check_clips("these", "first", tmp_path)
     (tmp_path / "checkpoints" / "first" / "labels.json").write_text('{"class_names": ["a", "b"]}')
-    init_from.check_clips("these", "first", tmp_path)
+    checks.check_clips("these", "first", tmp_path)
 
 
 def test_a_classifier_without_a_label_to_train_on_is_refused(tmp_path, load, monkeypatch):

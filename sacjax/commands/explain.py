@@ -74,18 +74,21 @@ def main(argv: list[str] | None = None) -> int:
     io.check_folder(folder, "--output")
     kept, told = read_entries(folder / "explanations.json"), 0
     names = names_of(files, {file: entry["name"] for file, entry in kept.items()})
-    for index, name in enumerate(names):
-        try:
-            explained = explainer(recordings, index, args.label, args.start)
-        except BadClip as bad:
-            print(f"skipped {files[index]}: {bad}", file=sys.stderr)
-            continue
-        entry = write(folder, name, files[index], explained, model.sample_rate)
-        kept.pop(files[index], None)  # the newest are last
-        kept[files[index]] = dict(checkpoint=args.checkpoint) | entry
-        told += 1
-        print("\n".join(lines_of(entry)))
-    io.write_json(folder / "explanations.json", list(kept.values()), indent=1)
+    try:
+        for index, name in enumerate(names):
+            try:
+                explained = explainer(recordings, index, args.label, args.start)
+            except BadClip as bad:
+                print(f"skipped {files[index]}: {bad}", file=sys.stderr)
+                continue
+            entry = write(folder, name, files[index], explained, model.sample_rate)
+            kept.pop(files[index], None)  # the newest are last
+            kept[files[index]] = dict(checkpoint=args.checkpoint) | entry
+            told += 1
+            print("\n".join(lines_of(entry)))
+    finally:
+        if kept:  # also what was explained before Ctrl-C
+            io.write_json(folder / "explanations.json", list(kept.values()), indent=1)
     return 0 if told else 1
 
 

@@ -187,3 +187,20 @@ def test_no_two_files_have_one_name():
     earlier = {"x/a.wav": "a", "y/b.wav": "b_2"}
     files = ["y/a.wav", "x/a.wav", "y/b.wav", "z/b.wav", "b_2.wav"]
     assert explain.names_of(files, earlier) == ["a_1", "a", "b_2", "b", "b_2_1"]
+
+
+def test_what_was_explained_before_ctrl_c_is_told(networks, tmp_path, monkeypatch):
+    paths = [str(tone(tmp_path / f"{name}.wav", 700)) for name in "ab"]
+    write = explain.write
+
+    def interrupted(folder, name, *rest):
+        if name == "b":
+            raise KeyboardInterrupt
+        return write(folder, name, *rest)
+
+    monkeypatch.setattr(explain, "write", interrupted)
+    flags = ["--checkpoint", str(networks["small_cnn"]), "--output", str(tmp_path / "out")]
+    with pytest.raises(KeyboardInterrupt):
+        explain.main([*flags, *paths, "--method", "grad_cam"])
+    (entry,) = json.loads((tmp_path / "out" / "explanations.json").read_text())
+    assert entry["file"] == paths[0]
