@@ -260,8 +260,9 @@ def _fill(given: ConfigDict, fresh: ConfigDict, where: str) -> None:
             raise UserError(f"config.json is damaged: {where}.{key} is {given[key]!r}")
         if kind is object:  # else an override could not be of another kind than what was written
             its = given[key]
-            del given[key]
-            given[key] = FieldReference(its, field_type=object)
+            with given.unlocked():  # a whole group of defaults is locked
+                del given[key]
+                given[key] = FieldReference(its, field_type=object)
         if isinstance(value, ConfigDict):
             _fill(given[key], value, f"{where}.{key}")
 

@@ -62,6 +62,15 @@ def test_a_path_is_read_as_its_name_is(file):
     assert config_lib.load(Path(file)).to_dict() == config_lib.load(file).to_dict()
 
 
+def test_groups_that_an_earlier_version_did_not_write_have_defaults(file):
+    saved = json.loads(config_lib.to_json(config_lib.load(file)))
+    del saved["supervised"]["frontend"], saved["mesh"]
+    config = config_lib.from_json(json.dumps(saved))
+    assert config.to_dict() == config_lib.load(file).to_dict()
+    changed = config_lib.override(config, ["--config.supervised.frontend.ref=max"])
+    assert changed.supervised.frontend.ref == "max"
+
+
 def test_json_round_trip_keeps_every_leaf(file):
     c = config_lib.load(file, ["--config.supervised.frontend.top_db=None"])
     again = config_lib.from_json(config_lib.to_json(c))
