@@ -15,10 +15,10 @@ ROWS = 128
 """Queries that a TPU handles at once: a tile, and few enough that their weights never leave the
 chip's own memory. wav2vec 2.0 base's attention takes 25 ms so on v5e, all at once 34."""
 
-FUSED = 1024
+FUSED = 640
 """Tokens up to which a TPU's compiler may fuse the scores into the product with the values. It
 estimates such a fusion by recursion, and overflows its stack where the weights are dropped and the
-tokens are many (libtpu 0.0.42.1: 1024 compile, 1501 crash it)."""
+tokens are many (libtpu 0.0.42.1: wav2vec 2.0's 549 compile, data2vec's 749 crash it)."""
 
 
 class Bias(NamedTuple):
