@@ -118,11 +118,11 @@ def check_done(
         for stage in prepared.values():
             if sources.same(stage.stage.data, data):
                 train = splits.split(stage.recordings, data)["train"]
-                check_clips(splits.digest(stage.recordings, train), name, workdir)
+                check_same_clips(splits.digest(stage.recordings, train), name, workdir)
                 break
 
 
-def check_clips(clips: str, name: str, workdir: Path) -> None:
+def check_same_clips(clips: str, name: str, workdir: Path) -> None:
     """Raises UserError where a stage that has trained would now train on other clips.
 
     A random split of a folder that got a file is another one: clips that were trained on would be

@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 from sacjax import config as config_lib
 from sacjax import console, evaluators, io, objectives
 from sacjax.checks import (
-    check_clips,
     check_done,
     check_leaks,
     check_parts,
+    check_same_clips,
     tell_of_late_thaws,
 )
 from sacjax.config import identity
@@ -147,7 +147,7 @@ class Stage:
             )
         prepared = cls(name, config, mesh, workdir, recordings, parts)
         check_labels(prepared.objective, name, config, workdir)
-        check_clips(prepared.clips, name, workdir)
+        check_same_clips(prepared.clips, name, workdir)
         if teacher := earlier.get(prepared.objective.source(stage)):
             prepared.objective.check_source(teacher.objective.class_names, teacher.stage)
         if stage.init_from in earlier:

@@ -375,9 +375,9 @@ def test_a_run_of_a_version_that_told_no_clips_goes_on(tmp_path):
     write_labels(tmp_path, "first", ("a", "b"), "others")
     (tmp_path / "checkpoints" / "first" / "10").mkdir()
     with pytest.raises(UserError, match="config.first.data: its training clips are others than"):
-        checks.check_clips("these", "first", tmp_path)
+        checks.check_same_clips("these", "first", tmp_path)
     (tmp_path / "checkpoints" / "first" / "labels.json").write_text('{"class_names": ["a", "b"]}')
-    checks.check_clips("these", "first", tmp_path)
+    checks.check_same_clips("these", "first", tmp_path)
 
 
 def test_a_classifier_without_a_label_to_train_on_is_refused(tmp_path, load, monkeypatch):

@@ -61,7 +61,7 @@ def run(runs: list[Run], how: How | None = None) -> None:
         if jax.device_get(state.skips).any():
             raise UserError(f"{workdir}: updates were not finite; run it without --together")
         write_text(workdir / "config.json", config_lib.to_json(config))
-        write_labels(workdir, name, replica.recordings.class_names)
+        write_labels(workdir, name, replica.recordings.class_names, replica.clips)
         replica.conclude(state, {})
 
 

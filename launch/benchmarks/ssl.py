@@ -82,7 +82,7 @@ def run_task(
     nobody = ssl_runs.Pretraining(task, "simclr", "resnet", "none", 0)
     logmel = nobody._replace(method="logmel", encoder="none").cell(task, "knn", ALL)
     specs = {
-        fold: f"{ssl_runs.CONFIG}:{ssl_runs.labelled(task, nobody, fold, ALL, 0)},stages=finetune"
+        fold: ssl_runs.labelled("finetune", task, nobody, fold, ALL, 0)
         for _, fold in ssl_runs.missing(kept, logmel, folds, (0,))
     }
     labels = [shot for shot in about.shots if shot]
@@ -137,10 +137,7 @@ def development_scores(
     for method, path in paths.items():
         if not path.is_file():
             p = each[method]
-            specs = [
-                f"{ssl_runs.CONFIG}:{ssl_runs.labelled(task, p, f, ALL, 0)},stages=finetune"
-                for f in folds
-            ]
+            specs = [ssl_runs.labelled("finetune", task, p, f, ALL, 0) for f in folds]
             pooling = TASKS[task].pooling
             todo.append(
                 ssl_development.job(p.workdir(runs), specs, pooling, shots, args.draws, path)

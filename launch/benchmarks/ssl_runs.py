@@ -160,7 +160,7 @@ def finetuning_jobs(
     for draw, fold in missing(kept, cell, folds, range(draws)):
         encoder = of_fold(pretraining, fold).workdir(runs)
         workdir = encoder / f"{task}_finetune_{shots}" / f"fold{fold}_draw{draw}"
-        spec = f"{CONFIG}:{labelled(task, pretraining, fold, shots, draw)},stages=finetune"
+        spec = labelled("finetune", task, pretraining, fold, shots, draw)
         found += training(spec, workdir, [f"--config.finetune.init_from={encoder}"])
     return found
 
@@ -180,15 +180,15 @@ def scratch_jobs(
     cell = nobody._replace(method="scratch").cell(task, "finetune", shots)
     for draw, fold in missing(kept, cell, folds, range(draws)):
         workdir = runs / f"{task}_scratch_{encoder}_{shots}" / f"fold{fold}_draw{draw}"
-        spec = f"{CONFIG}:{labelled(task, nobody, fold, shots, draw)},stages=scratch"
+        spec = labelled("scratch", task, nobody, fold, shots, draw)
         found += training(spec, workdir, [])
     return found
 
 
-def labelled(task: str, p: Pretraining, fold: int, shots: int, draw: int) -> str:
-    return (
-        f"task={task},method={p.method},encoder={p.encoder},fold={fold},shots={shots},draw={draw}"
-    )
+def labelled(stage: str, task: str, p: Pretraining, fold: int, shots: int, draw: int) -> str:
+    """Returns the config of a stage on so many labels a class."""
+    who = f"task={task},method={p.method},encoder={p.encoder}"
+    return f"{CONFIG}:{who},fold={fold},shots={shots},draw={draw},stages={stage}"
 
 
 def of_fold(pretraining: Pretraining, fold: int) -> Pretraining:
@@ -242,7 +242,7 @@ def _probe(
 ) -> jobs.Job:
     """Returns the job that writes a probe."""
     shots = [str(shot) for shot in TASKS[task].shots if shot]
-    spec = f"{CONFIG}:{labelled(task, p, fold, ALL, 0)},stages=finetune"
+    spec = labelled("finetune", task, p, fold, ALL, 0)
     command = [sys.executable, "-m", "sacjax", "probe", "--checkpoint", str(path.parent)]
     command += ["--config", spec, "--random", "--shots", *shots, "--draws", str(draws)]
     command += ["--pooling", TASKS[task].pooling, "--output", str(path), *more]

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from sacjax.data.recordings import Recordings
 from sacjax.errors import UserError
 from sacjax.evaluators.predictions import predict
+from sacjax.evaluators.probabilities import Probabilities
 from sacjax.train import metrics
 
 When = Literal["always", "end"]
@@ -103,6 +104,23 @@ class Evaluator:
           final: whether training is over; slow scores, such as intervals, are then added.
         """
         raise NotImplementedError
+
+    def of_probabilities(
+        self,
+        judged: Judged,
+        indices: np.ndarray,
+        probabilities: np.ndarray | Probabilities,
+        seen: np.ndarray,
+    ) -> dict[str, float]:
+        """Returns what follows from probabilities alone, which an ensemble has too; {} if nothing.
+
+        Args:
+          judged: the data, and a model.
+          indices: int [n], the clips.
+          probabilities: [n, C].
+          seen: bool [n], which of the clips could be read.
+        """
+        return {}
 
     def check_stage(self, stage: ConfigDict, objective: Any) -> None:
         """Raises UserError where it could not judge a stage, whatever its clips.

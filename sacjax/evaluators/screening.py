@@ -59,9 +59,10 @@ class ScreeningEvaluator(Evaluator):
         labels = splits.first_labels(judged.recordings)[indices]
         indices = indices[labels >= 0]
         logits, seen = judged.predict(indices)
-        return Scores(self.score(judged, indices, probabilities_of(judged, logits), seen), [])
+        p = probabilities_of(judged, logits)
+        return Scores(self.of_probabilities(judged, indices, p, seen), [])
 
-    def score(
+    def of_probabilities(
         self,
         judged: Judged,
         indices: np.ndarray,

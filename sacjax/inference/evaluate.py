@@ -16,7 +16,6 @@ from sacjax.evaluators.classification import probabilities_of, score
 from sacjax.evaluators.predictions import write_predictions
 from sacjax.evaluators.probabilities import Probabilities, blocks
 from sacjax.evaluators.scores import OF_CLASSES
-from sacjax.evaluators.screening import ScreeningEvaluator
 from sacjax.inference.model import Model, load_trained, trained_stage
 from sacjax.objectives import OBJECTIVES
 from sacjax.train import sharding
@@ -71,15 +70,15 @@ def evaluate_workdirs(
                 f"{workdir}: its {split} part differs from that of {workdirs[0]}; an ensemble "
                 "needs the same clips"
             )
-    screenings = [e for e in evaluators.build(first.stage) if isinstance(e, ScreeningEvaluator)]
-    for screening in screenings:
-        screening.check_clips(first.recordings, indices)
+    further = evaluators.build(first.stage)
+    for evaluator in further:  # before the clips are heard
+        evaluator.check_clips(first.recordings, indices)
     io.check_folder(folder, "--output")
     mean, seen = mean_probabilities(found, indices)
     scores = score(first, split, mean, seen, final=True)
     figures = dict(scores.values)
-    for screening in screenings:
-        figures = screening.score(first, indices, mean, seen) | figures
+    for evaluator in further:
+        figures = evaluator.of_probabilities(first, indices, mean, seen) | figures
     values = {f"{split}/{name}": value for name, value in figures.items()}
     names, several = first.recordings.class_names, first.stage.data.multi_label
     if jax.process_index() > 0:

@@ -62,9 +62,9 @@ def test_the_recordings_of_a_patient_are_one(capsys):
     # Of given probabilities, such as an ensemble's, the clip without a label is left out.
     p = np.stack([shares, 1 - shares], 1)
     indices, seen = np.arange(9), np.arange(9) != 8
-    given = ScreeningEvaluator(positive="ill").score(made, indices, p, seen)
+    given = ScreeningEvaluator(positive="ill").of_probabilities(made, indices, p, seen)
     assert given == pytest.approx(found)
-    assert ScreeningEvaluator(positive="ill").score(made, indices, p, indices == 6) == {}
+    assert ScreeningEvaluator(positive="ill").of_probabilities(made, indices, p, indices == 6) == {}
 
 
 def test_people_who_differ_by_less_than_float32_tells_are_told_apart():

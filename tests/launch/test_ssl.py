@@ -351,7 +351,7 @@ def test_every_run_is_a_config(task, monkeypatch, runs):
     nobody = ssl_runs.Pretraining(task, "simclr", "resnet", "train", 5.0, fold=2)
     config = config_lib.load(nobody.spec(30, runs))
     assert config.stages == ("pretrain",) and config.pretrain.train.steps == 30
-    spec = f"{ssl_runs.CONFIG}:{ssl_runs.labelled(task, nobody, 2, 4, 1)},stages=scratch"
+    spec = ssl_runs.labelled("scratch", task, nobody, 2, 4, 1)
     config = config_lib.load(spec)
     assert config.scratch.data.labels_per_class == 4 and config.scratch.data.fold == 2
     assert config.seed == 1 and config.scratch.data.split_seed == 1
